@@ -1,0 +1,1 @@
+"""The ``specedge`` command."""

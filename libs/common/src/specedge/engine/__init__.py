@@ -1,0 +1,1 @@
+"""What computes: the engine ports, emulated devices, and transformers models. Synchronous."""

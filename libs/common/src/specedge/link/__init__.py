@@ -1,0 +1,1 @@
+"""Messages between services: the Link port, the in-process link, and NATS."""

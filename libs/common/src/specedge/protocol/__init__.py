@@ -1,0 +1,1 @@
+"""What is said on the wire, and both ends of a session as state machines without I/O."""

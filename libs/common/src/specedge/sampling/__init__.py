@@ -1,0 +1,1 @@
+"""The reference sampler, in numpy: rules and counter-based noise. Every device equals it."""

@@ -1,0 +1,120 @@
+"""From the target's choices to the verdict, and from a verdict to the next round's tree.
+
+An accepted node is one whose token is the target's choice at its parent, and whose parent is
+accepted (the root always is). Source: sampled-token matching as in SpecExec (arXiv 2406.02532);
+that it is exact for any draft is shown in docs/architecture.md.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from specedge.tree.token_tree import IntArray, TokenTree
+
+MISSED = -1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Walk:
+    """The accepted path: ``path`` (d,) int32 node ids from the root's child down, ascending, and
+    the target's choice at its end."""
+
+    path: IntArray
+    bonus: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rerooting:
+    """How a round's tree carries over to the next root.
+
+    path   (d,) int32  old ids of accepted nodes, root's child first; empty if none was in the tree
+    tail   (t,) int32  committed tokens after the path that the old tree does not hold, in order;
+                       the last of them is the new root. Empty on a hit
+    kept   (m,) int32  old ids of the nodes that live on, in the order of their new ids. On a hit
+                       kept[0] is the new root (it hangs off the path's end). Empty on a miss
+    """
+
+    path: IntArray
+    tail: IntArray
+    kept: IntArray
+
+    @property
+    def is_hit(self) -> bool:
+        """Whether the new root was already in the tree."""
+        return len(self.kept) > 0
+
+
+def walk(tree: TokenTree, choice: IntArray, num_tried: int | None = None) -> Walk:
+    """Follow the target's choices ((n,) int32, one per node) from the root down.
+
+    Only the first ``num_tried`` drafted nodes count (all by default). Where siblings repeat a
+    token, the first counts.
+    """
+    limit = len(tree) if num_tried is None else min(len(tree), num_tried + 1)
+    child_of: dict[tuple[int, int], int] = {}
+    for node in range(limit - 1, 0, -1):
+        child_of[int(tree.parent[node]), int(tree.token[node])] = node
+    path: list[int] = []
+    node = 0
+    while (child := child_of.get((node, int(choice[node])))) is not None:
+        path.append(child)
+        node = child
+    return Walk(np.asarray(path, dtype=np.int32), int(choice[node]))
+
+
+def find_path(tree: TokenTree, tokens: Sequence[int]) -> IntArray:
+    """Node ids that spell ``tokens`` from the root down, as far as the tree goes: (d,) int32."""
+    child_of = {
+        (int(tree.parent[node]), int(tree.token[node])): node
+        for node in range(len(tree) - 1, 0, -1)
+    }
+    path: list[int] = []
+    node = 0
+    for token in tokens:
+        child = child_of.get((node, int(token)))
+        if child is None:
+            break
+        path.append(child)
+        node = child
+    return np.asarray(path, dtype=np.int32)
+
+
+def reroot(tree: TokenTree, committed: Sequence[int]) -> tuple[Rerooting, TokenTree]:
+    """Carry ``tree`` over newly ``committed`` tokens (path and bonus, at least one, the last is the
+    new root): the rerooting, and the tree that is left on the new root.
+
+    Values in the new tree are relative to the new root: divided by its own.
+    """
+    if not committed:
+        raise ValueError("a verdict commits at least the bonus token")
+    found = find_path(tree, committed)
+    if len(found) < len(committed):
+        tail = np.asarray(committed[len(found) :], dtype=np.int32)
+        rerooting = Rerooting(found, tail, np.empty(0, dtype=np.int32))
+        return rerooting, TokenTree.root_only(int(committed[-1]))
+    kept = subtree(tree, int(found[-1]))
+    rerooting = Rerooting(found[:-1], np.empty(0, dtype=np.int32), kept)
+    return rerooting, _take_subtree(tree, kept)
+
+
+def subtree(tree: TokenTree, node: int) -> IntArray:
+    """Ids of ``node`` and everything below it, ascending: (m,) int32."""
+    inside = np.zeros(len(tree), dtype=np.bool_)
+    inside[node] = True
+    for child in range(node + 1, len(tree)):
+        inside[child] = inside[tree.parent[child]]
+    return np.flatnonzero(inside).astype(np.int32)
+
+
+def _take_subtree(tree: TokenTree, kept: IntArray) -> TokenTree:
+    new_id = np.full(len(tree), MISSED, dtype=np.int32)
+    new_id[kept] = np.arange(len(kept), dtype=np.int32)
+    parent = new_id[np.maximum(tree.parent[kept], 0)]
+    parent[0] = -1
+    root_value = max(float(tree.value[kept[0]]), np.finfo(np.float32).tiny)
+    value = np.minimum(tree.value[kept] / np.float32(root_value), np.float32(1.0))
+    value[0] = 1.0
+    logprob = tree.logprob[kept].copy()
+    logprob[0] = 0.0
+    return TokenTree.from_parents(tree.token[kept], parent, logprob, value.astype(np.float32))

@@ -1,0 +1,1 @@
+"""The SpecEdge edge: drafts tokens at home and faces the user (OpenAI API)."""

@@ -1,0 +1,1 @@
+"""The SpecEdge scheduler: assigns batches of drafts to verifiers."""

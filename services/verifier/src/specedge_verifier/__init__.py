@@ -1,0 +1,1 @@
+"""The SpecEdge verifier: checks drafts with the large model."""
