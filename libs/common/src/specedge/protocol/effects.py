@@ -1,0 +1,309 @@
+"""What the two session machines are told and what they ask for: events in, effects out.
+
+Both machines are ``machine.on(event, now_s) -> list[Effect]``. Effects are performed in order, by
+the machine's one driver. Messages from the wire never raise out of a machine; a wrong local call
+raises ``ProtocolViolation`` and changes nothing.
+"""
+
+from dataclasses import dataclass
+
+from specedge.errors import SpecEdgeError
+from specedge.ids import Round
+from specedge.params import DraftPolicy as DraftPolicy
+from specedge.protocol.messages import (
+    BatchItem,
+    ContextHeader,
+    DownMessage,
+    Opened,
+    Refused,
+    Verdict,
+)
+from specedge.protocol.subjects import Up
+from specedge.tree.token_tree import IntArray, TokenTree
+
+# ---------------------------------------------------------------- the edge's end: events
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The driver is ready; first event of every session."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAnswered:
+    """The scheduler's reply to an open request."""
+
+    reply: Opened | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFailed:
+    """No reply: nobody listens, or the link is down. The machine retries until its deadline."""
+
+    error: SpecEdgeError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drafted:
+    """The answer to ``AskDraft``: a tree on the current root (nodes already ordered for the wire),
+    or a grant: ``run`` tokens the verifier may produce alone, with an empty tree."""
+
+    tree: TokenTree
+    run: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A message came on the session's down subject, already validated."""
+
+    message: DownMessage
+
+
+@dataclass(frozen=True, slots=True)
+class TimerDue:
+    """The moment asked for by the last ``SetTimer`` came. Early or stale calls are harmless."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRestored:
+    """The link reconnected: what was in flight may be lost, so say it again now."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAsked:
+    """The client went away. Legal in every state."""
+
+
+@dataclass(frozen=True, slots=True)
+class CloseAsked:
+    """The client has what it wanted (a stop string matched). Legal in every state."""
+
+
+EdgeEvent = (
+    Started
+    | OpenAnswered
+    | OpenFailed
+    | Drafted
+    | Answered
+    | TimerDue
+    | LinkRestored
+    | CancelAsked
+    | CloseAsked
+)
+
+# ---------------------------------------------------------------- the edge's end: effects
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOpen:
+    """Ask the scheduler for a place; answer with ``OpenAnswered`` or ``OpenFailed``."""
+
+    payload: bytes
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SendUp:
+    """Publish on the session's own up subject of that kind. If the link is down, drop it."""
+
+    kind: Up
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Send ``TimerDue`` at ``at_s``; replaces any earlier one. None: no timer."""
+
+    at_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class AskDraft:
+    """The next round may be drafted now; answer with ``Drafted``."""
+
+    round: Round
+    max_nodes: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Committed:
+    """New tokens are certain: give them to the client and to the drafter.
+
+    tokens     path + bonus, in order
+    was_tree   whether the verdict answers a drafted tree of this edge (else it was hosted)
+    verdict    the message itself, for its timing and log-probabilities
+    round_trip_s  from the last send of this round to now; None if hosted
+    """
+
+    tokens: tuple[int, ...]
+    was_tree: bool
+    verdict: Verdict
+    round_trip_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The session is over; nothing follows. ``error`` is None if it ended well.
+
+    reason  "stop" | "length" (the verifier said so), "closed" | "cancelled" (the client did), "error"
+    """
+
+    reason: str
+    error: SpecEdgeError | None = None
+
+
+EdgeEffect = RequestOpen | SendUp | SetTimer | AskDraft | Committed | Ended
+
+# ---------------------------------------------------------------- the verifier's end: events
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ContextArrived:
+    """A chunk of context: ids (k,) int32 already range-checked against the vocabulary."""
+
+    header: ContextHeader
+    ids: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class WorkArrived:
+    """A draft or a grant, as passed on by the scheduler. ``deadline_s`` is now + its budget."""
+
+    item: BatchItem
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlotGiven:
+    """The answer to ``WantSlot``. ``rows_ready`` KV rows of the context are already there (a
+    prefix kept from an earlier session of the same edge)."""
+
+    rows_ready: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SlotDenied:
+    """The answer to ``WantSlot`` when none is free: the session stays without one, and its round
+    is rejected as busy."""
+
+    retry_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SlotTaken:
+    """The driver parked this session (only while it is idle: READY, no work): KV is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepBegun:
+    """The work last asked for by ``WantStep`` goes into the step that starts now."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stepped:
+    """That step ended well.
+
+    choice   (n,) int32 the target's choice at each node, node 0 the root; None for prefill
+    logprobs per node ``specedge.protocol.messages.TokenLogprobs`` or None
+    queue_ms, step_ms, step_rows   for the verdict's timing
+    """
+
+    choice: IntArray | None
+    logprobs: tuple[object, ...] | None = None
+    queue_ms: float = 0.0
+    step_ms: float = 0.0
+    step_rows: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StepFailed:
+    """The step did not happen for this session (out of KV, engine error): reject, stay usable."""
+
+    message: str
+    retry_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EndingArrived:
+    """Cancel or close from the edge, or the driver gave the session up (idle too long, drain)."""
+
+
+VerifierEvent = (
+    ContextArrived
+    | WorkArrived
+    | SlotGiven
+    | SlotDenied
+    | SlotTaken
+    | StepBegun
+    | Stepped
+    | StepFailed
+    | EndingArrived
+    | TimerDue
+)
+
+# ---------------------------------------------------------------- the verifier's end: effects
+
+
+@dataclass(frozen=True, slots=True)
+class WantSlot:
+    """Lease a slot for ``num_tokens``; answer with ``SlotGiven`` or ``SlotDenied``."""
+
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropSlot:
+    """Give the slot back. ``keep_rows``: so many rows of ``committed`` are valid and may serve the
+    same edge's next session (0: none)."""
+
+    keep_rows: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WantStep:
+    """Put this session into a step. The driver answers with ``StepBegun`` and then ``Stepped`` or
+    ``StepFailed``; until ``StepBegun`` the machine may replace the work by another ``WantStep``,
+    or withdraw it by ``Withdraw``.
+
+    start        KV rows valid now
+    chain        (c,) int32 committed tokens without KV, from position ``start`` on. For prefill
+                 the driver may take any non-empty prefix of it, and says how many in ``StepBegun``
+                 by calling ``machine.take_prefill(c)`` first
+    tree         None: prefill. Else the draft on chain[-1] (root only for a grant)
+    deadline_s   drop and reject as expired if it cannot start before; None: no deadline
+    """
+
+    start: int
+    chain: IntArray
+    tree: TokenTree | None
+    deadline_s: float | None
+    is_hosted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Forget the work not yet begun."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeepRows:
+    """Move the accepted path's KV rows: ``engine.keep(slot, base, path)``; before anything else is
+    stepped on this slot."""
+
+    base: int
+    path: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Publish on the session's down subject."""
+
+    message: DownMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The session ended; forget the machine. Any slot was dropped before."""
+
+
+VerifierEffect = WantSlot | DropSlot | WantStep | Withdraw | KeepRows | Reply | Gone | SetTimer

@@ -1,0 +1,388 @@
+"""Every message body, once. Strict frozen pydantic models: validation happens where bytes come in.
+
+Bodies name no session: subject alone does. ``BatchItem`` does, since schedulers are trusted.
+Unknown fields are ignored, so that a field can be added within a version.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from specedge.params import SamplingParams, StopRule
+
+PROTOCOL_VERSION: Final = 1
+MAX_CHUNK_TOKENS: Final = 8192
+MAX_NODES: Final = 1024  # a bound for decoding; a session's own limit is in ``Limits``
+MAX_BATCH_BYTES: Final = 65536
+HASH_PATTERN: Final = r"^[0-9a-f]{16}$"
+
+TokenIdField = Annotated[int, Field(ge=0, lt=2**31)]
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+Hash = Annotated[str, Field(pattern=HASH_PATTERN)]
+Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+ServiceName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
+Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Body(BaseModel):
+    """What every body shares: the protocol's version."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", populate_by_name=True)
+
+    v: Literal[1] = 1
+
+
+class Part(BaseModel):
+    """A piece of a body."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", populate_by_name=True)
+
+
+class SessionParams(Part):
+    """All that a verifier needs to know of a session, beside its tokens.
+
+    prompt      prompt length in tokens
+    stop        end-of-text ids of the model and the request's own stop ids, ascending: final when
+                chosen; they are also what ``min_tokens`` masks
+    logprobs    how many likeliest tokens to report beside the chosen one's; -1: none at all
+    """
+
+    model: Name
+    weights: Fingerprint
+    tokenizer: Fingerprint
+    prompt: Annotated[int, Field(ge=1, lt=2**31)]
+    max_tokens: Annotated[int, Field(ge=1, lt=2**31)]
+    stop: tuple[TokenIdField, ...] = Field(default=(), max_length=256)
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] = 0.0
+    top_k: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = 1.0
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    logit_bias: tuple[tuple[TokenIdField, float], ...] = Field(default=(), max_length=1024)
+    min_tokens: Count = 0
+    logprobs: Annotated[int, Field(ge=-1, le=20)] = -1
+
+    def sampling(self) -> SamplingParams:
+        """The part that decides how a token is picked."""
+        return SamplingParams(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            logit_bias=self.logit_bias,
+            min_tokens=self.min_tokens,
+            seed=self.seed,
+        )
+
+    def stop_rule(self) -> StopRule:
+        """The part that decides when the sequence is final."""
+        return StopRule(stop_ids=frozenset(self.stop), max_tokens=self.max_tokens)
+
+
+class Identity(Part):
+    """A model as the handshake compares it; see ``specedge.engine.ports.ModelIdentity``."""
+
+    model: Name
+    revision: str = Field(default="", max_length=200)
+    weights: Fingerprint
+    tokenizer: Fingerprint
+    vocab_size: Annotated[int, Field(ge=1, lt=2**31)]
+    stop: tuple[TokenIdField, ...] = Field(default=(), max_length=64)
+    max_context: Annotated[int, Field(ge=1, lt=2**31)]
+
+
+class Limits(Part):
+    """What a session may ask for.
+
+    nodes    drafted nodes a round
+    append   committed tokens a draft may carry; more go as context
+    context  prompt plus generated tokens
+    grant    tokens of one hosted grant; 0: hosted sessions are not offered
+    """
+
+    nodes: Count
+    append: Count
+    context: Count
+    grant: Count
+
+
+class OpenRequest(Body):
+    """Edge → scheduler. Idempotent: asking again gives the same session a place again."""
+
+    model: Name
+    tokenizer: Fingerprint
+    versions: tuple[int, ...] = Field(default=(PROTOCOL_VERSION,), max_length=16)
+    context: Annotated[int, Field(ge=1, lt=2**31)]
+    drafter: str = Field(default="", max_length=200)
+
+
+class Opened(Body):
+    """Scheduler → edge: the session has a place."""
+
+    at: ServiceName
+    group: ServiceName
+    limits: Limits
+    identity: Identity
+
+
+class Reason(StrEnum):
+    """Why something was refused or rejected. The first four may succeed later."""
+
+    BUSY = "busy"
+    EXPIRED = "expired"
+    NO_VERIFIER = "no_verifier"
+    DRAINING = "draining"
+    UNKNOWN_MODEL = "unknown_model"
+    FINGERPRINT = "fingerprint"
+    VERSION = "version"
+    TOO_LONG = "too_long"
+    OVER_LIMIT = "over_limit"
+    INVALID = "invalid"
+
+
+RETRYABLE_REASONS: Final = frozenset(
+    {Reason.BUSY, Reason.EXPIRED, Reason.NO_VERIFIER, Reason.DRAINING}
+)
+
+
+class Refused(Body):
+    """Scheduler → edge: no session. ``ours`` and ``theirs`` on a fingerprint mismatch: the
+    verifier's and the edge's."""
+
+    refused: Annotated[Reason, Field(strict=False)]
+    message: str = Field(max_length=1000)
+    field: str = Field(default="", max_length=100)
+    retry_ms: Count | None = None
+    ours: str | None = None
+    theirs: str | None = None
+
+
+class ContextHeader(Body):
+    """The JSON line before a chunk's ids.
+
+    round  the round the edge will send when the context is complete
+    off    index of the chunk's first token in the context
+    total  tokens of the whole context: the base, root included
+    hash   over params and the whole context
+    """
+
+    round: Count
+    off: Count
+    total: Annotated[int, Field(ge=1, lt=2**31)]
+    hash: Hash
+    params: SessionParams
+
+
+class Draft(Body):
+    """Edge → scheduler: one round. Base and hash are those before ``append``.
+
+    at         verifier of the last verdict, "" if none
+    append     committed tokens that the verifier has not seen
+    token      drafted nodes by falling value, the root not sent
+    parent     index into ``token``, -1 for the root
+    run        a grant of so many tokens beyond base + append (hosted); 0: verify this draft
+    budget_ms  what is left of this try's deadline
+    """
+
+    round: Count
+    try_: Annotated[int, Field(ge=0, lt=2**31, alias="try")] = 0
+    at: str = Field(default="", pattern=r"^[a-z0-9-]{0,32}$")
+    base: Annotated[int, Field(ge=1, lt=2**31)]
+    hash: Hash
+    append: tuple[TokenIdField, ...] = Field(default=(), max_length=MAX_CHUNK_TOKENS)
+    token: tuple[TokenIdField, ...] = Field(default=(), max_length=MAX_NODES)
+    parent: tuple[int, ...] = Field(default=(), max_length=MAX_NODES)
+    run: Count = 0
+    budget_ms: Count
+
+    @model_validator(mode="after")
+    def _parents_precede(self) -> Self:
+        if len(self.parent) != len(self.token):
+            raise ValueError("parent must have as many entries as token")
+        for node, parent in enumerate(self.parent):
+            if not -1 <= parent < node:
+                raise ValueError(f"parent[{node}] must be -1 or an earlier node")
+        return self
+
+
+class BatchItem(Draft):
+    """A draft as the scheduler passes it on.
+
+    e, s     the session
+    held_ms  how long the scheduler held it, for the edge's account of time
+    """
+
+    e: str = Field(pattern=r"^U[A-Z2-7]{55}$")
+    s: str = Field(pattern=r"^[0-9a-f]{32}$")
+    held_ms: Milliseconds = 0.0
+
+
+class Batch(Body):
+    """Scheduler → verifier: what to run next.
+
+    epoch  (creation time of the lease, revision): the scheduler's term; lower ones are dropped
+    seq    numbered by this scheduler for this verifier, from 1
+    """
+
+    epoch: tuple[Count | int, Count]
+    seq: Count
+    items: tuple[BatchItem, ...] = Field(max_length=4096)
+
+
+class Timing(Part):
+    """Where a round's time went, as the cloud saw it. All in milliseconds.
+
+    held   at the scheduler      queue  at the verifier before its step
+    step   the step itself       rows   rows of that step, all sessions
+    """
+
+    held: Milliseconds = 0.0
+    queue: Milliseconds = 0.0
+    step: Milliseconds = 0.0
+    rows: Count = 0
+
+
+class TokenLogprobs(Part):
+    """Of one committed token: its own log-probability and the likeliest alternatives'."""
+
+    lp: float
+    top: tuple[tuple[TokenIdField, float], ...] = ()
+
+
+class Answer(Body):
+    """What every message on ``se.dn.<e>.v.<s>`` shares: which round and try it answers, and who."""
+
+    round: Count
+    try_: Annotated[int, Field(ge=0, lt=2**31, alias="try")] = 0
+    at: str = Field(default="", pattern=r"^[a-z0-9-]{0,32}$")
+
+
+class Verdict(Answer):
+    """path + bonus are now committed. Base and hash are those after them.
+
+    path   accepted token ids     bonus  the target's own next token
+    kept   how many nodes of the draft were tried
+    final  why nothing follows, or None
+    """
+
+    path: tuple[TokenIdField, ...] = Field(default=(), max_length=MAX_NODES)
+    bonus: TokenIdField
+    kept: Count = 0
+    base: Annotated[int, Field(ge=1, lt=2**31)]
+    hash: Hash
+    final: Literal["stop", "length"] | None = None
+    lp: tuple[TokenLogprobs, ...] | None = None
+    timing: Timing = Timing()
+
+
+class Progress(Answer):
+    """Still at it: (rows done, rows in all) of the context."""
+
+    progress: tuple[Count, Count]
+
+
+class Cold(Answer):
+    """The verifier lacks this session's context: send it, then repeat the round."""
+
+    cold: Literal[True] = True
+
+
+class Rejected(Answer):
+    """This round will not be answered as it is. ``field`` names what was wrong, in Draft's words."""
+
+    rejected: Annotated[Reason, Field(strict=False)]
+    message: str = Field(default="", max_length=1000)
+    field: str = Field(default="", max_length=100)
+    retry_ms: Count | None = None
+
+
+DownMessage = Verdict | Progress | Cold | Rejected
+
+
+class Control(Body):
+    """Scheduler → edge, about no session in particular."""
+
+    control: Literal["slow_down", "go_away", "limits"]
+    retry_ms: Count | None = None
+    limits: Limits | None = None
+
+
+class Ending(Body):
+    """Body of cancel and close: nothing but the version, and the round it was said in."""
+
+    round: Count = 0
+
+
+class StepReport(Part):
+    """One step as the estimator needs it.
+
+    rows     rows of the forward pass       prefill  how many of them were prefill
+    context  KV rows attended over, summed over sessions
+    """
+
+    seq: Count
+    rows: Count
+    prefill: Count
+    context: Count
+    sessions: Count
+    ms: Milliseconds
+
+
+class SessionReport(Part):
+    """A session as its verifier holds it: its last answered round (-1: none) and state."""
+
+    e: str
+    s: str
+    round: Annotated[int, Field(ge=-1, lt=2**31)]
+    state: str = Field(max_length=16)
+
+
+class Stat(Body):
+    """Verifier → schedulers, every 100 ms and after each step. Absolute figures: a lost one heals.
+
+    inc       random per process start; a new one means: everything in flight there is gone
+    seq       numbered from 0 per incarnation
+    sessions  all sessions held, in heartbeats; None in reports after a step
+    done      (e, s, round) answered since the last heartbeat before this one
+    batches   seqs of batches held: queued or running
+    last      highest batch seq received, under ``epoch``
+    queued    rows waiting
+    running   rows of the step running now, 0 if idle
+    """
+
+    inc: str = Field(min_length=1, max_length=32)
+    seq: Count
+    identity: Identity
+    limits: Limits
+    slots: tuple[Count, Count]
+    sessions: tuple[SessionReport, ...] | None = None
+    done: tuple[tuple[str, str, int], ...] = ()
+    epoch: tuple[int, int] = (0, 0)
+    batches: tuple[Count, ...] = ()
+    last: Count = 0
+    queued: Count = 0
+    running: Count = 0
+    hosted: Count = 0
+    steps: tuple[StepReport, ...] = ()
+    draining: bool = False
+
+
+class SchedulerStat(Body):
+    """Scheduler → observers."""
+
+    inc: str
+    seq: Count
+    epoch: tuple[int, int]
+    sessions: Count
+    waiting: Count
+    verifiers: Count
+    batches_sent: Count
+    refused: Count
