@@ -1,0 +1,57 @@
+# Everything a person does with this repository. `make` alone lists it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PACKAGES := libs/common services/edge services/scheduler services/verifier
+ARGS ?=
+PROMPTS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check format test demo up bench-engine clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make the virtual environment in .venv and install all packages into it
+
+# Keyed on what decides the installation, so that a change of any of them installs again.
+$(STAMP): requirements-dev.txt $(PACKAGES:%=%/pyproject.toml)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "SpecEdge needs Python 3.11 or later: make PYTHON=python3.12 ..."; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -e 'libs/common[engine,text,broker]' -e services/edge -e services/scheduler -e services/verifier \
+	  -r requirements-dev.txt
+	touch $@
+
+check: $(STAMP) ## Lint, format, types, and the rings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(STAMP) ## Let ruff put the code into shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Tests with their own processes and timing run one at a time, after the rest.
+test: $(STAMP) ## Run every test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal \
+	  --ignore=tests/integration --ignore=tests/e2e $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/integration tests/e2e $(ARGS)
+
+demo: $(STAMP) ## Ask a real model a few questions through the whole system, and show a table
+	$(BIN)/specedge demo $(ARGS)
+
+up: $(STAMP) ## Start broker, scheduler, verifier and edge; serves the OpenAI API on port 8000
+	$(BIN)/specedge up $(ARGS)
+
+bench-engine: $(STAMP) ## Measure engine, round sizes, round overhead and memory
+	PROMPTS="$(PROMPTS)" $(BIN)/python -m benchmarks engine
+
+clean: ## Remove the virtual environment and everything generated
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis \
+	  .coverage* htmlcov benchmarks/out .specedge
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
