@@ -196,7 +196,10 @@ class SlotTaken:
 
 @dataclass(frozen=True, slots=True)
 class StepBegun:
-    """The work last asked for by ``WantStep`` goes into the step that starts now."""
+    """The work last asked for by ``WantStep`` goes into the step that starts now, with the first
+    ``num_chain`` tokens of its chain: all of them, unless it is prefill."""
+
+    num_chain: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -267,8 +270,7 @@ class WantStep:
 
     start        KV rows valid now
     chain        (c,) int32 committed tokens without KV, from position ``start`` on. For prefill
-                 the driver may take any non-empty prefix of it, and says how many in ``StepBegun``
-                 by calling ``machine.take_prefill(c)`` first
+                 the driver may take any non-empty prefix of it, and says how much in ``StepBegun``
     tree         None: prefill. Else the draft on chain[-1] (root only for a grant)
     deadline_s   drop and reject as expired if it cannot start before; None: no deadline
     """
