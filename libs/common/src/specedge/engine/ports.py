@@ -180,7 +180,10 @@ class DraftSession(Protocol):
         ...
 
     def reroot(self, rerooting: Rerooting) -> None:
-        """A verdict came: move to the new root; see ``Rerooting`` for which nodes live on."""
+        """A verdict came: move to the new root; see ``Rerooting`` for which nodes live on.
+
+        Tokens of nodes that no ``expand`` has shown yet are found in ``rerooting.committed``.
+        """
         ...
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ another library gives the same bits if it keeps these steps, in this order, each
  3  presence     x - p                        once per distinct token of generated
  4  bias         x + bias
  5  min_tokens   stop ids = -inf while fewer tokens were generated
- 6  temperature  x / t                        greedy stops before this step
+ 6  temperature  x / max(t, 1e-5)             greedy stops before this step
  7  top-k        x < the k-th largest: -inf   ties with the k-th stay
  8  top-p        see ``_top_p``               integer sums, so no order of summation matters
  9  min-p        float64(x) - float64(max) < log(min_p): -inf
@@ -31,6 +31,8 @@ from specedge.sampling.noise import gumbel
 from specedge.tree.token_tree import FloatArray, IntArray
 
 NEG_INF: Final = np.float32(-np.inf)
+# A temperature so small that only near ties are still random; below it a division could overflow.
+MIN_TEMPERATURE: Final = 1e-5
 # Top-p adds probabilities as integers, in this fraction of the likeliest one: 2**23 equally likely
 # tokens still fit in 63 bits.
 TOP_P_UNITS: Final = 2.0**40
@@ -56,7 +58,7 @@ def process_logits(
         x[list(stop_ids)] = NEG_INF
     if params.is_greedy:
         return x
-    x /= np.float32(params.temperature)
+    x /= np.float32(max(params.temperature, MIN_TEMPERATURE))
     if 0 < params.top_k < len(x):
         x[x < np.partition(x, -params.top_k)[-params.top_k]] = NEG_INF
     if params.top_p < 1.0:

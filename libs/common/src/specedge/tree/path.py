@@ -12,8 +12,6 @@ import numpy as np
 
 from specedge.tree.token_tree import IntArray, TokenTree
 
-MISSED = -1
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Walk:
@@ -28,16 +26,23 @@ class Walk:
 class Rerooting:
     """How a round's tree carries over to the next root.
 
-    path   (d,) int32  old ids of accepted nodes, root's child first; empty if none was in the tree
-    tail   (t,) int32  committed tokens after the path that the old tree does not hold, in order;
-                       the last of them is the new root. Empty on a hit
+    committed (c,) int32, c >= 1: all newly committed tokens, the new root last
+    path   (d,) int32  old ids of accepted nodes, root's child first; they spell committed[:d]
     kept   (m,) int32  old ids of the nodes that live on, in the order of their new ids. On a hit
                        kept[0] is the new root (it hangs off the path's end). Empty on a miss
+
+    A session that never saw a node's token (a child of its last pass) finds it in ``committed``.
     """
 
+    committed: IntArray
     path: IntArray
-    tail: IntArray
     kept: IntArray
+
+    @property
+    def tail(self) -> IntArray:
+        """Committed tokens after the path that the old tree does not hold, in order; the last of
+        them is the new root. Empty on a hit."""
+        return self.committed[:0] if self.is_hit else self.committed[len(self.path) :]
 
     @property
     def is_hit(self) -> bool:
@@ -63,8 +68,11 @@ def walk(tree: TokenTree, choice: IntArray, num_tried: int | None = None) -> Wal
     return Walk(np.asarray(path, dtype=np.int32), int(choice[node]))
 
 
-def find_path(tree: TokenTree, tokens: Sequence[int]) -> IntArray:
-    """Node ids that spell ``tokens`` from the root down, as far as the tree goes: (d,) int32."""
+def find_path(tree: TokenTree, tokens: Sequence[int] | IntArray) -> IntArray:
+    """Node ids that spell ``tokens`` from the root down, as far as the tree goes: (d,) int32.
+
+    Where siblings repeat a token, the first counts.
+    """
     child_of = {
         (int(tree.parent[node]), int(tree.token[node])): node
         for node in range(len(tree) - 1, 0, -1)
@@ -80,22 +88,21 @@ def find_path(tree: TokenTree, tokens: Sequence[int]) -> IntArray:
     return np.asarray(path, dtype=np.int32)
 
 
-def reroot(tree: TokenTree, committed: Sequence[int]) -> tuple[Rerooting, TokenTree]:
+def reroot(tree: TokenTree, committed: Sequence[int] | IntArray) -> tuple[Rerooting, TokenTree]:
     """Carry ``tree`` over newly ``committed`` tokens (path and bonus, at least one, the last is the
     new root): the rerooting, and the tree that is left on the new root.
 
     Values in the new tree are relative to the new root: divided by its own.
     """
-    if not committed:
+    if len(committed) == 0:
         raise ValueError("a verdict commits at least the bonus token")
+    tokens = np.asarray(committed, dtype=np.int32)
     found = find_path(tree, committed)
     if len(found) < len(committed):
-        tail = np.asarray(committed[len(found) :], dtype=np.int32)
-        rerooting = Rerooting(found, tail, np.empty(0, dtype=np.int32))
-        return rerooting, TokenTree.root_only(int(committed[-1]))
+        rerooting = Rerooting(tokens, found, np.empty(0, dtype=np.int32))
+        return rerooting, TokenTree.root_only(int(tokens[-1]))
     kept = subtree(tree, int(found[-1]))
-    rerooting = Rerooting(found[:-1], np.empty(0, dtype=np.int32), kept)
-    return rerooting, _take_subtree(tree, kept)
+    return Rerooting(tokens, found[:-1], kept), _take_subtree(tree, kept)
 
 
 def subtree(tree: TokenTree, node: int) -> IntArray:
@@ -108,13 +115,14 @@ def subtree(tree: TokenTree, node: int) -> IntArray:
 
 
 def _take_subtree(tree: TokenTree, kept: IntArray) -> TokenTree:
-    new_id = np.full(len(tree), MISSED, dtype=np.int32)
+    new_id = np.zeros(len(tree), dtype=np.int32)
     new_id[kept] = np.arange(len(kept), dtype=np.int32)
-    parent = new_id[np.maximum(tree.parent[kept], 0)]
+    parent = new_id[tree.parent[kept]]  # a kept node's parent is kept, but for the new root's
     parent[0] = -1
-    root_value = max(float(tree.value[kept[0]]), np.finfo(np.float32).tiny)
+    logprob = tree.logprob[kept]
+    logprob[0] = 0.0
+    # Division keeps the order of values, so they still fall along every path.
+    root_value = max(float(tree.value[kept[0]]), float(np.finfo(np.float32).tiny))
     value = np.minimum(tree.value[kept] / np.float32(root_value), np.float32(1.0))
     value[0] = 1.0
-    logprob = tree.logprob[kept].copy()
-    logprob[0] = 0.0
-    return TokenTree.from_parents(tree.token[kept], parent, logprob, value.astype(np.float32))
+    return TokenTree.from_parents(tree.token[kept], parent, logprob, value)
