@@ -98,7 +98,7 @@ class NodeLogprobs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NodeChoices:
-    """The target's own token at each node of one item's tree: choice (n,) int32, node 0 the root."""
+    """The target's own token at each node of one item's tree: choice (n,) int32, root first."""
 
     choice: IntArray
     logprobs: NodeLogprobs | None = None

@@ -1,0 +1,139 @@
+"""From a drafter's score to the probability that its node is accepted, learned from verdicts.
+
+What is estimated is acceptance *given an accepted parent*, as a function of score, rank among the
+siblings, and depth. Estimates shrink towards a prior where little was seen:
+
+    prior      agreement * exp(score)             before anything is known
+    model      counts by (score, rank, depth)     of all sessions of one drafter and target
+    session    counts by (score, rank)            of this session: its text may be easy or hard
+
+each level blended as (accepted + strength * level above) / (tried + strength). A score need not be
+a log-probability; the counts then soon outweigh the prior. Knows nothing of trees being grown.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from specedge.tree.path import find_path
+from specedge.tree.token_tree import BoolArray, FloatArray, IntArray, TokenTree
+
+# Upper edges of the bins, the last bin open: nats below certainty, rank from 0, depth from 1.
+_SCORE_EDGES: Final = np.array([0.02, 0.1, 0.3, 0.7, 1.2, 1.8, 2.5, 3.5, 5.0, 7.0])
+_RANK_EDGES: Final = np.array([0, 1, 2, 4])
+_DEPTH_EDGES: Final = np.array([1, 2, 3, 5])
+_RANKS: Final = len(_RANK_EDGES) + 1
+_DEPTHS: Final = len(_DEPTH_EDGES) + 1
+_SESSION_CELLS: Final = (len(_SCORE_EDGES) + 1) * _RANKS
+_MODEL_CELLS: Final = _SESSION_CELLS * _DEPTHS
+
+PRIOR_AGREEMENT: Final = 0.8  # of the mass a small drafter gives, what a larger model agrees with
+MODEL_STRENGTH: Final = 16.0  # trials that the prior is worth
+SESSION_STRENGTH: Final = 32.0  # trials that the model's counts are worth
+# A cell forgets half of what it saw when it has seen so much: text and models change.
+FORGET_AT: Final = 4096.0
+
+_Cells = npt.NDArray[np.intp]
+_Estimates = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcomes:
+    """Nodes whose parent was accepted, and whether they were too: m of them, root excluded.
+
+    logprob (m,) float32, rank (m,) int32 among the siblings from 0, depth (m,) int32 from 1,
+    accepted (m,) bool.
+    """
+
+    logprob: FloatArray
+    rank: IntArray
+    depth: IntArray
+    accepted: BoolArray
+
+
+class Tally:
+    """Counts of trials and acceptances by cell. Mutable; one owner thread."""
+
+    def __init__(self, num_cells: int = _MODEL_CELLS) -> None:
+        self._tried = np.zeros(num_cells)
+        self._accepted = np.zeros(num_cells)
+
+    def add(self, cells: _Cells, accepted: BoolArray) -> None:
+        """Count one trial per element."""
+        np.add.at(self._tried, cells, 1.0)
+        np.add.at(self._accepted, cells, accepted.astype(np.float64))
+        full = self._tried > FORGET_AT
+        self._tried[full] *= 0.5
+        self._accepted[full] *= 0.5
+
+    def blend(self, cells: _Cells, prior: _Estimates, strength: float) -> _Estimates:
+        """Estimates for ``cells``, with ``prior`` counting as ``strength`` trials."""
+        return (self._accepted[cells] + strength * prior) / (self._tried[cells] + strength)
+
+
+class Calibration:
+    """One session's map from score to acceptance. ``model`` is shared by the sessions of one
+    drafter and target, and learns from all of them. One owner thread."""
+
+    def __init__(self, model: Tally | None = None, agreement: float = PRIOR_AGREEMENT) -> None:
+        self._agreement = agreement
+        self._model = Tally() if model is None else model
+        self._session = Tally(_SESSION_CELLS)
+
+    def accept(self, logprob: FloatArray, depth: IntArray) -> FloatArray:
+        """Probability of acceptance, given an accepted parent, of proposed children.
+
+        ``logprob`` (m, k) float32 holds one parent's children a row, falling; ``depth`` (m,) int32
+        is the children's. Returns (m, k) float32 in [0, 1], of which a row sums to at most 1,
+        since at most one sibling is accepted.
+        """
+        rank = np.broadcast_to(np.arange(logprob.shape[1]), logprob.shape)
+        coarse, fine = _cells(logprob, rank, depth[:, None])
+        prior = self._agreement * np.exp(np.minimum(logprob, 0.0, dtype=np.float64))
+        estimate = self._model.blend(fine, prior, MODEL_STRENGTH)
+        estimate = self._session.blend(coarse, estimate, SESSION_STRENGTH)
+        # A missing child (-inf) must not take from its siblings' share.
+        estimate[np.isneginf(logprob)] = 0.0
+        estimate /= np.maximum(estimate.sum(axis=1, keepdims=True), 1.0)
+        return estimate.astype(np.float32)
+
+    def observe(self, outcomes: Outcomes) -> None:
+        """Learn from a verdict."""
+        coarse, fine = _cells(outcomes.logprob, outcomes.rank, outcomes.depth)
+        self._session.add(coarse, outcomes.accepted)
+        self._model.add(fine, outcomes.accepted)
+
+
+def outcomes(tree: TokenTree, tried: IntArray, committed: IntArray) -> Outcomes:
+    """What a verdict says of the nodes ``tried`` ((m,) int32 ids of drafted nodes) of ``tree``.
+
+    ``committed`` (c,) int32 are the tokens it commits, path and bonus. Only children of accepted
+    nodes were really tested, and only where the target's token there is known.
+    """
+    path = find_path(tree, committed)
+    tested_parents = np.concatenate([np.zeros(1, dtype=np.int32), path])[: len(committed)]
+    tested = tried[np.isin(tree.parent[tried], tested_parents)]
+    return Outcomes(
+        tree.logprob[tested],
+        sibling_rank(tree.parent)[tested],
+        tree.depth[tested],
+        np.isin(tested, path),
+    )
+
+
+def sibling_rank(parent: IntArray) -> IntArray:
+    """How many older siblings each node has: (n,) int32."""
+    by_parent = np.argsort(parent, kind="stable")
+    _, first, sizes = np.unique(parent[by_parent], return_index=True, return_counts=True)
+    rank = np.empty(len(parent), dtype=np.int32)
+    rank[by_parent] = np.arange(len(parent)) - np.repeat(first, sizes)
+    return rank
+
+
+def _cells(logprob: FloatArray, rank: npt.ArrayLike, depth: IntArray) -> tuple[_Cells, _Cells]:
+    """Cells of the session's counts and of the model's."""
+    score_bin = np.searchsorted(_SCORE_EDGES, -logprob)
+    coarse = score_bin * _RANKS + np.searchsorted(_RANK_EDGES, rank)
+    return coarse, coarse * _DEPTHS + np.searchsorted(_DEPTH_EDGES, depth)
