@@ -77,7 +77,7 @@ def plan_pass(
         is_end = np.isin(tree.token, list(stop_ids))
         is_end[0] = False
         open_ &= ~is_end
-    open_ &= tree.value > _entry_value(tree.value, policy.budget)
+    open_ &= tree.value > _entry_value(tree.value[tree.depth <= policy.depth], policy.budget)
     candidates = np.flatnonzero(open_)
     order = np.argsort(-tree.value[candidates], kind="stable")
     return candidates[order[: policy.beams]].astype(np.int32)
