@@ -1,0 +1,125 @@
+"""Loading a causal language model with transformers, and saying what it is.
+
+Owns dtype and device choice, the identity of a loaded model, and its fingerprint's samples. Where
+a model comes from is ``loading``'s.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from specedge.engine import model_fit
+from specedge.engine.fingerprints import (
+    logical_vocab_size,
+    tokenizer_fingerprint,
+    weights_fingerprint,
+)
+from specedge.engine.loading import (
+    Progress,
+    load_tokenizer,
+    model_name,
+    no_progress,
+    resolve_model,
+)
+from specedge.engine.ports import ModelIdentity
+from specedge.errors import ModelUnusable
+
+DType = Literal["fp32", "bf16", "auto"]
+
+SAMPLED_TENSORS: Final = 32
+SAMPLED_ELEMENTS: Final = 256
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A model in evaluation mode on its device, its tokenizer, and what it is."""
+
+    model: PreTrainedModel
+    tokenizer: Any
+    identity: ModelIdentity
+
+
+def load_target_model(
+    name_or_folder: str,
+    *,
+    cache_dir: Path,
+    dtype: DType = "auto",
+    device: str = "cpu",
+    max_context_tokens: int | None = None,
+    on_progress: Progress = no_progress,
+) -> LoadedModel:
+    """Resolve, load and identify a causal language model.
+
+    ``max_context_tokens`` lowers the model's own limit. Raises ModelUnusable.
+    """
+    resolved = resolve_model(name_or_folder, cache_dir, on_progress)
+    on_progress("tokenizer", 0.0)
+    tokenizer = load_tokenizer(resolved)
+    on_progress("weights", 0.0)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(resolved), dtype=torch_dtype(dtype, device)
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelUnusable(f"{name_or_folder} cannot be loaded: {error}") from error
+    model = model.to(device).eval()
+    on_progress("weights", 1.0)
+    name = model_name(name_or_folder)
+    return identified(model, tokenizer, name=name, max_context_tokens=max_context_tokens)
+
+
+def identified(
+    model: PreTrainedModel, tokenizer: Any, *, name: str, max_context_tokens: int | None = None
+) -> LoadedModel:
+    """Attach to a model what it is. Raises ModelUnusable if no tokenizer's id has an embedding."""
+    limit = model_fit.context_limit(model.config.get_text_config())
+    rows = model.get_input_embeddings().weight.shape[0]
+    identity = ModelIdentity(
+        name=name,
+        revision=getattr(model.config, "_commit_hash", None) or "local",
+        weights_fingerprint=weights_fingerprint(model.config.to_dict(), _samples(model)),
+        tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
+        vocab_size=min(logical_vocab_size(tokenizer), rows),
+        stop_ids=stop_ids(model, tokenizer),
+        max_context_tokens=min(limit, max_context_tokens or limit),
+    )
+    return LoadedModel(model, tokenizer, identity)
+
+
+def stop_ids(model: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:
+    """The end-of-text ids, ascending: those that ``generate`` would stop at."""
+    sources = (model.generation_config, model.config, tokenizer)
+    for source in sources:
+        ids = getattr(source, "eos_token_id", None)
+        if ids is not None:
+            return tuple(sorted({int(token) for token in np.atleast_1d(ids)}))
+    return ()
+
+
+def torch_dtype(dtype: DType, device: str) -> torch.dtype:
+    """``auto`` is bf16 where the hardware computes in it, else fp32."""
+    if dtype == "auto":
+        fast = device != "cpu" or torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    return torch.float32 if dtype == "fp32" else torch.bfloat16
+
+
+def _samples(model: PreTrainedModel) -> Iterator[tuple[str, tuple[int, ...], bytes]]:
+    """A few hundred spread elements of a few dozen spread tensors, as bfloat16 bytes."""
+    tensors = sorted(model.state_dict().items())
+    stride = max(1, len(tensors) // SAMPLED_TENSORS)
+    for name, tensor in tensors[::stride]:
+        yield name, tuple(tensor.shape), _sample(tensor)
+
+
+def _sample(tensor: Tensor) -> bytes:
+    flat = tensor.detach().reshape(-1)
+    step = max(1, len(flat) // SAMPLED_ELEMENTS)
+    sample = flat[::step][:SAMPLED_ELEMENTS].to("cpu", torch.bfloat16)
+    return sample.contiguous().view(torch.int16).numpy().tobytes()

@@ -1,0 +1,134 @@
+"""Attention over slotted KV for many sessions in one row, as a transformers attention function.
+
+Owns how a layer's new K and V reach the arena and how each session's rows attend. Which rows see
+which is in the ``StepTable`` that comes through the model's keyword arguments; this file knows
+nothing of trees, sampling or leases.
+
+Softmax attention with scaling, grouped heads, sliding windows, soft-capping and attention sinks is
+served. Everything else a model may ask of its attention is refused when the model is loaded.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from specedge.engine.kv_cache import SlottedKVCache
+from specedge.engine.step_table import StepTable, View
+from specedge.errors import ModelUnusable
+
+ATTENTION_NAME: Final = "specedge_tree"
+# Above this many rows the query of a group is no longer folded into one tall matrix: the repeated
+# bias would cost more than the kernel for grouped heads saves.
+FOLD_MAX_ROWS: Final = 128
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TreeStep:
+    """What the attention function needs of a step: the model's keyword ``tree_step``."""
+
+    table: StepTable
+    cache: SlottedKVCache
+
+
+def register() -> None:
+    """Make the attention known to transformers. Idempotent."""
+    AttentionInterface.register(ATTENTION_NAME, tree_attention)
+    AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)
+
+
+def tree_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    tree_step: TreeStep | None = None,
+    **_unused: Any,
+) -> tuple[Tensor, None]:
+    """(1, heads, N, dim) query and (1, kv_heads, N, dim) key, value → (1, N, heads, dim).
+
+    Writes K and V into the arena at the step's rows, then attends session by session.
+    """
+    if tree_step is None:
+        raise ModelUnusable("the model does not hand keyword arguments on to its attention layers")
+    keys, values = tree_step.cache.planes(int(module.layer_idx))  # type: ignore[arg-type]
+    table = tree_step.table
+    keys.index_copy_(1, table.arena_rows, key[0])
+    values.index_copy_(1, table.arena_rows, value[0])
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    explicit = softcap is not None or s_aux is not None
+    outputs: list[Tensor] = []
+    for view in table.views(sliding_window):
+        q = query[:, :, view.rows]
+        k = keys[None, :, view.first : view.last]
+        v = values[None, :, view.first : view.last]
+        if explicit:
+            outputs.append(_attend_explicitly(q, k, v, view, scale, softcap, s_aux))
+        else:
+            outputs.append(_attend(q, k, v, view, scale))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), None
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, view: View, scale: float) -> Tensor:
+    """(1, H, n, D) → (1, n, H, Dv)."""
+    heads, rows, groups = q.shape[1], q.shape[2], k.shape[1]
+    if heads == groups or view.causal or rows > FOLD_MAX_ROWS:
+        out = functional.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=view.bias,
+            is_causal=view.causal,
+            scale=scale,
+            enable_gqa=heads != groups,
+        )
+        return out.transpose(1, 2)
+    # The query heads that share a K head become rows of one matrix: no repeated K, one kernel.
+    folded = q.reshape(1, groups, -1, q.shape[3])  # (1, G, H/G * n, D)
+    out = functional.scaled_dot_product_attention(folded, k, v, attn_mask=view.folded, scale=scale)
+    out = out.reshape(1, heads, rows, v.shape[3])
+    return out.transpose(1, 2)
+
+
+def _attend_explicitly(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    view: View,
+    scale: float,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """The same, with soft-capped scores or a sink per head, which no fused kernel here has."""
+    heads, rows, groups = q.shape[1], q.shape[2], k.shape[1]
+    folded = q.reshape(groups, heads // groups * rows, q.shape[3]).float()
+    scores = torch.bmm(folded, k[0].float().transpose(1, 2)) * scale
+    scores = scores.view(heads, rows, k.shape[2])
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    bias = _causal_bias(rows, scores) if view.causal else view.bias
+    if bias is not None:
+        scores = scores + bias
+    if sinks is not None:
+        sink = sinks.float().view(heads, 1, 1).expand(heads, rows, 1)
+        scores = torch.cat([scores, sink], dim=-1)
+    weights = scores.softmax(dim=-1)[..., : k.shape[2]]
+    weights = weights.reshape(groups, heads // groups * rows, k.shape[2])
+    out = torch.bmm(weights, v[0].float()).to(q.dtype)
+    return out.view(1, heads, rows, v.shape[3]).transpose(1, 2)
+
+
+def _causal_bias(rows: int, scores: Tensor) -> Tensor:
+    return scores.new_full((rows, rows), -torch.inf).triu(1)
+
+
+def _no_mask(*_args: Any, **_kwargs: Any) -> None:
+    """Visibility comes from the StepTable; transformers need not build any mask."""

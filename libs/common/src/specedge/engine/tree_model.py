@@ -1,0 +1,126 @@
+"""A causal language model over slotted KV: tokens of many sessions in, logits out.
+
+What the target and the drafter share. Owns the model and its cache; knows nothing of sampling,
+verdicts or ports. One owner thread.
+"""
+
+import inspect
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from specedge.engine import model_fit, tree_attention
+from specedge.engine.kv_cache import SlottedKVCache
+from specedge.engine.step_table import Span, StepTable
+from specedge.engine.tree_attention import ATTENTION_NAME, TreeStep
+from specedge.errors import ModelUnusable
+from specedge.ids import Slot
+from specedge.tree.mask import ancestor_mask
+from specedge.tree.token_tree import BoolArray, IntArray, TokenTree
+
+_NO_NODES: BoolArray = np.zeros((0, 0), dtype=np.bool_)
+
+
+class TreeModel:
+    """``model`` bound to tree attention and a cache of ``kv_bytes`` in ``num_slots`` slots.
+
+    Takes the model over: its attention implementation stays changed. Raises ModelUnusable where
+    tree attention does not fit the model.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, num_slots: int, kv_bytes: int) -> None:
+        model_fit.check_config(model)
+        facts = model_fit.probe(model)
+        tree_attention.register()
+        self.model = model
+        self.dtype: torch.dtype = model.dtype
+        self.device: torch.device = model.device
+        self.plain_attention: str = model.config._attn_implementation
+        self.cache = SlottedKVCache(
+            [fact.shape for fact in facts],
+            num_slots=num_slots,
+            kv_bytes=kv_bytes,
+            dtype=self.dtype,
+            device=self.device,
+        )
+        groups = {fact.query_heads // fact.shape.key_heads for fact in facts}
+        self._group = groups.pop() if len(groups) == 1 else 1
+        self._selects_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
+        model.set_attn_implementation(ATTENTION_NAME)
+
+    def span(
+        self, slot: Slot, start: int, chain: IntArray, tree: TokenTree | None, *, logits: bool
+    ) -> Span:
+        """Rows of one session: ``chain`` at positions start …, then the tree's drafted nodes.
+
+        The slot must hold them already. With ``logits``, the root's row and all nodes get logits.
+        """
+        last = start + len(chain) - 1
+        chain_positions = np.arange(start, last + 1, dtype=np.int32)
+        if tree is None or tree.num_drafted == 0:
+            tokens, positions, among_nodes = chain, chain_positions, _NO_NODES
+        else:
+            tokens = np.concatenate([chain, tree.token[1:]])
+            positions = np.concatenate([chain_positions, last + tree.depth[1:]])
+            among_nodes = ancestor_mask(tree.parent)[1:, 1:]
+        num_logits = len(tokens) - len(chain) + 1 if logits else 0
+        offset = self.cache.offset(slot)
+        return Span(tokens, positions, len(chain), among_nodes, start, offset, num_logits)
+
+    def forward(self, spans: Sequence[Span]) -> Tensor:
+        """One pass; writes all rows' K and V. Logits (L, V) in the model's dtype, for the rows
+        that asked, session by session. Call in inference mode."""
+        table = StepTable.build(spans, dtype=self.dtype, device=self.device, group=self._group)
+        keep = {"logits_to_keep": table.logit_rows} if self._selects_rows else {}
+        output = self.model(
+            input_ids=table.token_ids,
+            position_ids=table.position_ids,
+            use_cache=False,
+            tree_step=TreeStep(table, self.cache),
+            **keep,
+        )
+        logits: Tensor = output.logits[0]
+        return logits if self._selects_rows else logits[table.logit_rows]
+
+
+def self_check(tree_model: TreeModel) -> None:
+    """Compare a small tree with the model's own forward over each of its paths.
+
+    Catches, at load, whatever a model does that its config does not tell. Raises ModelUnusable.
+    """
+    model, cache = tree_model.model, tree_model.cache
+    vocab_size = int(model.config.get_text_config().vocab_size)
+    tokens = ((np.arange(10, dtype=np.int64) * 7919 + 11) % vocab_size).astype(np.int32)
+    prefix, tree = tokens[:5], TokenTree.from_parents(tokens[5:], [-1, 0, 0, 1, 2])
+    slot = cache.lease(len(tokens))
+    with torch.inference_mode():
+        try:
+            tree_model.forward([tree_model.span(slot, 0, prefix, None, logits=False)])
+            span = tree_model.span(slot, len(prefix), tree.token[:1], tree, logits=True)
+            ours = tree_model.forward([span])[-2:]
+        finally:
+            cache.release(slot)
+        plain = [_plain_logits(tree_model, [*prefix, *tree.token[path]]) for path in _SELF_CHECKED]
+    wanted = torch.stack(plain)
+    tolerance = (1e-3 if tree_model.dtype == torch.float32 else 5e-2) * wanted.abs().max()
+    gap = (ours - wanted).abs().max()
+    if not bool(gap <= tolerance):
+        raise ModelUnusable(
+            f"tree attention does not reproduce {model.config.model_type}: logits differ by "
+            f"{float(gap):.3g} (at most {float(tolerance):.3g} is rounding)"
+        )
+
+
+# Node ids from the root to each leaf of the tree in ``self_check``.
+_SELF_CHECKED: tuple[list[int], ...] = ([0, 1, 3], [0, 2, 4])
+
+
+def _plain_logits(tree_model: TreeModel, tokens: Sequence[int]) -> Tensor:
+    ids = torch.as_tensor([[int(token) for token in tokens]], device=tree_model.device)
+    with model_fit.attention(tree_model.model, tree_model.plain_attention):
+        output = tree_model.model(input_ids=ids, use_cache=False)
+    last: Tensor = output.logits[0, -1]
+    return last
