@@ -6,6 +6,7 @@ bytes.
 
 import hashlib
 import json
+import struct
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -37,15 +38,12 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     names of classes, chat templates and padded embedding rows do not count.
     """
     to_bytes = _bytes_of(tokenizer)
-    added = {
-        int(token_id): str(token) for token_id, token in tokenizer.added_tokens_decoder.items()
-    }
+    added = {int(token_id) for token_id in tokenizer.added_tokens_decoder}
+    table = sorted((int(token_id), token) for token, token_id in tokenizer.get_vocab().items())
     digest = hashlib.sha256()
-    for token, token_id in sorted(
-        tokenizer.get_vocab().items(), key=lambda pair: (pair[1], pair[0])
-    ):
+    for token_id, token in table:
         content = token.encode() if token_id in added else to_bytes(token)
-        digest.update(token_id.to_bytes(4, "little") + len(content).to_bytes(4, "little") + content)
+        digest.update(struct.pack("<II", token_id, len(content)) + content)
     special = sorted({int(token_id) for token_id in tokenizer.all_special_ids})
     digest.update(json.dumps(special).encode())
     return digest.hexdigest()[:DIGITS]

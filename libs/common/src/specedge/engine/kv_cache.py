@@ -116,7 +116,10 @@ class SlottedKVCache:
         self._unused.append(slot)
 
     def grow(self, slot: Slot, num_rows: int, valid_rows: int) -> None:
-        """Make room for ``num_rows``, keeping rows [0, valid_rows). Raises Busy, changing nothing."""
+        """Make room for ``num_rows``, keeping rows [0, valid_rows).
+
+        Raises Busy, changing nothing.
+        """
         old = self._leases[slot]
         if num_rows <= old.capacity:
             return
@@ -126,7 +129,7 @@ class SlottedKVCache:
         self._leases[slot] = new
 
     def move_path(self, slot: Slot, base: int, path: IntArray) -> None:
-        """Move the rows of drafted nodes ``path`` (ascending ids) to base … base + len(path) - 1."""
+        """Move the rows of nodes ``path`` (ascending ids) to base … base + len(path) - 1."""
         self.move_rows(slot, base + path - 1, base)
 
     def move_rows(self, slot: Slot, sources: IntArray, first: int) -> None:

@@ -103,7 +103,7 @@ def _probe_attention(
         if asked.get(keyword) is not None:
             raise ModelUnusable(f"the model asks its attention for {keyword}")
     shape = LayerShape(key.shape[1], key.shape[3], value.shape[1], value.shape[3])
-    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    layer = int(module.layer_idx)
     attention_probe[layer] = AttentionFacts(shape, query.shape[1], sliding_window)
     output = query.new_zeros((1, query.shape[2], query.shape[1], value.shape[3]))
     return output, None

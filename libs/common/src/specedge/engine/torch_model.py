@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from specedge.engine import model_fit
 from specedge.engine.fingerprints import (
@@ -62,6 +63,7 @@ def load_target_model(
     on_progress("tokenizer", 0.0)
     tokenizer = load_tokenizer(resolved)
     on_progress("weights", 0.0)
+    disable_progress_bar()  # ours is on_progress
     try:
         model = AutoModelForCausalLM.from_pretrained(
             str(resolved), dtype=torch_dtype(dtype, device)

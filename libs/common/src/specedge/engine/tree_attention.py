@@ -40,7 +40,7 @@ def register() -> None:
     AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)
 
 
-def tree_attention(
+def tree_attention(  # noqa: PLR0913 (the signature is transformers')
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -59,7 +59,7 @@ def tree_attention(
     """
     if tree_step is None:
         raise ModelUnusable("the model does not hand keyword arguments on to its attention layers")
-    keys, values = tree_step.cache.planes(int(module.layer_idx))  # type: ignore[arg-type]
+    keys, values = tree_step.cache.planes(int(module.layer_idx))
     table = tree_step.table
     keys.index_copy_(1, table.arena_rows, key[0])
     values.index_copy_(1, table.arena_rows, value[0])
