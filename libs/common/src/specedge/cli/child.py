@@ -1,0 +1,129 @@
+"""One service process: started on a leash, its log kept, its port learned, stopped for certain.
+
+Knows nothing of restarts (``specedge.cli.supervisor``) or of readiness (``specedge.cli.waiting``).
+"""
+
+import asyncio
+import asyncio.subprocess
+import contextlib
+import os
+import signal
+import sys
+from collections import deque
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import orjson
+
+from specedge.cli import leash
+from specedge.cli.stack import ProcessPlan
+
+LOG_LINE_LIMIT_BYTES: Final = 1 << 20
+LAST_LINES: Final = 25
+
+
+class Child:
+    """A process that may be run again and again; each run appends to the same log file.
+
+    Owned by one supervisor on one event loop.
+    """
+
+    def __init__(self, plan: ProcessPlan, *, run_dir: Path) -> None:
+        self.plan = plan
+        self.log_path = run_dir / f"{plan.name}.log"
+        self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
+        self.http_url: str | None = None  # known once the process said where it listens
+        self.ready = asyncio.Event()  # set by whoever watches readiness; a start clears it
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def name(self) -> str:
+        """The process's name in logs and messages."""
+        return self.plan.name
+
+    @property
+    def pid(self) -> int | None:
+        """The running process, or None."""
+        process = self._process
+        return process.pid if process is not None and process.returncode is None else None
+
+    async def run_once(self) -> int:
+        """Start the process and return its exit code (negative: the signal that killed it).
+
+        Cancelling it kills the process and waits for its end.
+        """
+        self.http_url = None
+        self.ready.clear()
+        self.last_lines.clear()
+        process = await asyncio.create_subprocess_exec(
+            *self._command(),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,  # a terminal's Ctrl-C is ours to pass on, in order
+            limit=LOG_LINE_LIMIT_BYTES,
+        )
+        self._process = process
+        try:
+            with self.log_path.open("ab") as log:
+                await self._keep_log(process, log)
+            return await process.wait()
+        finally:
+            if process.returncode is None:
+                _signal(process, signal.SIGKILL)
+                await asyncio.shield(process.wait())
+
+    async def stop(self, grace_s: float) -> None:
+        """SIGTERM, and SIGKILL after ``grace_s``. Returns when the process is gone. Idempotent."""
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        _signal(process, signal.SIGTERM)
+        try:
+            async with asyncio.timeout(grace_s):
+                await process.wait()
+        except TimeoutError:
+            _signal(process, signal.SIGKILL)
+            await process.wait()
+
+    def kill(self) -> None:
+        """SIGKILL, at once, without waiting."""
+        if self._process is not None and self._process.returncode is None:
+            _signal(self._process, signal.SIGKILL)
+
+    def _command(self) -> list[str]:
+        leashed = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid())]
+        return [*leashed, sys.executable, "-m", self.plan.module, *self.plan.flags]
+
+    async def _keep_log(self, process: asyncio.subprocess.Process, log: BinaryIO) -> None:
+        assert process.stdout is not None
+        while True:
+            try:
+                line = await process.stdout.readline()
+            except ValueError:  # a line over the limit: the reader has dropped it
+                continue
+            if not line:
+                return
+            log.write(line)
+            log.flush()
+            self._on_line(line)
+
+    def _on_line(self, line: bytes) -> None:
+        self.last_lines.append(line.decode(errors="replace").rstrip())
+        if b"http_listening" in line:
+            self.http_url = _listening_url(line) or self.http_url
+
+
+def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(number)
+
+
+def _listening_url(line: bytes) -> str | None:
+    try:
+        said = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(said, dict) or said.get("event") != "http_listening":
+        return None
+    return f"http://{said.get('host')}:{said.get('port')}"

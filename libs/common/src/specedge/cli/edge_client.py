@@ -1,0 +1,151 @@
+"""Speaks the OpenAI API to an edge, for the command's own use. Blocking; one thread at a time.
+
+Errors become ``CommandFailed`` with the server's own words.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+import httpx
+import orjson
+
+from specedge.cli.failure import CommandFailed
+
+READ_TIMEOUT_S: Final = 600.0
+CONNECT_TIMEOUT_S: Final = 5.0
+DATA_PREFIX: Final = "data:"
+END_OF_STREAM: Final = "[DONE]"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One finished completion. ``metrics`` and ``usage`` are the response's objects, as sent."""
+
+    text: str
+    finish_reason: str | None = None
+    token_ids: tuple[int, ...] = ()
+    prompt_token_ids: tuple[int, ...] = ()
+    usage: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+class EdgeClient:
+    """A client of one edge. ``base_url`` is given without ``/v1``."""
+
+    def __init__(self, base_url: str, *, api_key: str | None = None) -> None:
+        self.base_url = base_url.rstrip("/").removesuffix("/v1")
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        # trust_env off: a proxy for the internet has no business between us and our own edge
+        self._http = httpx.Client(
+            base_url=self.base_url, headers=headers, timeout=timeout, trust_env=False
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def model(self) -> str:
+        """The name of the model that the edge serves."""
+        models = self._call("GET", "/v1/models")["data"]
+        if not models:
+            raise CommandFailed(f"{self.base_url} serves no model yet")
+        return str(models[0]["id"])
+
+    def complete(self, request: Mapping[str, Any]) -> Answer:
+        """POST /v1/completions without streaming, token ids included."""
+        body = {**request, "return_token_ids": True}
+        return answer_from_completion(self._call("POST", "/v1/completions", body))
+
+    def chat(self, request: Mapping[str, Any], *, on_text: Callable[[str], None]) -> Answer:
+        """POST /v1/chat/completions, streaming: ``on_text`` gets each piece as it comes."""
+        body = {**request, "stream": True, "stream_options": {"include_usage": True}}
+        pieces: list[str] = []
+        finish_reason: str | None = None
+        last: Mapping[str, Any] = {}
+        for chunk in self._stream("/v1/chat/completions", body):
+            for choice in chunk.get("choices", ()):
+                finish_reason = choice.get("finish_reason") or finish_reason
+                if piece := choice.get("delta", {}).get("content"):
+                    pieces.append(piece)
+                    on_text(piece)
+            if chunk.get("usage"):
+                last = chunk
+        return Answer(
+            text="".join(pieces),
+            finish_reason=finish_reason,
+            usage=last.get("usage") or {},
+            metrics=last.get("metrics") or {},
+        )
+
+    def _call(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+        try:
+            response = self._http.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+        if response.is_error:
+            raise self._refused(response)
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def _stream(self, path: str, body: object) -> Iterator[dict[str, Any]]:
+        try:
+            with self._http.stream("POST", path, json=body) as response:
+                if response.is_error:
+                    response.read()
+                    raise self._refused(response)
+                yield from _events(response.iter_lines())
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: httpx.HTTPError) -> CommandFailed:
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+            return CommandFailed(
+                f"nothing answers at {self.base_url}",
+                hint="Start a system with `specedge up`, or name one with --url.",
+            )
+        return CommandFailed(f"the connection to {self.base_url} broke: {error!r}")
+
+    def _refused(self, response: httpx.Response) -> CommandFailed:
+        return CommandFailed(f"HTTP {response.status_code}: {_error_message(response.content)}")
+
+
+def answer_from_completion(body: Mapping[str, Any]) -> Answer:
+    """The first choice of a ``text_completion`` body."""
+    choice = body["choices"][0]
+    return Answer(
+        text=choice["text"],
+        finish_reason=choice.get("finish_reason"),
+        token_ids=tuple(choice.get("token_ids") or ()),
+        prompt_token_ids=tuple(
+            choice.get("prompt_token_ids") or body.get("prompt_token_ids") or ()
+        ),
+        usage=body.get("usage") or {},
+        metrics=body.get("metrics") or {},
+    )
+
+
+def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    """Server-sent events with JSON bodies, until ``[DONE]``; comments are keep-alives."""
+    for line in lines:
+        if not line.startswith(DATA_PREFIX):
+            continue
+        said = line.removeprefix(DATA_PREFIX).strip()
+        if said == END_OF_STREAM:
+            return
+        event: dict[str, Any] = orjson.loads(said)
+        if "error" in event:
+            raise CommandFailed(f"the answer broke off: {event['error'].get('message')}")
+        yield event
+    raise CommandFailed("the answer broke off before its end")
+
+
+def _error_message(content: bytes) -> str:
+    try:
+        error = orjson.loads(content)["error"]
+        return str(error["message"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return content.decode(errors="replace")[:200]

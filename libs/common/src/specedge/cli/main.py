@@ -1,0 +1,245 @@
+"""The `specedge` command: options in, the right module called, errors in one sentence.
+
+Fast to start: nothing heavy is imported before its command runs, torch by no command at all.
+Services are processes of their own (`python -m specedge_…`); none is imported here.
+"""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from specedge import __version__
+from specedge.cli.console import report
+from specedge.cli.failure import EXIT_INTERRUPTED, EXIT_USAGE, CommandFailed
+from specedge.cli.stack import (
+    EDGE_MODULE,
+    SCHEDULER_MODULE,
+    VERIFIER_MODULE,
+    StackOptions,
+)
+from specedge.errors import SpecEdgeError
+
+DEFAULT_URL: Final = "http://127.0.0.1:8000"
+PASS_THROUGH: Final = {
+    "allow_extra_args": True,
+    "ignore_unknown_options": True,
+    "help_option_names": [],
+}
+
+app = typer.Typer(
+    name="specedge",
+    help="Serve a large language model from two places at once: drafts at the edge, checks at "
+    "the verifier. The text is exactly the large model's.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+Model = Annotated[
+    str | None,
+    typer.Option(help="Target model: name or folder. [dim]Default: built-in SmolLM2-135M.[/]"),
+]
+DrafterName = Annotated[
+    str, typer.Option(help="prompt-lookup, emulated, none, or a model's name or folder.")
+]
+Dtype = Annotated[str | None, typer.Option(help="fp32, bf16 or auto.")]
+Verifiers = Annotated[int, typer.Option(min=1, max=16, help="Verifier processes.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Compute threads of each verifier.", show_default="cores")
+]
+ApiKey = Annotated[
+    str | None, typer.Option(envvar="SPECEDGE_API_KEY", help="Key of the edge's OpenAI API.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")]
+Url = Annotated[str, typer.Option(help="Where an edge listens.")]
+
+
+def main() -> None:
+    """Entry point. Expected errors end in one sentence and an exit code, never in a traceback."""
+    try:
+        app()
+    except CommandFailed as failure:
+        report(failure)
+        sys.exit(failure.exit_code)
+    except SpecEdgeError as error:
+        report(CommandFailed(str(error)))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"specedge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the version and exit.", is_eager=True, callback=_show_version
+        ),
+    ] = False,
+) -> None:
+    """Options of the command itself."""
+
+
+@app.command()
+def up(  # noqa: PLR0913  (each argument is an option that a person may give)
+    model: Model = None,
+    drafter: DrafterName = "prompt-lookup",
+    dtype: Dtype = None,
+    verifiers: Verifiers = 1,
+    edges: Annotated[int, typer.Option(min=1, max=16, help="Edge processes.")] = 1,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the OpenAI API; 0 picks a free one.")
+    ] = 8000,
+    threads: Threads = None,
+    api_key: ApiKey = None,
+    log_level: Annotated[str | None, typer.Option(help="Log level of the services.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start broker, scheduler, verifier and edge here, and serve the OpenAI API until Ctrl-C."""
+    from specedge.cli.up import run_up
+
+    options = StackOptions(
+        model=model,
+        drafter=drafter,
+        dtype=dtype,
+        verifiers=verifiers,
+        edges=edges,
+        port=port,
+        threads=threads,
+        api_key=api_key,
+        log_level=log_level,
+    )
+    run_up(options, as_json=as_json)
+
+
+@app.command()
+def demo(
+    model: Model = None,
+    drafter: DrafterName = "prompt-lookup",
+    dtype: Dtype = None,
+    verifiers: Verifiers = 1,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a real model a few questions through the whole system, and show where time went."""
+    from specedge.cli.demo import run_demo
+
+    options = StackOptions(
+        model=model, drafter=drafter, dtype=dtype, verifiers=verifiers, port=0, threads=threads
+    )
+    run_demo(options, as_json=as_json)
+
+
+@app.command()
+def chat(
+    url: Url = DEFAULT_URL,
+    temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0 is greedy.")] = 0.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 512,
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Talk to an edge. Reads lines from stdin when that is not a terminal."""
+    from specedge.cli.chat import Conversation, Repl
+    from specedge.cli.edge_client import EdgeClient
+
+    with EdgeClient(url, api_key=api_key) as client:
+        Repl(client, Conversation(temperature, max_tokens, system)).run()
+
+
+@app.command("verify-lossless")
+def verify_lossless(  # noqa: PLR0913  (each argument is an option that a person may give)
+    prompts: Annotated[int, typer.Option(min=1, help="How many prompts.")] = 20,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate for each.")] = 64,
+    prompts_file: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="One JSON string a line.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="Test this edge instead of an own stack.")] = None,
+    dtype: Annotated[str, typer.Option(help="fp32 or bf16; what the verifier computes in.")] = (
+        "fp32"
+    ),
+    temperature: Annotated[
+        list[float] | None, typer.Option(help="May be repeated.", show_default="0 and 0.8")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampled runs.")] = 1234,
+    parallel: Annotated[int, typer.Option(min=1, help="Requests in flight at once.")] = 4,
+    model: Model = None,
+    drafter: DrafterName = "prompt-lookup",
+    verifiers: Verifiers = 1,
+    threads: Threads = None,
+    api_key: ApiKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare what the whole system emits with the plain decoder, token for token.
+
+    Exits with 1 when fp32 diverges anywhere; bf16 reports how often and by how much.
+    """
+    from specedge.cli.lossless import LosslessOptions, run_verify_lossless
+
+    run_verify_lossless(
+        LosslessOptions(
+            prompts=prompts,
+            tokens=tokens,
+            prompts_file=prompts_file,
+            url=url,
+            dtype=dtype,
+            temperatures=tuple(temperature or (0.0, 0.8)),
+            seed=seed,
+            parallel=parallel,
+            model=model,
+            api_key=api_key,
+            as_json=as_json,
+        ),
+        StackOptions(
+            model=model,
+            drafter=drafter,
+            dtype=dtype,
+            verifiers=verifiers,
+            port=0,
+            threads=threads,
+            api_key=api_key,
+        ),
+    )
+
+
+@app.command(context_settings=PASS_THROUGH)
+def scheduler(context: typer.Context) -> None:
+    """Run a scheduler in the foreground; all options are its own."""
+    _become(SCHEDULER_MODULE, context.args)
+
+
+@app.command(context_settings=PASS_THROUGH)
+def verifier(context: typer.Context) -> None:
+    """Run a verifier in the foreground; all options are its own."""
+    _become(VERIFIER_MODULE, context.args)
+
+
+@app.command(context_settings=PASS_THROUGH)
+def edge(context: typer.Context) -> None:
+    """Run an edge in the foreground; all options are its own."""
+    _become(EDGE_MODULE, context.args)
+
+
+def _become(module: str, arguments: list[str]) -> None:
+    """Turn this process into the service, so that signals and exit codes are the service's."""
+    if importlib.util.find_spec(module) is None:
+        package = module.replace("_", "-")
+        raise CommandFailed(
+            f"{package} is not installed here",
+            hint=f"pip install {package}",
+            exit_code=EXIT_USAGE,
+        )
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""A whole system running on this machine: broker, services, supervision, and an orderly end."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from specedge.cli.child import Child
+from specedge.cli.failure import EXIT_USAGE, CommandFailed
+from specedge.cli.run_folder import make_run_folder
+from specedge.cli.stack import LOOPBACK, StackOptions, edge_names, plan_processes
+from specedge.cli.supervisor import Supervisor
+from specedge.cli.waiting import ProgressDisplay, until_ready, watch_readiness
+from specedge.link.broker import Broker
+from specedge.service.runtime import Tasks
+
+T = TypeVar("T")
+
+READY_WITHIN_S: Final = 900.0  # the first start fetches and converts a model
+
+
+class Interrupted(Exception):
+    """A signal asked for the end, and everything has been ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningStack:
+    """A system that is ready. ``edges`` holds the one on the chosen port first."""
+
+    children: list[Child]
+    edges: list[Child]
+    nats_url: str
+    run_dir: Path
+
+    @property
+    def base_url(self) -> str:
+        """Of the first edge, without ``/v1``."""
+        url = self.edges[0].http_url
+        assert url is not None, "a ready edge has said where it listens"
+        return url
+
+
+def run_with_stack(options: StackOptions, body: Callable[[RunningStack], Awaitable[T]]) -> T:
+    """Start a system, run ``body`` when it is ready, end the system, return what ``body`` did.
+
+    SIGINT or SIGTERM cancels ``body`` and ends the system in order, then raises Interrupted; a
+    second one kills what is left. Raises CommandFailed when the system cannot be started or kept
+    alive.
+    """
+    _check_port(options.port)
+    try:
+        return asyncio.run(_run(options, body))
+    except asyncio.CancelledError:
+        raise Interrupted from None
+    except BaseExceptionGroup as group:
+        failures, _ = group.split(CommandFailed)
+        if failures is None:
+            raise
+        raise _first(failures) from None
+
+
+async def _run(options: StackOptions, body: Callable[[RunningStack], Awaitable[T]]) -> T:
+    run_dir = make_run_folder()
+    async with Broker(store_dir=run_dir / "broker") as broker:
+        plans = plan_processes(options, nats_url=broker.url, run_dir=run_dir)
+        display = ProgressDisplay([plan.name for plan in plans])
+        supervisor = Supervisor(plans, run_dir=run_dir, notice=display.notice)
+        with _signals(supervisor):
+            async with _supervised(supervisor, display):
+                with display:
+                    await _until_ready(supervisor)
+                edges = [supervisor.child(name) for name in edge_names(options)]
+                return await body(RunningStack(supervisor.children, edges, broker.url, run_dir))
+
+
+@contextlib.asynccontextmanager
+async def _supervised(supervisor: Supervisor, display: ProgressDisplay) -> AsyncIterator[None]:
+    async with Tasks() as tasks:
+        for child in supervisor.children:
+            tasks.start(supervisor.keep(child), name=child.name)
+            tasks.start(watch_readiness(child, display.show), name=f"watch {child.name}")
+        try:
+            yield
+        finally:
+            await supervisor.stop()
+
+
+@contextlib.contextmanager
+def _signals(supervisor: Supervisor) -> Iterator[None]:
+    """The first signal cancels the running task, which ends all in order; the second kills."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    asked: list[int] = []
+
+    def on_signal(number: int) -> None:
+        asked.append(number)
+        if len(asked) == 1:
+            task.cancel()
+        else:
+            supervisor.kill()
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        loop.add_signal_handler(number, on_signal, number)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+async def _until_ready(supervisor: Supervisor) -> None:
+    try:
+        async with asyncio.timeout(READY_WITHIN_S):
+            await until_ready(supervisor.children)
+    except TimeoutError:
+        late = next(child for child in supervisor.children if not child.ready.is_set())
+        raise CommandFailed(
+            f"{late.name} was not ready within {READY_WITHIN_S:.0f} s",
+            hint=f"Its log: {late.log_path}",
+        ) from None
+
+
+def _check_port(port: int) -> None:
+    """Better said before a model is loaded than after."""
+    if port == 0:
+        return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError as error:
+            raise CommandFailed(
+                f"port {port} is taken ({error.strerror})",
+                hint="Choose another with --port, or let --port 0 find a free one.",
+                exit_code=EXIT_USAGE,
+            ) from error
+
+
+def _first(group: BaseExceptionGroup[CommandFailed]) -> CommandFailed:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first

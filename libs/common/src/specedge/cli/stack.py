@@ -1,0 +1,96 @@
+"""Which processes make up a running system on one machine, and with which settings.
+
+Values only: starts nothing and imports no service. ``specedge.cli.supervisor`` runs what is
+planned here.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+SCHEDULER_MODULE: Final = "specedge_scheduler"
+VERIFIER_MODULE: Final = "specedge_verifier"
+EDGE_MODULE: Final = "specedge_edge"
+LOOPBACK: Final = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class StackOptions:
+    """What a person chose. None leaves a setting to the service's own default.
+
+    port     of the first edge; 0 picks a free one. Everything else listens on free ports
+    threads  compute threads of each verifier; None divides the machine's cores among them
+    """
+
+    model: str | None = None
+    drafter: str | None = None
+    dtype: str | None = None
+    verifiers: int = 1
+    edges: int = 1
+    port: int = 8000
+    threads: int | None = None
+    api_key: str | None = None
+    log_level: str | None = None
+    extra_flags: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def verifier_threads(self) -> int:
+        """Compute threads for one verifier."""
+        return self.threads or max(1, (os.cpu_count() or 1) // self.verifiers)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessPlan:
+    """One service process: ``python -m <module> <flags>``, called ``name`` in logs and messages."""
+
+    name: str
+    module: str
+    flags: tuple[str, ...]
+
+
+def plan_processes(options: StackOptions, *, nats_url: str, run_dir: Path) -> list[ProcessPlan]:
+    """The processes in the order in which they are best started. The first edge's is the last but
+    ``edges - 1``; ``edge_names`` names them."""
+    common: dict[str, object] = {"nats-url": nats_url, "http-host": LOOPBACK, "log-format": "json"}
+    common |= {"log-level": options.log_level}
+    scheduler = common | {"http-port": 0}
+    verifier = common | {
+        "http-port": 0,
+        "model": options.model,
+        "dtype": options.dtype,
+        "threads": options.verifier_threads,
+    }
+    edge = common | {
+        "model": options.model,
+        "drafter": options.drafter,
+        "api-key": options.api_key,
+    }
+    plans = [_plan("scheduler", SCHEDULER_MODULE, scheduler, options)]
+    for number in range(1, options.verifiers + 1):
+        own = verifier | {"verifier-id": f"verifier-{number}"}
+        plans.append(_plan(f"verifier-{number}", VERIFIER_MODULE, own, options))
+    for index, name in enumerate(edge_names(options)):
+        own = edge | {
+            "http-port": options.port if index == 0 else 0,
+            "identity-file": run_dir / f"{name}.nk",
+        }
+        plans.append(_plan(name, EDGE_MODULE, own, options))
+    return plans
+
+
+def edge_names(options: StackOptions) -> list[str]:
+    """Names of the edges, the one on the chosen port first."""
+    if options.edges == 1:
+        return ["edge"]
+    return [f"edge-{number}" for number in range(1, options.edges + 1)]
+
+
+def _plan(
+    name: str, module: str, settings: dict[str, object], options: StackOptions
+) -> ProcessPlan:
+    flags: list[str] = []
+    for key, value in settings.items():
+        if value is not None:
+            flags += [f"--{key}", str(value)]
+    return ProcessPlan(name, module, (*flags, *options.extra_flags.get(module, ())))

@@ -1,0 +1,69 @@
+"""`specedge up`: a whole system on this machine until somebody says stop."""
+
+import asyncio
+from typing import Any
+
+import orjson
+import typer
+
+from specedge.cli.console import err, out
+from specedge.cli.edge_client import EdgeClient
+from specedge.cli.running import Interrupted, RunningStack, run_with_stack
+from specedge.cli.stack import StackOptions
+
+
+def run_up(options: StackOptions, *, as_json: bool) -> None:
+    """Returns after an orderly stop. With ``as_json`` one line on stdout says that all is ready."""
+
+    async def serve(stack: RunningStack) -> None:
+        model = await asyncio.to_thread(_served_model, stack, options.api_key)
+        if as_json:
+            typer.echo(orjson.dumps(_described(stack, model)))
+        else:
+            _introduce(stack, model, options.api_key)
+        await asyncio.Event().wait()  # until a signal cancels it
+
+    try:
+        run_with_stack(options, serve)
+    except Interrupted:
+        err().print("stopped; nothing is left running", style="dim")
+
+
+def _served_model(stack: RunningStack, api_key: str | None) -> str:
+    with EdgeClient(stack.base_url, api_key=api_key) as client:
+        return client.model()
+
+
+def _described(stack: RunningStack, model: str) -> dict[str, Any]:
+    return {
+        "base_url": f"{stack.base_url}/v1",
+        "edges": [f"{edge.http_url}/v1" for edge in stack.edges],
+        "model": model,
+        "nats_url": stack.nats_url,
+        "run_dir": str(stack.run_dir),
+        "processes": {
+            child.name: {"pid": child.pid, "url": child.http_url} for child in stack.children
+        },
+    }
+
+
+def _introduce(stack: RunningStack, model: str, api_key: str | None) -> None:
+    console = out()
+    console.print(f"[bold green]ready[/]  {model}")
+    for edge in stack.edges:
+        console.print(f"  OpenAI API   {edge.http_url}/v1", soft_wrap=True)
+    console.print(f"  API key      {'required, as given' if api_key else 'none needed'}")
+    console.print(f"  logs         {stack.run_dir}", soft_wrap=True)
+    console.print("\nTry:")
+    key = " -H 'Authorization: Bearer '$SPECEDGE_API_KEY" if api_key else ""
+    body = orjson.dumps(
+        {"model": model, "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 64}
+    ).decode()
+    console.print(
+        f"  curl {stack.base_url}/v1/chat/completions{key} "
+        f"-H 'Content-Type: application/json' -d '{body}'",
+        markup=False,
+        soft_wrap=True,
+    )
+    console.print(f"  specedge chat --url {stack.base_url}", soft_wrap=True)
+    console.print("\nCtrl-C stops everything.", style="dim")
