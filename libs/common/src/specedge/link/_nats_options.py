@@ -1,0 +1,92 @@
+"""How to reach and to convince a NATS broker: values only."""
+
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from specedge.errors import InvalidRequest
+from specedge.link._connection import RecoveryPolicy
+
+TCP_SCHEMES: Final = ("nats", "tls")
+
+
+@dataclass(frozen=True, slots=True)
+class NatsOptions:
+    """Everything a ``NatsLink`` needs to know.
+
+    servers            "nats://host:port" or "tls://host:port"; any of them will do
+    name               shown in the broker's monitoring
+    inbox_prefix       where replies come: below the asker's own subjects, see protocol.subjects
+    seed               of a user NKey ("SU…"), or None: no identity
+    user_jwt           called at each connecting, for brokers in operator mode; needs ``seed``
+    tls_ca_file        trust this authority only, and insist on TLS
+    tls_cert_file, tls_key_file   this side's certificate, where the broker wants one
+    tls_hostname       the name in the broker's certificate, if it is not the one dialled
+    connect_timeout_s  for one attempt's steps: TCP, TLS, greeting
+    ping_interval_s, max_outstanding_pings   a silent broker is given up after
+                       ping_interval_s × (max_outstanding_pings + 1)
+    flush_timeout_s    for one flush
+    max_backlog_bytes  unsent bytes beyond which a publish waits, up to flush_timeout_s, and is
+                       then refused
+    recovery           how a lost connection is won back
+    max_payload_bytes  if this user's limit is lower than the broker's
+    """
+
+    servers: tuple[str, ...]
+    name: str
+    inbox_prefix: str = "_INBOX"
+    seed: str | None = field(default=None, repr=False)
+    user_jwt: Callable[[], str] | None = field(default=None, repr=False)
+    tls_ca_file: Path | None = None
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = field(default=None, repr=False)
+    tls_hostname: str | None = None
+    connect_timeout_s: float = 3.0
+    ping_interval_s: float = 5.0
+    max_outstanding_pings: int = 2
+    flush_timeout_s: float = 5.0
+    max_backlog_bytes: int = 2 * 1024 * 1024
+    max_payload_bytes: int | None = None
+    recovery: RecoveryPolicy = field(default_factory=RecoveryPolicy)
+
+    def __post_init__(self) -> None:
+        if not self.servers:
+            raise InvalidRequest("at least one server is needed", field="servers")
+        for server in self.servers:
+            if urlsplit(server).scheme not in TCP_SCHEMES:
+                raise InvalidRequest(
+                    f"a server looks like nats://host:port or tls://host:port, not {shown(server)}",
+                    field="servers",
+                )
+        if self.user_jwt is not None and self.seed is None:
+            raise InvalidRequest("a JWT proves nothing without its key's seed", field="seed")
+
+    @property
+    def wants_tls(self) -> bool:
+        """Whether an unencrypted connection is refused, whatever the broker offers."""
+        return self.tls_ca_file is not None or any(s.startswith("tls:") for s in self.servers)
+
+    def ssl_context(self) -> ssl.SSLContext:
+        """Reads the files. Raises InvalidRequest naming the one that is no good."""
+        try:
+            context = ssl.create_default_context(cafile=self.tls_ca_file)
+        except (OSError, ssl.SSLError) as error:
+            raise InvalidRequest(f"{self.tls_ca_file}: {error}", field="tls_ca_file") from error
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if self.tls_cert_file is not None:
+            try:
+                context.load_cert_chain(self.tls_cert_file, self.tls_key_file)
+            except (OSError, ssl.SSLError) as error:
+                raise InvalidRequest(
+                    f"{self.tls_cert_file}: {error}", field="tls_cert_file"
+                ) from error
+        return context
+
+
+def shown(server: str) -> str:
+    """A server's address without its user part: that may be a password."""
+    parts = urlsplit(server)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

@@ -1,0 +1,403 @@
+"""The link over NATS. The one file that knows nats-py, and its faults.
+
+``NatsLink`` is what services use. ``_NatsConnection`` is one connection; ``_Client`` is nats-py's
+client with these faults cured at their root:
+
+- a cancelled or timed-out flush left a future behind that killed the read loop when its PONG came;
+- a PING overtook what had been published, so that a flush was no barrier;
+- closing waited without bound for the peer: half a minute for TLS, for ever on a bad certificate;
+- many errors closed the client for good, or reconnected it with stale messages in its buffer:
+  here every error only ends the connection, and ``ReconnectingLink`` makes a new one;
+- waiting requests and flushes learnt of a loss by their timeouts only: here at once;
+- a broker that offers no TLS was spoken to in the clear even where TLS was wanted.
+
+They are cured by overriding private methods, hence the check of the version.
+"""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import nats.aio.client
+from nats import errors
+from nats.aio.msg import Msg
+from nats.aio.transport import TcpTransport
+
+from specedge.credentials.nkey import UserKey
+from specedge.errors import (
+    AuthenticationFailed,
+    LinkDown,
+    LinkTimeout,
+    NoResponders,
+    SpecEdgeError,
+)
+from specedge.link._connection import ConnectionEvents, Loss, TaskStarter, Unsubscribe
+from specedge.link._nats_options import NatsOptions, shown
+from specedge.link._reconnecting import ReconnectingLink
+from specedge.link.base import Message
+
+if TYPE_CHECKING:
+    import ssl
+    from urllib.parse import ParseResult
+
+__all__ = ["NatsLink", "NatsOptions"]
+
+CURED_VERSION: Final = "2.16."
+END_TIMEOUT_S: Final = 0.5  # for each step of closing that waits for the peer
+PENDING_BYTES_LIMIT: Final = 64 * 1024 * 1024  # undelivered, per subscription
+PING: Final = b"PING\r\n"
+
+_REFUSED: Final = re.compile(r"authorization violation|authentication (revoked|expired)", re.I)
+_REVOKED: Final = re.compile(r"authentication revoked", re.I)
+_DENIED: Final = re.compile(r"permissions violation", re.I)
+
+if not nats.aio.client.__version__.startswith(CURED_VERSION):
+    raise ImportError(
+        f"nats-py {CURED_VERSION}* is needed, not {nats.aio.client.__version__}: "
+        "the cures in this file override its private methods"
+    )
+
+
+class NatsLink(ReconnectingLink):
+    """A ``Link`` to a NATS broker that survives its restarts. Made by ``connect``."""
+
+    @classmethod
+    async def connect(cls, options: NatsOptions, *, tasks: TaskStarter) -> "NatsLink":
+        """Connect, trying for ``options.recovery.open_timeout_s``. ``tasks`` runs the recovery:
+        when it ends, so does the link.
+
+        Raises LinkDown, AuthenticationFailed, or InvalidRequest for a seed or certificate file
+        that is no good. Cancelling it leaves nothing behind.
+        """
+        key = None if options.seed is None else UserKey.from_seed(options.seed)
+        tls = options.ssl_context() if options.wants_tls or options.tls_cert_file else None
+
+        async def open_connection(events: ConnectionEvents) -> _NatsConnection:
+            return await _NatsConnection.open(options, key, tls, events)
+
+        link = cls(open_connection, options.recovery)
+        await link.start(tasks)
+        return link
+
+
+class _Transport(TcpTransport):
+    """TCP or TLS whose end is bounded: a peer that no longer answers is not waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.is_ending = False
+
+    def __bool__(self) -> bool:
+        return True  # else the client would put its own in our place before the first connect
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether TLS is up."""
+        writer = self._io_writer
+        return writer is not None and writer.get_extra_info("ssl_object") is not None
+
+    async def connect(self, uri: "ParseResult", buffer_size: int, connect_timeout: int) -> None:
+        """As in the base class."""
+        self.is_ending = False
+        await super().connect(uri, buffer_size, connect_timeout)
+
+    async def connect_tls(
+        self,
+        uri: "str | ParseResult",
+        ssl_context: "ssl.SSLContext",
+        buffer_size: int,
+        connect_timeout: int,
+    ) -> None:
+        """As in the base class; the new reader also learns whom to slow down."""
+        await super().connect_tls(uri, ssl_context, buffer_size, connect_timeout)
+        assert self._io_reader is not None
+        assert self._io_writer is not None
+        self._io_reader.set_transport(self._io_writer.transport)
+
+    async def drain(self) -> None:
+        """While ending, bounded and silent: what cannot be sent any more is lost."""
+        if not self.is_ending:
+            await super().drain()  # type: ignore[no-untyped-call]
+            return
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(END_TIMEOUT_S):
+                await super().drain()  # type: ignore[no-untyped-call]
+
+    async def wait_closed(self) -> None:
+        """Wait a little for an orderly end, then end without order."""
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(END_TIMEOUT_S):
+                await super().wait_closed()  # type: ignore[no-untyped-call]
+        self.abort()
+
+    def abort(self) -> None:
+        """Drop the connection now. Idempotent."""
+        if self._io_writer is not None:
+            self._io_writer.transport.abort()
+
+
+class _Client(nats.aio.client.Client):
+    """nats-py's client for a single connection: it neither reconnects nor closes by itself.
+
+    Whatever goes wrong is told to ``on_end``, once or more; whoever made the client closes it.
+    """
+
+    def __init__(
+        self,
+        *,
+        public_key: str | None,
+        wants_tls: bool,
+        on_end: Callable[[Loss], None],
+        on_denial: Callable[[str], None],
+    ) -> None:
+        super().__init__()
+        self.last_failure: Exception | None = None
+        self._bounded = self._transport = _Transport()
+        self._public_nkey = public_key
+        self._wants_tls = wants_tls
+        self._on_end = on_end
+        self._on_denial = on_denial
+
+    def watch_loops(self) -> None:
+        """Once connected: a read or write loop that ends, for whatever reason, ends all."""
+        for task in (self._reading_task, self._flusher_task):
+            assert task is not None
+            task.add_done_callback(lambda _: self._on_end(Loss("read or write loop ended")))
+
+    def fail_waiters(self) -> None:
+        """Wake everyone who waits for a PONG or a reply."""
+        for future in [*self._pongs, *self._resp_map.values()]:
+            if not future.done():
+                future.set_exception(errors.ConnectionClosedError())
+                future.exception()  # it may be that nobody waits any more
+
+    async def wait_for_room(self, max_backlog_bytes: int) -> None:
+        """Return when the unsent bytes are few enough. Raises OSError."""
+        while self._pending_data_size > max_backlog_bytes:
+            await self._bounded.drain()
+            await asyncio.sleep(0)  # the write loop's turn
+
+    def abort(self) -> None:
+        """Drop the connection now. Idempotent."""
+        self._bounded.abort()
+
+    def _connect_command(self) -> bytes:
+        if self._wants_tls and not self._bounded.is_encrypted:
+            raise errors.SecureConnWantedError
+        return super()._connect_command()
+
+    async def _send_ping(self, future: "asyncio.Future[Any] | None" = None) -> None:
+        # Into the queue, behind what was published before: that makes one flush a barrier.
+        self._pongs.append(future or asyncio.get_running_loop().create_future())
+        await self._send_command(PING)
+        await self._flush_pending()
+
+    async def _process_pong(self) -> None:
+        if self._pongs and self._pongs[0].done():  # whoever asked has gone; its PONG still counts
+            self._pongs.pop(0)
+            self._pongs_received += 1
+            self._pings_outstanding = 0
+            return
+        await super()._process_pong()
+
+    async def _process_op_err(self, e: Exception) -> None:
+        self._on_end(Loss(str(e) or type(e).__name__))
+
+    async def _process_err(self, err_msg: str) -> None:
+        if _DENIED.search(err_msg):
+            self._on_denial(err_msg)
+            return
+        self._on_end(Loss(f"broker: {err_msg}", is_final=bool(_REVOKED.search(err_msg))))
+
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        self._bounded.is_ending = True
+        self.fail_waiters()
+        await super()._close(status, do_cbs)
+
+
+class _NatsConnection:
+    """A ``Connection``. Made by ``open``."""
+
+    def __init__(self, options: NatsOptions, key: UserKey | None, events: ConnectionEvents) -> None:
+        self._options = options
+        self._key = key
+        self._events = events
+        self._is_closing = False
+        self._loss: Loss | None = None
+        self._client = _Client(
+            public_key=None if key is None or options.user_jwt is not None else key.public_key,
+            wants_tls=options.wants_tls,
+            on_end=self._on_end,
+            on_denial=events.on_denial,
+        )
+
+    @classmethod
+    async def open(
+        cls,
+        options: NatsOptions,
+        key: UserKey | None,
+        tls: "ssl.SSLContext | None",
+        events: ConnectionEvents,
+    ) -> "_NatsConnection":
+        """See ``OpenConnection``."""
+        connection = cls(options, key, events)
+        try:
+            await connection._connect(tls)
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    @property
+    def is_open(self) -> bool:
+        """See ``Connection.is_open``."""
+        return self._loss is None and not self._is_closing
+
+    @property
+    def max_payload_bytes(self) -> int:
+        """See ``Connection.max_payload_bytes``."""
+        own = self._options.max_payload_bytes
+        return self._client.max_payload if own is None else min(own, self._client.max_payload)
+
+    async def publish(self, subject: str, payload: bytes) -> None:
+        """See ``Connection.publish``."""
+        self._check_open()
+        limit = self._options.max_backlog_bytes
+        try:
+            if self._client.pending_data_size > limit:
+                async with asyncio.timeout(self._options.flush_timeout_s):
+                    await self._client.wait_for_room(limit)
+                self._check_open()
+            await self._client.publish(subject, payload)
+        except TimeoutError:
+            raise LinkDown(f"more than {limit} bytes wait to be sent") from None
+        except (errors.Error, OSError) as error:
+            raise LinkDown(str(error)) from error
+
+    async def request(self, subject: str, payload: bytes, *, timeout_s: float) -> bytes:
+        """See ``Connection.request``."""
+        self._check_open()
+        try:
+            answer = await self._client.request(subject, payload, timeout=timeout_s)
+        except errors.NoRespondersError:
+            raise NoResponders(f"nobody answers on {subject}") from None
+        except TimeoutError:
+            raise LinkTimeout(f"no answer on {subject} within {timeout_s:g} s") from None
+        except (errors.Error, OSError) as error:
+            raise LinkDown(str(error)) from error
+        return answer.data
+
+    async def subscribe(
+        self, subject: str, deliver: Callable[[Message], None], *, max_pending: int
+    ) -> Unsubscribe:
+        """See ``Connection.subscribe``."""
+        self._check_open()
+
+        async def on_message(message: Msg) -> None:
+            deliver(Message(message.subject, message.data, message.reply or None))
+
+        try:
+            subscription = await self._client.subscribe(
+                subject,
+                cb=on_message,
+                pending_msgs_limit=max_pending,
+                pending_bytes_limit=PENDING_BYTES_LIMIT,
+            )
+        except (errors.Error, OSError) as error:
+            raise LinkDown(str(error)) from error
+
+        async def unsubscribe() -> None:
+            if self.is_open:
+                with contextlib.suppress(errors.Error, OSError):
+                    await subscription.unsubscribe()
+
+        return unsubscribe
+
+    async def flush(self) -> None:
+        """See ``Connection.flush``."""
+        self._check_open()
+        await self._flush(self._options.flush_timeout_s)
+        self._check_open()  # without its loops the client's flush returns at once
+
+    async def close(self) -> None:
+        """See ``Connection.close``."""
+        was_open, self._is_closing = self.is_open, True
+        try:
+            if was_open:
+                with contextlib.suppress(LinkDown, LinkTimeout):
+                    await self._flush(END_TIMEOUT_S)
+            with contextlib.suppress(Exception):  # it is thrown away, whatever it says
+                await self._client.close()
+        finally:
+            self._client.abort()
+
+    async def _connect(self, tls: "ssl.SSLContext | None") -> None:
+        try:
+            async with asyncio.timeout(self._limit_s):
+                await self._client.connect(**self._arguments(tls))
+        except (errors.Error, OSError, TimeoutError) as error:
+            raise self._explained(error) from error
+        if self._loss is not None:
+            raise self._explained(LinkDown(self._loss.reason))
+        if not self._client.is_connected:
+            raise LinkDown("the broker's greeting was not understood")
+        self._client.watch_loops()
+
+    @property
+    def _limit_s(self) -> float:
+        """TCP, greeting, TLS and answer, each bounded, of every server, some tried twice."""
+        return 4 * self._options.connect_timeout_s * (len(self._options.servers) + 1)
+
+    def _arguments(self, tls: "ssl.SSLContext | None") -> dict[str, Any]:
+        options, key = self._options, self._key
+        jwt = options.user_jwt
+        return {
+            "servers": list(options.servers),
+            "name": options.name,
+            "inbox_prefix": options.inbox_prefix,
+            "tls": tls,
+            "tls_hostname": options.tls_hostname,
+            "connect_timeout": options.connect_timeout_s,
+            "ping_interval": options.ping_interval_s,
+            "max_outstanding_pings": options.max_outstanding_pings,
+            "allow_reconnect": False,
+            "max_reconnect_attempts": 1,  # of the servers' ports; 0 would mean for ever
+            "reconnect_time_wait": 0.05,
+            "pending_size": 0,  # no buffer for when it is down
+            "error_cb": self._on_error,
+            "signature_cb": None if key is None else key.answer_challenge,
+            "user_jwt_cb": None if jwt is None else lambda: jwt().encode(),
+        }
+
+    async def _flush(self, timeout_s: float) -> None:
+        try:
+            await self._client.flush(timeout=timeout_s)  # type: ignore[arg-type]  # an int, it says
+        except TimeoutError:
+            raise LinkTimeout(f"the broker did not answer within {timeout_s:g} s") from None
+        except (errors.Error, OSError) as error:
+            raise LinkDown(str(error)) from error
+
+    def _explained(self, error: Exception) -> SpecEdgeError:
+        if isinstance(error, errors.NoServersError) and self._client.last_failure is not None:
+            error = self._client.last_failure
+        where = ", ".join(shown(server) for server in self._options.servers)
+        text = f"{where}: {str(error) or type(error).__name__}"
+        return AuthenticationFailed(text) if _REFUSED.search(text) else LinkDown(text)
+
+    def _check_open(self) -> None:
+        if not self.is_open:
+            raise LinkDown("not connected")
+
+    def _on_end(self, loss: Loss) -> None:
+        if self.is_open:
+            self._loss = loss
+            self._client.fail_waiters()
+            self._events.on_loss(self, loss)
+
+    async def _on_error(self, error: Exception) -> None:
+        if isinstance(error, errors.SlowConsumerError):
+            self._events.on_drop(error.subject)
+        else:
+            self._client.last_failure = error
