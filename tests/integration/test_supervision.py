@@ -1,0 +1,176 @@
+"""The command's children: healed, explained, stopped, and never left behind. Real processes."""
+
+import asyncio
+import os
+import select
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from specedge.cli.child import Child
+from specedge.cli.failure import CommandFailed
+from specedge.cli.stack import ProcessPlan
+from specedge.cli.supervisor import Supervisor
+from specedge.cli.waiting import watch_readiness
+from specedge.service.runtime import Tasks
+
+Start = Callable[..., Awaitable[tuple[Supervisor, list[str]]]]
+
+SERVICE = """
+    import http.server, json, signal, sys
+    if "stubborn" in sys.argv:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if "fails" in sys.argv:
+        print("cannot find the model 'nowhere'", file=sys.stderr)
+        sys.exit(3)
+    class Ready(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        def log_message(self, *_):
+            pass
+    server = http.server.HTTPServer(("127.0.0.1", 0), Ready)
+    host, port = server.server_address
+    print(json.dumps({"event": "http_listening", "host": host, "port": port}), flush=True)
+    server.serve_forever()
+"""
+
+
+@pytest.fixture
+def service_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that children start in: ``python -m stand_in`` finds the stand-in there."""
+    (tmp_path / "stand_in.py").write_text(textwrap.dedent(SERVICE))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+async def supervise(
+    service_folder: Path,
+) -> AsyncIterator[Start]:
+    """Starts stand-ins under a supervisor, each with its flags; stops them after the test."""
+    notices: list[str] = []
+    supervisors: list[Supervisor] = []
+
+    async with Tasks() as tasks:
+
+        async def start(*flags: str) -> tuple[Supervisor, list[str]]:
+            plans = [
+                ProcessPlan(f"child-{number}", "stand_in", (flag,) if flag else ())
+                for number, flag in enumerate(flags)
+            ]
+            supervisor = Supervisor(plans, run_dir=service_folder, notice=notices.append)
+            supervisors.append(supervisor)
+            for child in supervisor.children:
+                tasks.start(supervisor.keep(child), name=child.name)
+                tasks.start(watch_readiness(child, lambda *_: None), name="watch")
+            for child in supervisor.children:
+                await child.ready.wait()
+            return supervisor, notices
+
+        yield start
+        for supervisor in supervisors:
+            await supervisor.stop(grace_s=2)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def until_new_run(child: Child, old_pid: int) -> int:
+    """The pid of the next ready run of ``child``."""
+    async with asyncio.timeout(20):
+        while not (child.ready.is_set() and child.pid not in (None, old_pid)):
+            await asyncio.sleep(0.05)
+    assert child.pid is not None
+    return child.pid
+
+
+async def test_a_killed_process_is_started_again_and_that_is_said(supervise: Start) -> None:
+    supervisor, notices = await supervise("", "")
+    victim, bystander = supervisor.children
+    old, untouched = victim.pid, bystander.pid
+
+    os.kill(old, signal.SIGKILL)
+    new = await until_new_run(victim, old)
+
+    assert is_alive(new)
+    assert bystander.pid == untouched
+    assert notices == ["child-0 was killed by SIGKILL; starting it again"]
+
+
+async def test_a_process_that_cannot_start_ends_the_system_with_its_last_words(
+    service_folder: Path,
+) -> None:
+    plan = ProcessPlan("child", "stand_in", ("fails",))
+    supervisor = Supervisor([plan], run_dir=service_folder, notice=lambda _: None)
+
+    with pytest.raises(CommandFailed, match="child exited with code 3") as failure:
+        await supervisor.keep(supervisor.children[0])
+
+    assert "cannot find the model 'nowhere'" in failure.value.hint
+    assert "cannot find the model" in (service_folder / "child.log").read_text()
+
+
+async def test_stop_ends_even_a_process_that_ignores_sigterm(supervise: Start) -> None:
+    supervisor, _ = await supervise("", "stubborn")
+    pids = [child.pid for child in supervisor.children]
+
+    await supervisor.stop(grace_s=0.3)
+
+    assert not any(is_alive(pid) for pid in pids)
+
+
+async def test_stop_during_the_pause_before_a_restart_starts_nothing(supervise: Start) -> None:
+    supervisor, notices = await supervise("")
+    child = supervisor.children[0]
+
+    os.kill(child.pid, signal.SIGKILL)
+    async with asyncio.timeout(5):
+        while not notices:
+            await asyncio.sleep(0.01)
+    await supervisor.stop()
+
+    await asyncio.sleep(0.5)  # longer than the pause: what would start, would have started
+    assert child.pid is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_PDEATHSIG")
+def test_children_die_with_a_parent_that_is_killed(service_folder: Path) -> None:
+    program = """
+        import asyncio, pathlib
+        from specedge.cli.child import Child
+        from specedge.cli.stack import ProcessPlan
+
+        async def main():
+            child = Child(ProcessPlan("child", "stand_in", ()), run_dir=pathlib.Path("."))
+            run = asyncio.ensure_future(child.run_once())
+            while child.http_url is None:
+                await asyncio.sleep(0.02)
+            print(child.pid, flush=True)
+            await run
+
+        asyncio.run(main())
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        watch = os.pidfd_open(pid)
+
+        parent.kill()
+
+        readable, _, _ = select.select([watch], [], [], 5)  # a pidfd is readable at the end
+        os.close(watch)
+    assert readable, "the child outlived its parent"
