@@ -1,0 +1,156 @@
+"""Whether an edge's message is let in: model, fingerprints, lengths, places, and its rate. Pure.
+
+Refusals say what was wrong in the request's own words, or how long to wait.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Final
+
+from specedge.ids import GroupId
+from specedge.protocol.messages import (
+    PROTOCOL_VERSION,
+    Draft,
+    Identity,
+    Limits,
+    Opened,
+    OpenRequest,
+    Reason,
+    Refused,
+    Rejected,
+)
+from specedge_scheduler.cluster import Verifier
+from specedge_scheduler.policy.placement import has_free_slot
+
+RETRY_FLOOR_MS: Final = 10
+
+
+class TokenBucket:
+    """A rate with a burst. Never holds more than ``capacity``; may be overdrawn by one message, so
+    that one larger than the bucket is not refused for ever."""
+
+    def __init__(self, rate_per_s: float, capacity: float, now_s: float) -> None:
+        self._rate_per_s = rate_per_s
+        self._capacity = capacity
+        self._level = capacity
+        self._at_s = now_s
+
+    def wait_ms(self, now_s: float) -> int:
+        """0 if something may be taken now, else how long until it may."""
+        self._refill(now_s)
+        if self._level > 0:
+            return 0
+        return max(RETRY_FLOOR_MS, math.ceil(-self._level / self._rate_per_s * 1000))
+
+    def take(self, amount: float) -> None:
+        """Pay."""
+        self._level -= amount
+
+    def is_full(self, now_s: float) -> bool:
+        """Whether nothing was taken of late."""
+        self._refill(now_s)
+        return self._level >= self._capacity
+
+    def _refill(self, now_s: float) -> None:
+        gained = (now_s - self._at_s) * self._rate_per_s
+        self._level = min(self._capacity, self._level + gained)
+        self._at_s = now_s
+
+
+def refuse_open(
+    request: OpenRequest, verifiers: Iterable[Verifier], *, no_verifier_ms: int, busy_ms: int
+) -> Refused | None:
+    """Why no verifier can take this session, or None: then one of ``serving`` can."""
+    if PROTOCOL_VERSION not in request.versions:
+        return Refused(
+            refused=Reason.VERSION,
+            message=f"this cloud speaks version {PROTOCOL_VERSION} of the protocol, "
+            f"the edge {list(request.versions)}",
+            field="versions",
+        )
+    alive = [verifier for verifier in verifiers if not verifier.stat.draining]
+    if not alive:
+        return Refused(
+            refused=Reason.NO_VERIFIER, message="no verifier is running", retry_ms=no_verifier_ms
+        )
+    named = [verifier for verifier in alive if verifier.stat.identity.model == request.model]
+    if not named:
+        names = ", ".join(sorted({verifier.stat.identity.model for verifier in alive}))
+        return Refused(
+            refused=Reason.UNKNOWN_MODEL,
+            message=f"no verifier serves {request.model!r}; served: {names}"[:1000],
+            field="model",
+        )
+    if not any(verifier.stat.identity.tokenizer == request.tokenizer for verifier in named):
+        return _mismatch(request, named[0].stat.identity)
+    fitting = serving(request, named)
+    if not fitting:
+        return _too_long(request, named)
+    if not any(has_free_slot(verifier) for verifier in fitting):
+        return Refused(
+            refused=Reason.BUSY, message="every verifier's slots are taken", retry_ms=busy_ms
+        )
+    return None
+
+
+def serving(request: OpenRequest, verifiers: Iterable[Verifier]) -> list[Verifier]:
+    """Verifiers that could hold the session: model, tokenizer and length fit."""
+    return [
+        verifier
+        for verifier in verifiers
+        if not verifier.stat.draining
+        and verifier.stat.identity.model == request.model
+        and verifier.stat.identity.tokenizer == request.tokenizer
+        and verifier.stat.limits.context >= request.context
+    ]
+
+
+def opened(verifier: Verifier, group: GroupId, max_batch_nodes: int) -> Opened:
+    """The answer that lets an edge begin."""
+    theirs = verifier.stat.limits
+    limits = Limits(
+        nodes=min(theirs.nodes, max(0, max_batch_nodes - 1)),
+        append=theirs.append,
+        context=theirs.context,
+        grant=theirs.grant,
+    )
+    return Opened(at=verifier.name, group=group, limits=limits, identity=verifier.stat.identity)
+
+
+def refuse_draft(draft: Draft, limits: Limits) -> Rejected | None:
+    """Why this draft is over what its session was allowed, or None."""
+    over = (
+        ("token", len(draft.token), limits.nodes),
+        ("append", len(draft.append), limits.append),
+        ("run", draft.run, limits.grant),
+    )
+    for field, asked, allowed in over:
+        if asked > allowed:
+            return Rejected.model_construct(
+                round=draft.round,
+                try_=draft.try_,
+                rejected=Reason.OVER_LIMIT,
+                message=f"{field} has {asked}, at most {allowed} are allowed",
+                field=field,
+            )
+    return None
+
+
+def _mismatch(request: OpenRequest, identity: Identity) -> Refused:
+    return Refused(
+        refused=Reason.FINGERPRINT,
+        message=f"the edge's tokenizer {request.tokenizer} is not that of {identity.model}, "
+        f"{identity.tokenizer}",
+        field="tokenizer",
+        ours=identity.tokenizer,
+        theirs=request.tokenizer,
+    )
+
+
+def _too_long(request: OpenRequest, verifiers: Iterable[Verifier]) -> Refused:
+    longest = max(verifier.stat.limits.context for verifier in verifiers)
+    return Refused(
+        refused=Reason.TOO_LONG,
+        message=f"the context limit is {longest} tokens, {request.context} were asked for",
+        field="context",
+    )

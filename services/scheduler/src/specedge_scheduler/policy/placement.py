@@ -1,0 +1,48 @@
+"""Which verifier a session goes to: the right model, a free slot, the least load. Pure.
+
+A session stays where it was placed, since its KV is there; see ``decide`` for when it leaves.
+"""
+
+from collections.abc import Iterable
+
+from specedge.ids import VerifierId
+from specedge_scheduler.cluster import ModelKey, Verifier
+
+
+def num_occupied(verifier: Verifier) -> int:
+    """Slots taken or promised: what it reports, or the sessions placed there, if more."""
+    return max(verifier.stat.slots[0], len(verifier.sessions))
+
+
+def has_free_slot(verifier: Verifier) -> bool:
+    """Whether another session finds a place."""
+    return num_occupied(verifier) < verifier.stat.slots[1]
+
+
+def serves(verifier: Verifier, wants: ModelKey | None) -> bool:
+    """Whether it takes new work for that model. A session whose model is not known (only its drafts
+    were seen) may go anywhere: it answers cold, and the context names the model."""
+    return not verifier.stat.draining and (wants is None or verifier.model == wants)
+
+
+def place(
+    verifiers: Iterable[Verifier], wants: ModelKey | None, *, prefer: str = ""
+) -> VerifierId | None:
+    """The best verifier for a session; ``prefer`` is where its KV was last. None: there is none.
+
+    One without a free slot is taken only if all are full: the session was admitted before, so it is
+    better told "busy" by the verifier than lost.
+    """
+    candidates = [verifier for verifier in verifiers if serves(verifier, wants)]
+    for verifier in candidates:
+        if verifier.name == prefer:
+            return verifier.name
+    best = min(candidates, key=_rank, default=None)
+    return None if best is None else best.name
+
+
+def _rank(verifier: Verifier) -> tuple[bool, float, float, str]:
+    occupied = num_occupied(verifier)
+    load = occupied / max(verifier.stat.slots[1], 1)
+    waits_ms = verifier.estimator.predict_ms(max(verifier.stat.running, 1))
+    return not has_free_slot(verifier), load, waits_ms, verifier.name

@@ -1,0 +1,178 @@
+"""What the policy is told and what it asks for. Values only.
+
+The driver turns link messages into events, and performs effects in order.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from specedge.ids import SessionKey, VerifierId
+from specedge.protocol.messages import (
+    Batch,
+    ContextHeader,
+    DownMessage,
+    Draft,
+    Opened,
+    OpenRequest,
+    Refused,
+    Stat,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerLimits:
+    """What the scheduler allows. Every default is generous: it stops abuse, not use.
+
+    max_batch_nodes    rows of one batch: drafted nodes, roots and appended tokens
+    max_batches        batches at a verifier: one runs, one is staged
+    sessions_per_edge  open at once
+    messages_per_s, nodes_per_s   refill of an edge's two buckets; they hold ``burst_s`` worth
+    session_silent_s   a session without a word for so long is forgotten
+    busy_retry_ms, no_verifier_retry_ms   what a refused edge is told to wait
+    lost_batch_s       a batch that its verifier does not list so long after it was sent is lost
+    """
+
+    max_batch_nodes: int = 1024
+    max_batches: int = 2
+    sessions_per_edge: int = 64
+    messages_per_s: float = 2000.0
+    nodes_per_s: float = 50_000.0
+    burst_s: float = 2.0
+    session_silent_s: float = 30.0
+    busy_retry_ms: int = 500
+    no_verifier_retry_ms: int = 250
+    lost_batch_s: float = 0.5
+
+
+# ---------------------------------------------------------------- events
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAsked:
+    """An edge wants a session. ``ticket`` names the request in ``AnswerOpen``."""
+
+    key: SessionKey
+    request: OpenRequest
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class DraftArrived:
+    """A round, validated."""
+
+    key: SessionKey
+    draft: Draft
+
+
+@dataclass(frozen=True, slots=True)
+class ContextArrived:
+    """A chunk of context: its header was validated, ``payload`` is the whole message."""
+
+    key: SessionKey
+    header: ContextHeader
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EndingArrived:
+    """The edge cancelled or closed its session."""
+
+    key: SessionKey
+    kind: Literal["cancel", "close"]
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BadMessageArrived:
+    """Bytes of an edge that were refused: they count against its bucket, and change nothing."""
+
+    key: SessionKey
+
+
+@dataclass(frozen=True, slots=True)
+class StatArrived:
+    """A verifier's report."""
+
+    verifier: VerifierId
+    stat: Stat
+
+
+@dataclass(frozen=True, slots=True)
+class ByeArrived:
+    """A drained verifier's last word."""
+
+    verifier: VerifierId
+
+
+@dataclass(frozen=True, slots=True)
+class LoopStalled:
+    """This process did not run for a while: what looks late may be its own lateness."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnded:
+    """Everything that had arrived was told: now decide. Also when the wished-for moment came."""
+
+
+Event = (
+    OpenAsked
+    | DraftArrived
+    | ContextArrived
+    | EndingArrived
+    | BadMessageArrived
+    | StatArrived
+    | ByeArrived
+    | LoopStalled
+    | TurnEnded
+)
+
+# ---------------------------------------------------------------- effects
+
+LossReason = Literal["silent", "restarted", "bye", "draining"]
+
+
+@dataclass(frozen=True, slots=True)
+class SendBatch:
+    """Publish to the verifier. ``held_ms`` per item, for metrics."""
+
+    verifier: VerifierId
+    batch: Batch
+    num_nodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Pass a message on as it came."""
+
+    kind: Literal["ctx", "cancel", "close"]
+    verifier: VerifierId
+    key: SessionKey
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerSession:
+    """Tell the edge about its round."""
+
+    key: SessionKey
+    message: DownMessage
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerOpen:
+    """Reply to the open request that ``ticket`` names."""
+
+    ticket: int
+    reply: Opened | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class VerifierLost:
+    """Fact for logs and metrics: why a verifier's sessions move."""
+
+    verifier: VerifierId
+    why: LossReason
+    num_requeued: int
+
+
+Effect = SendBatch | Forward | AnswerSession | AnswerOpen | VerifierLost
