@@ -45,11 +45,24 @@ class OpenFailed:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drafted:
-    """The answer to ``AskDraft``: a tree on the current root (nodes already ordered for the wire),
-    or a grant: ``run`` tokens the verifier may produce alone, with an empty tree."""
+    """The answer to ``AskDraft``: a tree (nodes already ordered for the wire), or a grant: ``run``
+    tokens that the verifier may produce alone, its tree not looked at.
+
+    base  how many tokens were committed when ``tree`` was drafted; None: as many as ``AskDraft``
+          said. Tokens of a grant may be committed meanwhile: the machine carries the tree over
+          them, so a driver need not start again
+    """
 
     tree: TokenTree
     run: int = 0
+    base: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchAsked:
+    """The driver would rather answer now than when the grant is half used: to draft again, or to
+    grant more. While a grant runs it brings ``AskDraft``; else that comes anyway, and this does
+    nothing. What ``Drafted`` then says decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +100,7 @@ EdgeEvent = (
     | Answered
     | TimerDue
     | LinkRestored
+    | SwitchAsked
     | CancelAsked
     | CloseAsked
 )
@@ -119,10 +133,12 @@ class SetTimer:
 
 @dataclass(frozen=True, slots=True)
 class AskDraft:
-    """The next round may be drafted now; answer with ``Drafted``."""
+    """The next round may be drafted now; answer with ``Drafted``, a tree or a grant. Asked after
+    each verdict, or while a grant runs: when half of it is used. Exactly one is open at a time."""
 
     round: Round
     max_nodes: int
+    base: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,7 +148,7 @@ class Committed:
     tokens     path + bonus, in order
     was_tree   whether the verdict answers a drafted tree of this edge (else it was hosted)
     verdict    the message itself, for its timing and log-probabilities
-    round_trip_s  from the last send of this round to now; None if hosted
+    round_trip_s  from the send of the try that was answered to now; None if hosted
     """
 
     tokens: tuple[int, ...]
@@ -228,7 +244,9 @@ class StepFailed:
 
 @dataclass(frozen=True, slots=True)
 class EndingArrived:
-    """Cancel or close from the edge, or the driver gave the session up (idle too long, drain)."""
+    """Cancel or close from the edge, or the driver gave the session up (idle too long, drain).
+    ``Gone`` follows at once, or after the answer that the driver still owes: to ``WantSlot``, or
+    the end of a step that has begun."""
 
 
 VerifierEvent = (
@@ -272,7 +290,8 @@ class WantStep:
     chain        (c,) int32 committed tokens without KV, from position ``start`` on. For prefill
                  the driver may take any non-empty prefix of it, and says how much in ``StepBegun``
     tree         None: prefill. Else the draft on chain[-1] (root only for a grant)
-    deadline_s   drop and reject as expired if it cannot start before; None: no deadline
+    deadline_s   earliest first, if the driver must choose; None: no deadline. The machine itself
+                 withdraws and rejects what has expired, and each progress message extends it
     """
 
     start: int

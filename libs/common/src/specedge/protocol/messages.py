@@ -5,9 +5,9 @@ Unknown fields are ignored, so that a field can be added within a version.
 """
 
 from enum import StrEnum
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from specedge.params import SamplingParams, StopRule
 
@@ -31,7 +31,7 @@ class Body(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", populate_by_name=True)
 
-    v: Literal[1] = 1
+    v: Annotated[int, Field(ge=1, le=1)] = PROTOCOL_VERSION
 
 
 class Part(BaseModel):
@@ -199,18 +199,20 @@ class Draft(Body):
     hash: Hash
     append: tuple[TokenIdField, ...] = Field(default=(), max_length=MAX_CHUNK_TOKENS)
     token: tuple[TokenIdField, ...] = Field(default=(), max_length=MAX_NODES)
-    parent: tuple[int, ...] = Field(default=(), max_length=MAX_NODES)
+    parent: tuple[int, ...] = Field(default=(), max_length=MAX_NODES, validate_default=True)
     run: Count = 0
     budget_ms: Count
 
-    @model_validator(mode="after")
-    def _parents_precede(self) -> Self:
-        if len(self.parent) != len(self.token):
-            raise ValueError("parent must have as many entries as token")
-        for node, parent in enumerate(self.parent):
+    @field_validator("parent")
+    @classmethod
+    def _parents_precede(cls, parents: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        tokens = info.data.get("token")
+        if tokens is not None and len(parents) != len(tokens):
+            raise ValueError("must have as many entries as token")
+        for node, parent in enumerate(parents):
             if not -1 <= parent < node:
-                raise ValueError(f"parent[{node}] must be -1 or an earlier node")
-        return self
+                raise ValueError(f"entry {node} must be -1 or an earlier node")
+        return parents
 
 
 class BatchItem(Draft):
@@ -284,7 +286,8 @@ class Verdict(Answer):
 
 
 class Progress(Answer):
-    """Still at it: (rows done, rows in all) of the context."""
+    """Still at it: (done, in all) of the context, in tokens received while it comes in, and in KV
+    rows computed after that."""
 
     progress: tuple[Count, Count]
 
@@ -296,12 +299,15 @@ class Cold(Answer):
 
 
 class Rejected(Answer):
-    """This round will not be answered as it is. ``field`` names what was wrong, in Draft's words."""
+    """This round will not be answered as it is. ``field`` names what was wrong, in the words of the
+    draft or context header. ``ours`` and ``theirs`` on a fingerprint mismatch, as in ``Refused``."""
 
     rejected: Annotated[Reason, Field(strict=False)]
     message: str = Field(default="", max_length=1000)
     field: str = Field(default="", max_length=100)
     retry_ms: Count | None = None
+    ours: str | None = None
+    theirs: str | None = None
 
 
 DownMessage = Verdict | Progress | Cold | Rejected

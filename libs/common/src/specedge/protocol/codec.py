@@ -1,0 +1,205 @@
+"""Between bytes and message bodies, for every body there is.
+
+Bodies are JSON without defaults, the version always in front: small on the wire, and a body of
+another version is refused as such before anything else about it is judged. Whatever arrives, the
+only error out of here is ``InvalidRequest``, which names the field in the message's own words and
+repeats nothing of unbounded size. Knows nothing of states, and of subjects only the session key.
+"""
+
+from collections.abc import Sequence
+from typing import Final, TypeVar
+
+import numpy as np
+import orjson
+from pydantic import ValidationError
+
+from specedge.errors import InvalidRequest
+from specedge.ids import Epoch, SessionKey
+from specedge.protocol.messages import (
+    MAX_BATCH_BYTES,
+    MAX_CHUNK_TOKENS,
+    PROTOCOL_VERSION,
+    Batch,
+    BatchItem,
+    Body,
+    Cold,
+    ContextHeader,
+    DownMessage,
+    Draft,
+    Opened,
+    Progress,
+    Refused,
+    Rejected,
+    Verdict,
+)
+from specedge.tree.token_tree import IntArray
+
+MAX_BODY_BYTES: Final = 1 << 20  # the broker's own bound is lower; this one is ours
+MAX_HEADER_BYTES: Final = 1 << 16
+MAX_ERROR_CHARS: Final = 300
+_ITEM_DTYPE: Final = np.dtype("<u4")
+
+BodyType = TypeVar("BodyType", bound=Body)
+
+
+class VersionRefused(InvalidRequest):
+    """The body says no version, or one that is not spoken here."""
+
+
+def encode(body: Body) -> bytes:
+    """The body's bytes: ``v`` first, fields equal to their default left out."""
+    fields = body.model_dump(by_alias=True, exclude_defaults=True)
+    if isinstance(body, Cold):
+        fields["cold"] = True  # a default, but it is what tells the message's kind
+    return orjson.dumps({"v": PROTOCOL_VERSION, **fields})
+
+
+def decode(kind: type[BodyType], payload: bytes) -> BodyType:
+    """Read one body of a known kind. Raises InvalidRequest, or VersionRefused of that family."""
+    if len(payload) > MAX_BODY_BYTES:
+        raise InvalidRequest(f"body is over {MAX_BODY_BYTES} bytes", field="body")
+    try:
+        body = kind.model_validate_json(payload)
+    except ValidationError as error:
+        _parse(payload)
+        raise _invalid(error) from None
+    if "v" not in body.model_fields_set:
+        raise _version_refused(None)
+    return body
+
+
+def decode_down(payload: bytes) -> DownMessage:
+    """Read a message of a session's down subject: its distinguishing field tells which."""
+    fields = _parse(payload)
+    if "rejected" in fields:
+        return decode(Rejected, payload)
+    if "cold" in fields:
+        return decode(Cold, payload)
+    if "progress" in fields:
+        return decode(Progress, payload)
+    return decode(Verdict, payload)
+
+
+def decode_open_reply(payload: bytes) -> Opened | Refused:
+    """Read the scheduler's answer to an open request."""
+    kind = Refused if "refused" in _parse(payload) else Opened
+    return decode(kind, payload)
+
+
+# ---------------------------------------------------------------- context chunks
+
+
+def encode_context(header: ContextHeader, ids: IntArray) -> bytes:
+    """A chunk: the header's JSON, a newline, and ``ids`` ((k,) int32) as little-endian uint32."""
+    return encode(header) + b"\n" + ids.astype(_ITEM_DTYPE).tobytes()
+
+
+def decode_context(payload: bytes, vocab_size: int | None = None) -> tuple[ContextHeader, IntArray]:
+    """Read a chunk: its header, and its ids as (k,) int32 with 1 <= k <= MAX_CHUNK_TOKENS.
+
+    Each id is below ``vocab_size`` (the logical vocabulary); None checks only that it fits int32,
+    which is all that whoever forwards the chunk can know.
+    """
+    header, raw = _split_chunk(payload)
+    ids = np.frombuffer(raw, dtype=_ITEM_DTYPE)
+    bound = vocab_size if vocab_size is not None else 1 << 31
+    outside = np.flatnonzero(ids >= bound)
+    if len(outside):
+        where = int(outside[0])
+        message = f"id {int(ids[where])} is outside the vocabulary of {bound}"
+        raise InvalidRequest(message, field=f"ids[{where}]")
+    return header, ids.astype(np.int32)
+
+
+def decode_context_header(payload: bytes) -> ContextHeader:
+    """Read a chunk's header and check its length, without looking at the ids."""
+    return _split_chunk(payload)[0]
+
+
+def _split_chunk(payload: bytes) -> tuple[ContextHeader, memoryview]:
+    end = payload.find(b"\n", 0, MAX_HEADER_BYTES)
+    if end < 0:
+        raise InvalidRequest("a context chunk starts with a header line", field="body")
+    header = decode(ContextHeader, payload[:end])
+    raw = memoryview(payload)[end + 1 :]
+    num_ids, rest = divmod(len(raw), _ITEM_DTYPE.itemsize)
+    if rest or not 1 <= num_ids <= MAX_CHUNK_TOKENS:
+        message = f"a chunk holds 1 to {MAX_CHUNK_TOKENS} ids of 4 bytes, not {len(raw)} bytes"
+        raise InvalidRequest(message, field="ids")
+    if header.off + num_ids > header.total:
+        message = f"off + {num_ids} ids is past the total of {header.total}"
+        raise InvalidRequest(message, field="off")
+    return header, raw
+
+
+# ---------------------------------------------------------------- batches
+
+
+def batch_item(draft: Draft, key: SessionKey, *, budget_ms: int, held_ms: float) -> BatchItem:
+    """A validated draft as the scheduler passes it on, with what is left of its budget."""
+    fields = {name: getattr(draft, name) for name in Draft.model_fields}
+    fields.update(budget_ms=budget_ms, held_ms=round(held_ms, 3), e=key.edge, s=key.session)
+    return BatchItem.model_construct(**fields)
+
+
+def split_batch(
+    items: Sequence[BatchItem], epoch: Epoch, first_seq: int, max_bytes: int = MAX_BATCH_BYTES
+) -> list[Batch]:
+    """Pack ``items``, in order, into as few batches as stay within ``max_bytes`` each, numbered
+    from ``first_seq``. An item too large by itself gets a batch of its own."""
+    envelope = len(encode(Batch(epoch=epoch, seq=first_seq + len(items), items=()))) + 16
+    groups: list[list[BatchItem]] = []
+    room = 0
+    for item in items:
+        size = len(encode(item)) + 1
+        if not groups or size > room:
+            groups.append([])
+            room = max_bytes - envelope
+        groups[-1].append(item)
+        room -= size
+    return [
+        Batch(epoch=epoch, seq=first_seq + number, items=tuple(group))
+        for number, group in enumerate(groups)
+    ]
+
+
+# ---------------------------------------------------------------- errors
+
+
+def _parse(payload: bytes) -> dict[str, object]:
+    """The body's fields, once its version is known to be ours."""
+    if len(payload) > MAX_BODY_BYTES:
+        raise InvalidRequest(f"body is over {MAX_BODY_BYTES} bytes", field="body")
+    try:
+        fields = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        raise InvalidRequest("body is not JSON", field="body") from None
+    if not isinstance(fields, dict):
+        raise InvalidRequest("body is not a JSON object", field="body")
+    version = fields.get("v")
+    if type(version) is not int or version != PROTOCOL_VERSION:
+        raise _version_refused(version)
+    return fields
+
+
+def _version_refused(version: object) -> VersionRefused:
+    said = f"version {version}" if type(version) is int else "no version"
+    message = f"body says {said[:40]}; version {PROTOCOL_VERSION} is spoken here"
+    return VersionRefused(message, field="v", code="version")
+
+
+def _invalid(error: ValidationError) -> InvalidRequest:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    field = _spell(first["loc"]) or "body"
+    said = first["msg"].removeprefix("Value error, ")
+    return InvalidRequest(f"{field}: {said}"[:MAX_ERROR_CHARS], field=field)
+
+
+def _spell(location: tuple[int | str, ...]) -> str:
+    spelled = ""
+    for part in location:
+        if isinstance(part, int):
+            spelled += f"[{part}]"
+        else:
+            spelled += f".{part}" if spelled else part
+    return spelled[:100]

@@ -1,0 +1,74 @@
+"""The committed tokens of one session with the hash at every base, as both ends keep them.
+
+Knows nothing of rounds, states or KV rows.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from specedge.protocol.messages import SessionParams
+from specedge.protocol.prefix_hash import PrefixHash
+from specedge.tree.token_tree import IntArray
+
+_FIRST_CAPACITY = 256
+
+
+class TokenLog:
+    """Grows at its end and can be cut back. One owner; arrays handed out are read-only views that
+    stay as they were, whatever happens to the log later."""
+
+    __slots__ = ("_hashes", "_tokens")
+
+    def __init__(self, params: SessionParams, tokens: IntArray | Sequence[int] = ()) -> None:
+        self._hashes = PrefixHash(params)
+        self._tokens = np.empty(max(_FIRST_CAPACITY, len(tokens)), dtype=np.int32)
+        self.extend(tokens)
+
+    def __len__(self) -> int:
+        """The base: how many tokens are committed."""
+        return len(self._hashes)
+
+    @property
+    def root(self) -> int:
+        """The last committed token."""
+        return int(self._tokens[len(self) - 1])
+
+    def extend(self, tokens: IntArray | Sequence[int]) -> None:
+        """Commit more tokens."""
+        added = np.asarray(tokens, dtype=np.int32)
+        start, end = len(self), len(self) + len(added)
+        if end > len(self._tokens):
+            self._tokens = self._copy(2 * end)
+        self._tokens[start:end] = added
+        self._hashes.extend(added.tolist())
+
+    def truncate(self, base: int) -> None:
+        """Keep the first ``base`` tokens only."""
+        if base < len(self):
+            self._hashes.truncate(base)
+            # What follows must not be written over in place: a step may still read the old view.
+            self._tokens = self._copy(len(self._tokens))
+
+    def hash_at(self, base: int) -> str:
+        """The hash over the first ``base`` tokens, 16 hex digits."""
+        return self._hashes.at(base)
+
+    def hash_after(self, tokens: Sequence[int]) -> str:
+        """The hash if ``tokens`` were committed too; changes nothing."""
+        return self._hashes.after(tokens)
+
+    def agrees(self, base: int, hash_: str) -> bool:
+        """Whether somebody with that base and hash holds a prefix of this log."""
+        return base <= len(self) and self._hashes.at(base) == hash_
+
+    def view(self, start: int = 0, end: int | None = None) -> IntArray:
+        """Tokens [start, end) as a read-only (end - start,) int32 view."""
+        view = self._tokens[start : len(self) if end is None else end]
+        view.flags.writeable = False
+        return view
+
+    def _copy(self, capacity: int) -> IntArray:
+        tokens = np.empty(capacity, dtype=np.int32)
+        tokens[: len(self)] = self._tokens[: len(self)]
+        return tokens
