@@ -1,4 +1,4 @@
-"""One service process: started on a leash, its log kept, its port learned, stopped for certain.
+"""One service process: started so that it dies with us, its log kept, its port learned, stopped for certain.
 
 Knows nothing of restarts (``specedge.cli.supervisor``) or of readiness (``specedge.cli.waiting``).
 """
@@ -15,8 +15,8 @@ from typing import BinaryIO, Final
 
 import orjson
 
-from specedge.cli import leash
 from specedge.cli.stack import ProcessPlan
+from specedge.link import _tethered
 
 LOG_LINE_LIMIT_BYTES: Final = 1 << 20
 LAST_LINES: Final = 25
@@ -92,8 +92,8 @@ class Child:
             _signal(self._process, signal.SIGKILL)
 
     def _command(self) -> list[str]:
-        leashed = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid())]
-        return [*leashed, sys.executable, "-m", self.plan.module, *self.plan.flags]
+        tethered = [sys.executable, "-I", "-S", _tethered.__file__, str(os.getpid())]
+        return [*tethered, sys.executable, "-m", self.plan.module, *self.plan.flags]
 
     async def _keep_log(self, process: asyncio.subprocess.Process, log: BinaryIO) -> None:
         assert process.stdout is not None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from specedge.cli.child import Child
+from specedge.cli.console import quiet_logs
 from specedge.cli.failure import EXIT_USAGE, CommandFailed
 from specedge.cli.run_folder import make_run_folder
 from specedge.cli.stack import LOOPBACK, StackOptions, edge_names, plan_processes
@@ -20,6 +21,7 @@ from specedge.service.runtime import Tasks
 
 T = TypeVar("T")
 
+BROKER_CHECK_S: Final = 0.25
 READY_WITHIN_S: Final = 900.0  # the first start fetches and converts a model
 
 
@@ -52,6 +54,7 @@ def run_with_stack(options: StackOptions, body: Callable[[RunningStack], Awaitab
     alive.
     """
     _check_port(options.port)
+    quiet_logs()
     try:
         return asyncio.run(_run(options, body))
     except asyncio.CancelledError:
@@ -70,7 +73,7 @@ async def _run(options: StackOptions, body: Callable[[RunningStack], Awaitable[T
         display = ProgressDisplay([plan.name for plan in plans])
         supervisor = Supervisor(plans, run_dir=run_dir, notice=display.notice)
         with _signals(supervisor):
-            async with _supervised(supervisor, display):
+            async with _supervised(supervisor, broker, display):
                 with display:
                     await _until_ready(supervisor)
                 edges = [supervisor.child(name) for name in edge_names(options)]
@@ -78,8 +81,11 @@ async def _run(options: StackOptions, body: Callable[[RunningStack], Awaitable[T
 
 
 @contextlib.asynccontextmanager
-async def _supervised(supervisor: Supervisor, display: ProgressDisplay) -> AsyncIterator[None]:
+async def _supervised(
+    supervisor: Supervisor, broker: Broker, display: ProgressDisplay
+) -> AsyncIterator[None]:
     async with Tasks() as tasks:
+        tasks.start(_keep_broker(broker, display), name="broker")
         for child in supervisor.children:
             tasks.start(supervisor.keep(child), name=child.name)
             tasks.start(watch_readiness(child, display.show), name=f"watch {child.name}")
@@ -87,6 +93,15 @@ async def _supervised(supervisor: Supervisor, display: ProgressDisplay) -> Async
             yield
         finally:
             await supervisor.stop()
+
+
+async def _keep_broker(broker: Broker, display: ProgressDisplay) -> None:
+    """Start the broker again, on its port, whenever it is gone. Runs until cancelled."""
+    while True:
+        await asyncio.sleep(BROKER_CHECK_S)
+        if broker.pid is None:
+            display.notice("the broker ended; starting it again")
+            await broker.start()
 
 
 @contextlib.contextmanager
