@@ -31,6 +31,7 @@ from specedge.link._connection import (
 )
 from specedge.link._delivery import is_worth_a_line, note_drop, tell
 from specedge.link._interest import Interest
+from specedge.link._payload import check_payload
 from specedge.link._subject_rules import check_pattern, check_subject
 from specedge.link.base import (
     Handler,
@@ -305,14 +306,3 @@ class ReconnectingLink:
     def _forget_interest(self, interest: Interest) -> None:
         if interest in self._interests:
             self._interests.remove(interest)
-
-
-def check_payload(payload: bytes, max_payload_bytes: int) -> None:
-    """Raise InvalidRequest for a payload over the broker's limit: sending it would cost the
-    connection."""
-    if len(payload) > max_payload_bytes:
-        raise InvalidRequest(
-            f"{len(payload)} bytes are over the broker's limit of {max_payload_bytes}",
-            field="payload",
-            code="payload_too_large",
-        )

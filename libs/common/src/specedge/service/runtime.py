@@ -21,7 +21,18 @@ import structlog
 
 from specedge.clock import Cancellable
 from specedge.errors import SpecEdgeError
+from specedge.service.compute import ComputeThread
 from specedge.service.watchdog import LoopWatchdog
+
+__all__ = [
+    "ComputeThread",
+    "LoopClock",
+    "LoopWatchdog",
+    "ServiceContext",
+    "Tasks",
+    "run_service",
+    "service_context",
+]
 
 T = TypeVar("T")
 

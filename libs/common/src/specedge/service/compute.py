@@ -1,0 +1,81 @@
+"""The one thread that owns an engine. The event loop asks it, awaits, and computes nothing."""
+
+import asyncio
+import contextvars
+import functools
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, ParamSpec, TypeVar
+
+from specedge.errors import Busy
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MAX_PENDING: Final = 256
+
+
+class ComputeThread:
+    """Runs calls one after the other, in the order of asking, on one thread of its own.
+
+    Used from one event loop. What the thread makes (a model, its caches) is touched by calls
+    through ``run`` only; ``assert_inside`` says so where it matters.
+    """
+
+    def __init__(self, name: str, *, max_pending: int = MAX_PENDING) -> None:
+        self._name = name
+        self._max_pending = max_pending
+        self._pending = 0
+        self._ident: int | None = None
+        self._is_closed = False
+        self._executor = ThreadPoolExecutor(
+            max_workers=1, thread_name_prefix=name, initializer=self._note_thread
+        )
+
+    @property
+    def pending(self) -> int:
+        """Calls asked for and not finished, the running one included."""
+        return self._pending
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call ``function`` on the thread; return or raise what it does.
+
+        Raises Busy, at once, with ``max_pending`` calls unfinished, and RuntimeError once closed.
+        Cancelling it gives up the result: a call that has begun runs to its end, and whatever is
+        asked for next comes after it; one that has not begun never begins.
+        """
+        if self._is_closed:
+            raise RuntimeError(f"compute thread {self._name} is closed")
+        if self._pending >= self._max_pending:
+            raise Busy(f"compute thread {self._name} has {self._pending} calls to do")
+        call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
+        future = self._executor.submit(call)
+        self._pending += 1
+        loop = asyncio.get_running_loop()
+        # On the loop, and also for a call whose asker has gone.
+        future.add_done_callback(lambda _: _call_soon(loop, self._finished))
+        return await asyncio.wrap_future(future)
+
+    def assert_inside(self) -> None:
+        """Raise RuntimeError on any thread but this one: an engine was called past its owner."""
+        if threading.get_ident() != self._ident:
+            raise RuntimeError(f"only the compute thread {self._name} may do this")
+
+    async def close(self) -> None:
+        """Drop what has not begun, wait for what runs, end the thread. Idempotent."""
+        self._is_closed = True
+        loop = asyncio.get_running_loop()
+        end = functools.partial(self._executor.shutdown, wait=True, cancel_futures=True)
+        await loop.run_in_executor(None, end)
+
+    def _note_thread(self) -> None:
+        self._ident = threading.get_ident()
+
+    def _finished(self) -> None:
+        self._pending -= 1
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(callback)
