@@ -9,6 +9,7 @@ import math
 from typing import Final, assert_never
 
 from specedge.ids import EdgeId, GroupId, SessionKey, VerifierId
+from specedge.protocol.codec import batch_item
 from specedge.protocol.messages import Batch, BatchItem, Reason, Refused, Rejected
 from specedge_scheduler.cluster import Cluster, ModelKey, PendingDraft, Session, Verifier
 from specedge_scheduler.policy.admission import TokenBucket, opened, refuse_draft, refuse_open
@@ -86,8 +87,8 @@ class SchedulerPolicy:
             case EndingArrived():
                 return self._on_ending(event, now_s)
             case BadMessageArrived():
-                self._allowance(event.key.edge, now_s).take(0, now_s)
-                return []
+                is_over = self._allowance(event.key.edge, now_s).take(0, now_s) > 0
+                return [] if is_over or event.answer is None else [event.answer]
             case ByeArrived():
                 return self._lose(event.verifier, "bye")
             case LoopStalled():
@@ -109,7 +110,7 @@ class SchedulerPolicy:
     def _on_open(self, event: OpenAsked, now_s: float) -> list[Effect]:
         reply = self._refuse_open(event, now_s)
         if reply is not None:
-            return [AnswerOpen(event.ticket, reply)]
+            return [AnswerOpen(event.reply_to, reply)]
         candidates = serving_request(event.request, self.cluster.verifiers.values())
         session = self.cluster.session(event.key, now_s)
         name = place(candidates, None, prefer=session.verifier or "")
@@ -118,7 +119,7 @@ class SchedulerPolicy:
         self.cluster.move(session, name)
         session.wants = verifier.model
         reply_with = opened(verifier, self._group, self._limits.max_batch_nodes)
-        return [AnswerOpen(event.ticket, reply_with)]
+        return [AnswerOpen(event.reply_to, reply_with)]
 
     def _refuse_open(self, event: OpenAsked, now_s: float) -> Refused | None:
         wait_ms = self._allowance(event.key.edge, now_s).take(0, now_s)
@@ -319,23 +320,10 @@ class SchedulerPolicy:
 
 
 def _item(key: SessionKey, pending: PendingDraft, now_s: float) -> BatchItem:
-    """The draft as it goes on, with what is left of its time. Its fields were validated."""
-    draft = pending.draft
-    return BatchItem.model_construct(
-        round=draft.round,
-        try_=draft.try_,
-        at=draft.at,
-        base=draft.base,
-        hash=draft.hash,
-        append=draft.append,
-        token=draft.token,
-        parent=draft.parent,
-        run=draft.run,
-        budget_ms=max(0, int((pending.deadline_s - now_s) * 1000)),
-        e=key.edge,
-        s=key.session,
-        held_ms=round((now_s - pending.arrived_s) * 1000, 3),
-    )
+    """The draft as it goes on, with what is left of its time."""
+    left_ms = max(0, int((pending.deadline_s - now_s) * 1000))
+    held_ms = (now_s - pending.arrived_s) * 1000
+    return batch_item(pending.draft, key, budget_ms=left_ms, held_ms=held_ms)
 
 
 def _rejected(round_: int, try_: int, message: str, retry_ms: int) -> Rejected:

@@ -49,11 +49,11 @@ class SchedulerLimits:
 
 @dataclass(frozen=True, slots=True)
 class OpenAsked:
-    """An edge wants a session. ``ticket`` names the request in ``AnswerOpen``."""
+    """An edge wants a session, and the answer at ``reply_to``, which was seen to be its own."""
 
     key: SessionKey
     request: OpenRequest
-    ticket: int
+    reply_to: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +84,11 @@ class EndingArrived:
 
 @dataclass(frozen=True, slots=True)
 class BadMessageArrived:
-    """Bytes of an edge that were refused: they count against its bucket, and change nothing."""
+    """Bytes of an edge that were refused: they change nothing but its bucket. ``answer`` is sent if
+    the bucket allows, so that junk is not answered without bound."""
 
     key: SessionKey
+    answer: "AnswerSession | AnswerOpen | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +162,9 @@ class AnswerSession:
 
 @dataclass(frozen=True, slots=True)
 class AnswerOpen:
-    """Reply to the open request that ``ticket`` names."""
+    """Reply to an open request."""
 
-    ticket: int
+    reply_to: str
     reply: Opened | Refused
 
 

@@ -1,0 +1,267 @@
+"""Between the link and the policy: messages become events, effects become messages.
+
+Owns the policy and its cluster state; nobody else touches them. Decides nothing. Subscription
+handlers decode and put events into one bounded inbox; one task takes them out, tells the policy,
+and performs what it asks for, so everything happens in one order.
+"""
+
+import asyncio
+import contextlib
+from typing import Final, assert_never
+
+import orjson
+import structlog
+
+from specedge.clock import Timers
+from specedge.errors import InvalidRequest, RetryableError
+from specedge.ids import SchedulerId, SessionKey
+from specedge.link.base import Link, Message
+from specedge.protocol import subjects
+from specedge.protocol.codec import VersionRefused, decode, decode_context_header, encode
+from specedge.protocol.messages import (
+    Draft,
+    Ending,
+    OpenRequest,
+    Reason,
+    Refused,
+    Rejected,
+    SchedulerStat,
+    Stat,
+)
+from specedge.protocol.subjects import Up, Work
+from specedge_scheduler.metrics import SchedulerMetrics
+from specedge_scheduler.policy.decide import SchedulerPolicy
+from specedge_scheduler.policy.types import (
+    AnswerOpen,
+    AnswerSession,
+    BadMessageArrived,
+    ByeArrived,
+    ContextArrived,
+    DraftArrived,
+    Effect,
+    EndingArrived,
+    Event,
+    Forward,
+    LoopStalled,
+    OpenAsked,
+    SendBatch,
+    StatArrived,
+    TurnEnded,
+    VerifierLost,
+)
+
+INBOX_EVENTS: Final = 65_536  # beyond it the newest is dropped and counted: its sender repeats it
+STAT_PERIOD_S: Final = 1.0
+SHORTEST_WAIT_S: Final = 0.001
+MAX_MESSAGE_CHARS: Final = 1000
+MAX_FIELD_CHARS: Final = 100
+
+_log = structlog.get_logger("specedge.scheduler")
+
+
+class Driver:
+    """Runs one policy on one link.
+
+    ``start`` subscribes; ``run`` is the one task that owns the policy, ended by cancelling it.
+    """
+
+    def __init__(
+        self,
+        name: SchedulerId,
+        policy: SchedulerPolicy,
+        link: Link,
+        clock: Timers,
+        metrics: SchedulerMetrics,
+        *,
+        incarnation: str,
+    ) -> None:
+        self._name = name
+        self._policy = policy
+        self._link = link
+        self._clock = clock
+        self._metrics = metrics
+        self._incarnation = incarnation
+        self._inbox: asyncio.Queue[Event] = asyncio.Queue(INBOX_EVENTS)
+        self._stat_seq = 0
+        self._next_stat_s = 0.0
+
+    async def start(self) -> None:
+        """Listen. Verifiers first, so that the first edge finds them known."""
+        await self._link.subscribe(subjects.ALL_VERIFIERS, self._on_verifier)
+        await self._link.subscribe(subjects.ALL_UP, self._on_edge, max_pending=INBOX_EVENTS)
+
+    def note_stall(self, _lag_s: float) -> None:
+        """The loop did not run for a while. Goes before what piled up meanwhile is judged."""
+        self._tell(LoopStalled())
+
+    async def run(self) -> None:
+        """Take events, perform effects. Runs until cancelled; what a single event does wrong is
+        logged and costs that event alone."""
+        while True:
+            await self._perform_all(await self._next_events())
+            if self._clock.now_s() >= self._next_stat_s:
+                await self._report()
+
+    # ------------------------------------------------------------ in
+
+    async def _next_events(self) -> list[Event]:
+        """Everything that arrived, or nothing if the policy's own moment came first."""
+        events: list[Event] = []
+        if self._inbox.empty():
+            due_s = min(self._policy.next_due_s(), self._next_stat_s)
+            wait_s = max(SHORTEST_WAIT_S, due_s - self._clock.now_s())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    events.append(await self._inbox.get())
+        while not self._inbox.empty():
+            events.append(self._inbox.get_nowait())
+        events.append(TurnEnded())
+        return events
+
+    def _tell(self, event: Event) -> None:
+        try:
+            self._inbox.put_nowait(event)
+        except asyncio.QueueFull:
+            self._metrics.dropped.labels("inbox_full").inc()
+
+    def _on_verifier(self, message: Message) -> None:
+        address = subjects.parse_verifier(message.subject)
+        if address is None:
+            self._metrics.dropped.labels("unknown_subject").inc()
+            return
+        verifier, kind = address
+        if kind == "bye":
+            self._tell(ByeArrived(verifier))
+            return
+        try:
+            self._tell(StatArrived(verifier, decode(Stat, message.payload)))
+        except InvalidRequest as error:
+            self._metrics.dropped.labels("bad_stat").inc()
+            _log.warning("stat_refused", verifier=verifier, reason=str(error))
+
+    def _on_edge(self, message: Message) -> None:
+        address = subjects.parse_up(message.subject)
+        if address is None or address.kind is Up.RENEW:
+            self._metrics.dropped.labels("unknown_subject").inc()
+            return
+        key, payload = address.key, message.payload
+        if address.kind is Up.OPEN:
+            self._on_open(key, message)
+            return
+        try:
+            self._tell(_edge_event(address.kind, key, payload))
+        except InvalidRequest as error:
+            answer = AnswerSession(key, _rejection(payload, error))
+            self._tell(BadMessageArrived(key, answer))
+
+    def _on_open(self, key: SessionKey, message: Message) -> None:
+        if message.reply is None or not subjects.is_own_inbox(key.edge, message.reply):
+            self._metrics.dropped.labels("foreign_inbox").inc()
+            self._tell(BadMessageArrived(key))
+            return
+        try:
+            self._tell(OpenAsked(key, decode(OpenRequest, message.payload), message.reply))
+        except InvalidRequest as error:
+            refused = Refused(refused=_reason(error), message=str(error), field=error.field)
+            self._tell(BadMessageArrived(key, AnswerOpen(message.reply, refused)))
+
+    # ------------------------------------------------------------ out
+
+    async def _perform_all(self, events: list[Event]) -> None:
+        for event in events:
+            try:
+                effects = self._policy.on(event, self._clock.now_s())
+            except Exception:  # the task's root: one event must not stop the service
+                self._metrics.dropped.labels("failed").inc()
+                _log.exception("event_failed", kind=type(event).__name__)
+                continue
+            for effect in effects:
+                await self._perform(effect)
+
+    async def _perform(self, effect: Effect) -> None:
+        self._metrics.note(effect)
+        match effect:
+            case SendBatch():
+                subject = subjects.work(Work.BATCH, effect.verifier)
+                await self._publish(subject, encode(effect.batch))
+            case Forward():
+                subject = subjects.work(Work(effect.kind), effect.verifier, effect.key)
+                await self._publish(subject, effect.payload)
+            case AnswerSession():
+                await self._publish(subjects.down_session(effect.key), encode(effect.message))
+            case AnswerOpen():
+                await self._publish(effect.reply_to, encode(effect.reply))
+            case VerifierLost():
+                _log.warning(
+                    "verifier_lost",
+                    verifier=effect.verifier,
+                    why=effect.why,
+                    rounds_requeued=effect.num_requeued,
+                )
+            case _:
+                assert_never(effect)
+
+    async def _publish(self, subject: str, payload: bytes) -> None:
+        try:
+            await self._link.publish(subject, payload)
+        except (RetryableError, InvalidRequest) as error:
+            # Lost like any other message: retries of the edge cover it.
+            self._metrics.dropped.labels("unsent").inc()
+            _log.debug("publish_failed", subject=subject, reason=str(error))
+
+    async def _report(self) -> None:
+        cluster = self._policy.cluster
+        self._next_stat_s = self._clock.now_s() + STAT_PERIOD_S
+        self._metrics.observe(cluster)
+        stat = SchedulerStat(
+            inc=self._incarnation,
+            seq=self._stat_seq,
+            epoch=cluster.epoch,
+            sessions=len(cluster.sessions),
+            waiting=len(cluster.waiting),
+            verifiers=len(cluster.verifiers),
+            batches_sent=self._metrics.batches_sent,
+            refused=self._metrics.num_refused,
+        )
+        self._stat_seq += 1
+        await self._publish(subjects.scheduler_stat(self._name), encode(stat))
+
+
+def _edge_event(kind: Up, key: SessionKey, payload: bytes) -> Event:
+    """What an edge published, validated. Raises InvalidRequest."""
+    if kind is Up.DRAFT:
+        return DraftArrived(key, decode(Draft, payload))
+    if kind is Up.CONTEXT:
+        return ContextArrived(key, decode_context_header(payload), payload)
+    decode(Ending, payload)
+    return EndingArrived(key, "cancel" if kind is Up.CANCEL else "close", payload)
+
+
+def _rejection(payload: bytes, error: InvalidRequest) -> Rejected:
+    """Names the round as far as the bytes tell it, so that the edge knows which one to give up."""
+    round_, try_ = _loose_round(payload)
+    return Rejected(
+        round=round_,
+        try_=try_,
+        rejected=_reason(error),
+        message=str(error)[:MAX_MESSAGE_CHARS],
+        field=error.field[:MAX_FIELD_CHARS],
+    )
+
+
+def _reason(error: InvalidRequest) -> Reason:
+    return Reason.VERSION if isinstance(error, VersionRefused) else Reason.INVALID
+
+
+def _loose_round(payload: bytes) -> tuple[int, int]:
+    try:
+        fields = orjson.loads(payload.split(b"\n", 1)[0])
+    except orjson.JSONDecodeError:
+        return 0, 0
+    if not isinstance(fields, dict):
+        return 0, 0
+    return _count(fields.get("round")), _count(fields.get("try"))
+
+
+def _count(value: object) -> int:
+    return value if type(value) is int and 0 <= value < 2**31 else 0
