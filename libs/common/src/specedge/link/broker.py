@@ -144,8 +144,6 @@ class Broker:
         except asyncio.CancelledError:
             process.send_signal(signal.SIGKILL)
             raise
-        finally:
-            process.close()
 
     def _command(self) -> list[str]:
         self._store_dir.mkdir(parents=True, exist_ok=True)
@@ -193,11 +191,6 @@ class _Process(asyncio.SubprocessProtocol):
             with contextlib.suppress(ProcessLookupError):
                 self._transport.send_signal(number)
 
-    def close(self) -> None:
-        self._log.close()
-        if self._transport is not None:
-            self._transport.close()
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.SubprocessTransport)
         self._transport = transport
@@ -209,12 +202,16 @@ class _Process(asyncio.SubprocessProtocol):
         for line in lines:
             self._on_line(_STAMP.sub("", line.decode(errors="replace").rstrip()))
 
-    def process_exited(self) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It has ended, and all it said has been read."""
+        self._log.close()
         if not self.ready.done():
             self.ready.set_exception(BrokerFailed(f"the broker ended at once\n{self.words()}"))
             self.ready.exception()  # the starter may have given up
         if not self.ended.done():
             self.ended.set_result(None)
+        if self._transport is not None:
+            self._transport.close()
 
     def _on_line(self, line: str) -> None:
         self._lines.append(line)
