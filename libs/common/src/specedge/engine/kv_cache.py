@@ -133,9 +133,10 @@ class SlottedKVCache:
         self.move_rows(slot, base + path - 1, base)
 
     def move_rows(self, slot: Slot, sources: IntArray, first: int) -> None:
-        """Move rows ``sources`` ((m,) int32, ascending, each >= its destination) to first …
+        """Move rows ``sources`` ((m,) int32, distinct, in any order) to rows first, first + 1, …
 
-        The leading rows that are already in place are not touched.
+        The leading rows that are already in place are not touched; the others are read before any
+        is written.
         """
         moving = np.flatnonzero(sources != first + np.arange(len(sources), dtype=np.int32))
         if len(moving) == 0:

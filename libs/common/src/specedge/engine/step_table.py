@@ -3,12 +3,11 @@
 Built once per step from plain values, then read by every layer. Knows nothing of models, sampling
 or leases; it is told where each session's rows lie in the arena.
 
-The step's row axis, N rows, session after session; within a session the chain, then the drafted
-nodes:
+The step's row axis is N rows, span after span; a target's span is one session's chain, then its
+drafted nodes. A span's key axis is its slot's rows, those of this step last:
 
-    | session 0: c0 chain rows, m0 node rows | session 1: ... |
-
-A session's key axis is its slot's rows [0, s + c + m): s rows from before, then this step's.
+    rows of a step   | span 0: chain, nodes | span 1: chain, nodes | ...
+    keys of a span   [0, start) from before | [start, start + n) its own rows
 """
 
 from collections.abc import Sequence
@@ -19,36 +18,66 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from specedge.tree.token_tree import BoolArray, IntArray
+from specedge.tree.mask import ancestor_mask
+from specedge.tree.token_tree import BoolArray, IntArray, TokenTree
 
 LongArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Span:
-    """One session's rows of a step.
+    """Rows of one session in a step: n new rows, which see keys [0, start + n) of its slot.
 
-    tokens      (c + m,) int32  chain, then nodes
-    positions   (c + m,) int32  position of each row in the session's sequence
-    num_chain   c: rows that see everything before them
-    among_nodes (m, m) bool     ancestor-or-self among the node rows; every node sees the chain
-    start       s: rows valid before the step
-    offset      arena row of the session's row 0
+    tokens      (n,) int32
+    positions   (n,) int32  position of each row in the session's sequence
+    start       the slot's row where the first of them goes
+    offset      arena row of the slot's row 0
     num_logits  how many of the last rows need logits
+    recent      (n, r) bool  which of the last r keys each row sees; it sees all keys before those.
+                None: each row sees the keys up to itself, and key i has position i
+    recent_positions  (r,) int32  positions of those r keys; None beside None
     """
 
     tokens: IntArray
     positions: IntArray
-    num_chain: int
-    among_nodes: BoolArray
     start: int
     offset: int
     num_logits: int
+    recent: BoolArray | None = None
+    recent_positions: IntArray | None = None
 
     @property
     def num_rows(self) -> int:
-        """c + m."""
+        """n."""
         return len(self.tokens)
+
+    @property
+    def num_keys(self) -> int:
+        """Keys in the slot once the rows are written."""
+        return self.start + self.num_rows
+
+
+def chain_span(chain: IntArray, *, start: int, offset: int, num_logits: int) -> Span:
+    """Committed tokens at positions start …, the last ``num_logits`` of them with logits."""
+    positions = np.arange(start, start + len(chain), dtype=np.int32)
+    return Span(chain, positions, start, offset, num_logits)
+
+
+def tree_span(chain: IntArray, tree: TokenTree, *, start: int, offset: int) -> Span:
+    """``chain``, whose last token is the tree's root, then the drafted nodes; logits at all nodes,
+    the root's first."""
+    if tree.num_drafted == 0:
+        return chain_span(chain, start=start, offset=offset, num_logits=1)
+    before_root = len(chain) - 1
+    root_position = start + before_root
+    positions = np.concatenate(
+        [np.arange(start, root_position, dtype=np.int32), root_position + tree.depth]
+    )
+    rows = len(positions)
+    recent = np.tri(rows, dtype=np.bool_)
+    recent[before_root:, before_root:] = ancestor_mask(tree.parent)
+    tokens = np.concatenate([chain, tree.token[1:]])
+    return Span(tokens, positions, start, offset, len(tree), recent, positions)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,16 +157,12 @@ class StepTable:
         return views
 
     def _view(self, span: Span, rows: slice, window: int | None) -> View:
-        first_key = 0
-        if window is not None:
-            # Keys older than every row's window are cut off; they are all before the step.
-            first_key = min(max(0, int(span.positions.min()) - window + 1), span.start)
-        first, last = span.offset + first_key, span.offset + span.start + span.num_rows
-        windowed = window is not None and int(span.positions.max()) - first_key >= window
-        only_chain = span.num_chain == span.num_rows
-        if not windowed and only_chain and (span.num_rows == 1 or span.start == 0):
+        first_key = 0 if window is None else _first_key(span, window)
+        first, last = span.offset + first_key, span.offset + span.num_keys
+        cuts = window is not None and int(span.positions.max()) - first_key >= window
+        if span.recent is None and not cuts and (span.num_rows == 1 or span.start == first_key):
             return View(rows, first, last, None, causal=span.num_rows > 1)
-        visible = _visible(span, first_key, window if windowed else None)
+        visible = _visible(span, first_key, window if cuts else None)
         bias = torch.zeros(visible.shape, dtype=self.dtype)
         bias.masked_fill_(torch.from_numpy(~visible), -torch.inf)
         bias = bias.to(self.token_ids.device)
@@ -145,18 +170,27 @@ class StepTable:
         return View(rows, first, last, bias, folded=folded)
 
 
+def _first_key(span: Span, window: int) -> int:
+    """Keys before it are outside every row's window. Only keys whose position is their number
+    are cut off, which those before the recent ones are."""
+    num_recent = span.num_rows if span.recent is None else span.recent.shape[1]
+    oldest = int(span.positions.min()) - window + 1
+    return min(max(0, oldest), span.num_keys - num_recent)
+
+
 def _visible(span: Span, first_key: int, window: int | None) -> BoolArray:
     """(rows, keys) bool, keys from ``first_key`` on: who sees whom."""
-    rows, chain = span.num_rows, span.num_chain
-    before = span.start - first_key
-    visible = np.ones((rows, before + rows), dtype=np.bool_)
-    step = visible[:, before:]
-    step[:chain] = np.tri(chain, rows, dtype=np.bool_)
-    step[chain:, chain:] = span.among_nodes
+    rows = span.num_rows
+    recent = np.tri(rows, dtype=np.bool_) if span.recent is None else span.recent
+    before = span.num_keys - recent.shape[1]
+    visible = np.ones((rows, span.num_keys - first_key), dtype=np.bool_)
+    visible[:, before - first_key :] = recent
     if window is not None:
-        key_positions = np.concatenate(
-            [np.arange(first_key, span.start, dtype=np.int32), span.positions]
+        recent_positions = (
+            span.positions if span.recent_positions is None else span.recent_positions
         )
+        plain = np.arange(first_key, before, dtype=np.int32)
+        key_positions = np.concatenate([plain, recent_positions])
         visible &= key_positions[None, :] > span.positions[:, None] - window
     return visible
 

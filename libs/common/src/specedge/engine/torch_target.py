@@ -16,6 +16,7 @@ from specedge.engine.ports import (
     StepItem,
 )
 from specedge.engine.sampling import choose_nodes
+from specedge.engine.step_table import Span, chain_span, tree_span
 from specedge.engine.torch_model import LoadedModel
 from specedge.engine.tree_model import TreeModel, self_check
 from specedge.errors import ContextTooLong
@@ -58,13 +59,8 @@ class TorchTarget:
         if not items:
             return []
         self._make_room(items)
-        spans = [
-            self._tree_model.span(
-                item.slot, item.start, item.chain, item.tree, logits=item.tree is not None
-            )
-            for item in items
-        ]
-        logits = self._tree_model.forward(spans)[:, : self._identity.vocab_size]
+        logits = self._tree_model.forward([self._span(item) for item in items])
+        logits = logits[:, : self._identity.vocab_size]
         return self._choose(items, logits)
 
     @torch.inference_mode()
@@ -90,6 +86,12 @@ class TorchTarget:
                 )
         for item in items:
             self._cache.grow(item.slot, item.start + item.num_rows, item.start)
+
+    def _span(self, item: StepItem) -> Span:
+        offset = self._cache.offset(item.slot)
+        if item.tree is None:
+            return chain_span(item.chain, start=item.start, offset=offset, num_logits=0)
+        return tree_span(item.chain, item.tree, start=item.start, offset=offset)
 
     def _choose(self, items: Sequence[StepItem], logits: Tensor) -> list[NodeChoices | None]:
         choosing = [

@@ -14,14 +14,10 @@ from transformers import PreTrainedModel
 
 from specedge.engine import model_fit, tree_attention
 from specedge.engine.kv_cache import SlottedKVCache
-from specedge.engine.step_table import Span, StepTable
+from specedge.engine.step_table import Span, StepTable, chain_span, tree_span
 from specedge.engine.tree_attention import ATTENTION_NAME, TreeStep
 from specedge.errors import ModelUnusable
-from specedge.ids import Slot
-from specedge.tree.mask import ancestor_mask
-from specedge.tree.token_tree import BoolArray, IntArray, TokenTree
-
-_NO_NODES: BoolArray = np.zeros((0, 0), dtype=np.bool_)
+from specedge.tree.token_tree import TokenTree
 
 
 class TreeModel:
@@ -51,25 +47,6 @@ class TreeModel:
         self._selects_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
         model.set_attn_implementation(ATTENTION_NAME)
 
-    def span(
-        self, slot: Slot, start: int, chain: IntArray, tree: TokenTree | None, *, logits: bool
-    ) -> Span:
-        """Rows of one session: ``chain`` at positions start …, then the tree's drafted nodes.
-
-        The slot must hold them already. With ``logits``, the root's row and all nodes get logits.
-        """
-        last = start + len(chain) - 1
-        chain_positions = np.arange(start, last + 1, dtype=np.int32)
-        if tree is None or tree.num_drafted == 0:
-            tokens, positions, among_nodes = chain, chain_positions, _NO_NODES
-        else:
-            tokens = np.concatenate([chain, tree.token[1:]])
-            positions = np.concatenate([chain_positions, last + tree.depth[1:]])
-            among_nodes = ancestor_mask(tree.parent)[1:, 1:]
-        num_logits = len(tokens) - len(chain) + 1 if logits else 0
-        offset = self.cache.offset(slot)
-        return Span(tokens, positions, len(chain), among_nodes, start, offset, num_logits)
-
     def forward(self, spans: Sequence[Span]) -> Tensor:
         """One pass; writes all rows' K and V. Logits (L, V) in the model's dtype, for the rows
         that asked, session by session. Call in inference mode."""
@@ -98,8 +75,9 @@ def self_check(tree_model: TreeModel) -> None:
     slot = cache.lease(len(tokens))
     with torch.inference_mode():
         try:
-            tree_model.forward([tree_model.span(slot, 0, prefix, None, logits=False)])
-            span = tree_model.span(slot, len(prefix), tree.token[:1], tree, logits=True)
+            offset = cache.offset(slot)
+            tree_model.forward([chain_span(prefix, start=0, offset=offset, num_logits=0)])
+            span = tree_span(tree.token[:1], tree, start=len(prefix), offset=offset)
             ours = tree_model.forward([span])[-2:]
         finally:
             cache.release(slot)

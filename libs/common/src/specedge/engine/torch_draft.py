@@ -1,0 +1,193 @@
+"""A causal language model as drafter: proposes children, and keeps the KV of the tree it grows.
+
+Implements ``Drafter``. Owns which row of a session's slot holds which node. What to expand, and
+what a node is worth, is decided elsewhere.
+"""
+
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from specedge.engine.kv_cache import SlottedKVCache
+from specedge.engine.ports import Expansion
+from specedge.engine.step_table import Span, chain_span
+from specedge.engine.torch_model import LoadedModel
+from specedge.engine.tree_model import TreeModel, self_check
+from specedge.errors import ProtocolViolation
+from specedge.params import SamplingParams
+from specedge.tree.mask import ancestor_mask
+from specedge.tree.path import Rerooting
+from specedge.tree.token_tree import BoolArray, FloatArray, IntArray, TokenTree
+
+# A long context is computed in pieces, so that no bias or activation grows with it.
+PREFILL_CHUNK_TOKENS: Final = 512
+# Room for a tree beyond the context when a session opens; the slot grows when it is not enough.
+TREE_ROOM_ROWS: Final = 64
+# At a position where the model may not go any further, and for a row that is garbage.
+NOTHING: Final = -1
+
+
+class TorchDrafter:
+    """A loaded model that drafts. One owner thread; see ``Drafter`` for the contract.
+
+    num_children  proposed per node
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, *, kv_bytes: int, num_slots: int = 8, num_children: int = 8
+    ) -> None:
+        self._name = loaded.identity.name
+        self.vocab_size = loaded.identity.vocab_size
+        self.max_context_tokens = loaded.identity.max_context_tokens
+        self.num_children = min(num_children, self.vocab_size)
+        self.tree_model = TreeModel(loaded.model, num_slots=num_slots, kv_bytes=kv_bytes)
+        self_check(self.tree_model)
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self._name
+
+    def open(self, committed: IntArray, params: SamplingParams) -> "TorchDraftSession":
+        """Start on ``committed``; computes nothing yet. Raises Busy when no slot is left."""
+        return TorchDraftSession(self, committed, params)
+
+
+class TorchDraftSession:
+    """One session: committed tokens, a prefix of them in the cache, and the tree's nodes behind.
+
+    Rows of the slot, half open (base committed tokens, v of them computed):
+
+        [0, v)             committed; v == base once the root was expanded
+        [base, base + r)   nodes, row base + i holding node ``_node_rows[i]``, in order of expansion
+
+    There are node rows only while v == base. ``reroot`` makes, of a path of d nodes whose KV is
+    there, and with the new root's KV too on a hit:
+
+        [0, base + d + 1)  committed     [base + d + 1, …)  kept nodes     on a hit
+        [0, base + d)      committed     nothing                           on a miss
+    """
+
+    def __init__(self, drafter: TorchDrafter, committed: IntArray, params: SamplingParams) -> None:
+        self._drafter = drafter
+        self._cache: SlottedKVCache = drafter.tree_model.cache
+        self._slot = self._cache.lease(len(committed) + TREE_ROOM_ROWS)
+        self._committed: IntArray = np.array(committed, dtype=np.int32)
+        self._temperature = 1.0 if params.is_greedy else params.temperature
+        self._num_valid = 0
+        self._node_rows: IntArray = np.empty(0, dtype=np.int32)
+        self._is_open = True
+
+    @torch.inference_mode()
+    def expand(self, tree: TokenTree, nodes: IntArray) -> Expansion:
+        """Children of ``nodes`` by falling probability; see ``DraftSession.expand``.
+
+        Nodes at the end of the model's positions get none. Raises Busy when the cache is full,
+        ProtocolViolation for a node whose parent was never expanded.
+        """
+        token = np.full((len(nodes), self._drafter.num_children), NOTHING, dtype=np.int32)
+        logprob = np.full(token.shape, -np.inf, dtype=np.float32)
+        position = len(self._committed) - 1 + tree.depth[nodes]
+        asked = np.flatnonzero(position < self._drafter.max_context_tokens)
+        root, others = asked[nodes[asked] == 0], asked[nodes[asked] > 0]
+        spans: list[Span] = []
+        if len(root):
+            spans.append(self._root_span())
+        if len(others):
+            spans.append(self._node_span(tree, nodes[others]))
+        if spans:
+            logits = self._drafter.tree_model.forward(spans)
+            answered = np.concatenate([root, others])
+            token[answered], logprob[answered] = self._best(logits)
+            self._num_valid = len(self._committed)
+            self._node_rows = np.concatenate([self._node_rows, nodes[others]])
+        return Expansion(token, logprob)
+
+    @torch.inference_mode()
+    def reroot(self, rerooting: Rerooting) -> None:
+        """Move to the new root; rows of nodes that do not live on are forgotten by index."""
+        base = len(self._committed)
+        row_of = {int(node): base + row for row, node in enumerate(self._node_rows)}
+        on_path = [row_of.get(int(node), NOTHING) for node in rerooting.path]
+        if rerooting.is_hit:
+            on_path.append(row_of.get(int(rerooting.kept[0]), NOTHING))
+        computed = on_path.index(NOTHING) if NOTHING in on_path else len(on_path)
+        # New ids of kept nodes that have rows, in order of those rows. A new root without KV has
+        # nothing computed below it.
+        living = sorted(
+            (row_of[int(old)], new)
+            for new, old in enumerate(rerooting.kept[1:], start=1)
+            if int(old) in row_of
+        )
+        rows = [*on_path[:computed], *(row for row, _ in living)]
+        self._cache.move_rows(self._slot, np.array(rows, dtype=np.int32), base)
+        if self._num_valid == base:
+            self._num_valid = base + computed
+        self._node_rows = np.array([new for _, new in living], dtype=np.int32)
+        self._committed = np.concatenate([self._committed, rerooting.committed])
+
+    def close(self) -> None:
+        """Give the slot back. Idempotent."""
+        if self._is_open:
+            self._is_open = False
+            self._cache.release(self._slot)
+
+    def _root_span(self) -> Span:
+        """All committed tokens that are not computed yet, at least the root; a long context is
+        computed up to its last piece here."""
+        base = len(self._committed)
+        self._make_room(base)
+        start = min(self._num_valid, base - 1)
+        while base - start > PREFILL_CHUNK_TOKENS:
+            chunk = self._committed[start : start + PREFILL_CHUNK_TOKENS]
+            self._drafter.tree_model.forward([self._chain(chunk, start, num_logits=0)])
+            self._num_valid = start = start + len(chunk)
+        return self._chain(self._committed[start:], start, num_logits=1)
+
+    def _chain(self, chain: IntArray, start: int, *, num_logits: int) -> Span:
+        offset = self._cache.offset(self._slot)
+        return chain_span(chain, start=start, offset=offset, num_logits=num_logits)
+
+    def _node_span(self, tree: TokenTree, nodes: IntArray) -> Span:
+        """New rows behind all others; each sees the context and its own ancestors' rows."""
+        base = len(self._committed)
+        parents = tree.parent[nodes]
+        known = np.isin(parents, self._node_rows) | (parents == 0)
+        if self._num_valid < base or not known.all():
+            raise ProtocolViolation("a node is expanded only after its parent")
+        start = base + len(self._node_rows)
+        self._make_room(start + len(nodes))
+        held = np.concatenate([self._node_rows, nodes])
+        return Span(
+            tokens=tree.token[nodes],
+            positions=base - 1 + tree.depth[nodes],
+            start=start,
+            offset=self._cache.offset(self._slot),
+            num_logits=len(nodes),
+            recent=self._visible(tree, nodes, held),
+            recent_positions=base - 1 + tree.depth[held],
+        )
+
+    def _visible(self, tree: TokenTree, nodes: IntArray, held: IntArray) -> BoolArray:
+        """(m, r) bool: which of the held nodes' rows each of ``nodes`` sees."""
+        visible = ancestor_mask(tree.parent)[nodes][:, held]
+        # A node that is asked again after a reroot gets a second row; the first is garbage.
+        repeated = np.isin(held[: -len(nodes)], nodes)
+        visible[:, : -len(nodes)][:, repeated] = False
+        return visible
+
+    def _make_room(self, num_rows: int) -> None:
+        # Node rows lie behind the committed ones, which are then all computed.
+        held = len(self._node_rows)
+        valid = len(self._committed) + held if held else self._num_valid
+        self._cache.grow(self._slot, num_rows, valid)
+
+    def _best(self, logits: Tensor) -> tuple[IntArray, FloatArray]:
+        """Likeliest tokens (m, k) int32 and their log-probabilities (m, k) float32, falling, at the
+        temperature that the target samples with."""
+        scores = logits[:, : self._drafter.vocab_size].float() / self._temperature
+        top = scores.topk(self._drafter.num_children, dim=1)
+        logprob = top.values - scores.logsumexp(dim=1, keepdim=True)
+        return top.indices.to(torch.int32).cpu().numpy(), logprob.cpu().numpy()
