@@ -190,7 +190,7 @@ def _rank(agreement: float, u: float) -> int:
         return _NEVER
     if agreement >= 1.0:
         return 0
-    return int(math.log(u) / math.log1p(-agreement))
+    return int(min(math.log(u) / math.log1p(-agreement), _NEVER))
 
 
 def _score(agreement: float, rank: int) -> float:
