@@ -82,8 +82,9 @@ def decode_down(payload: bytes) -> DownMessage:
 
 def decode_open_reply(payload: bytes) -> Opened | Refused:
     """Read the scheduler's answer to an open request."""
-    kind = Refused if "refused" in _parse(payload) else Opened
-    return decode(kind, payload)
+    if "refused" in _parse(payload):
+        return decode(Refused, payload)
+    return decode(Opened, payload)
 
 
 # ---------------------------------------------------------------- context chunks

@@ -16,6 +16,7 @@ from specedge.protocol.messages import (
     DownMessage,
     Opened,
     Refused,
+    TokenLogprobs,
     Verdict,
 )
 from specedge.protocol.subjects import Up
@@ -161,7 +162,8 @@ class Committed:
 class Ended:
     """The session is over; nothing follows. ``error`` is None if it ended well.
 
-    reason  "stop" | "length" (the verifier said so), "closed" | "cancelled" (the client did), "error"
+    reason  "stop" | "length" (the verifier said so), "closed" | "cancelled" (the client did),
+            "error"
     """
 
     reason: str
@@ -223,12 +225,12 @@ class Stepped:
     """That step ended well.
 
     choice   (n,) int32 the target's choice at each node, node 0 the root; None for prefill
-    logprobs per node ``specedge.protocol.messages.TokenLogprobs`` or None
+    logprobs per node, or None
     queue_ms, step_ms, step_rows   for the verdict's timing
     """
 
     choice: IntArray | None
-    logprobs: tuple[object, ...] | None = None
+    logprobs: tuple[TokenLogprobs, ...] | None = None
     queue_ms: float = 0.0
     step_ms: float = 0.0
     step_rows: int = 0

@@ -300,7 +300,7 @@ class Cold(Answer):
 
 class Rejected(Answer):
     """This round will not be answered as it is. ``field`` names what was wrong, in the words of the
-    draft or context header. ``ours`` and ``theirs`` on a fingerprint mismatch, as in ``Refused``."""
+    draft or context header. ``ours`` and ``theirs`` as in ``Refused``."""
 
     rejected: Annotated[Reason, Field(strict=False)]
     message: str = Field(default="", max_length=1000)

@@ -1,0 +1,486 @@
+"""The edge's end of a session: events in, effects out.
+
+Rule 1: every change of an edge session's state happens here; ``EDGE_TRANSITIONS`` bounds it.
+Rule 2: no clock, no link, no drafter. Time comes in as ``now_s``, work goes out as effects.
+Rule 3: a wrong local call raises ``ProtocolViolation`` and changes nothing; the wire never raises.
+
+The edge is the source of truth: the log of committed tokens here is the session, and every failure
+elsewhere is healed by saying the round again, with the whole context first if the verifier is cold.
+Rounds number from 0; a try is one send of a round. One round, or one grant, is out at a time.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from specedge.errors import Busy, ProtocolViolation, RetryableError, SpecEdgeError
+from specedge.ids import Round
+from specedge.protocol.codec import encode
+from specedge.protocol.context import context_chunks
+from specedge.protocol.edge_states import EDGE_TRANSITIONS, EdgeState, kind_of
+from specedge.protocol.effects import (
+    Answered,
+    AskDraft,
+    CancelAsked,
+    CloseAsked,
+    Committed,
+    Drafted,
+    EdgeEffect,
+    EdgeEvent,
+    Ended,
+    LinkRestored,
+    OpenAnswered,
+    OpenFailed,
+    RequestOpen,
+    SendUp,
+    SetTimer,
+    Started,
+    SwitchAsked,
+    TimerDue,
+)
+from specedge.protocol.messages import (
+    MAX_NODES,
+    RETRYABLE_REASONS,
+    Cold,
+    DownMessage,
+    Draft,
+    Ending,
+    Limits,
+    Opened,
+    OpenRequest,
+    Progress,
+    Reason,
+    Refused,
+    Rejected,
+    SessionParams,
+    Verdict,
+)
+from specedge.protocol.refusals import error_of, mismatch_of
+from specedge.protocol.round_timer import EdgeSessionConfig, RoundTimer
+from specedge.protocol.subjects import Up
+from specedge.protocol.token_log import TokenLog
+from specedge.protocol.wire_tree import to_wire
+from specedge.tree.path import reroot
+from specedge.tree.token_tree import IntArray, TokenTree
+
+_SAME_MOMENT_S = 1e-3  # event loops fire timers early by up to their clock's resolution
+_RUNNING = (EdgeState.AWAITING, EdgeState.HOSTED)
+
+
+class EdgeSession:
+    """One session. ``params`` are what the verifier will be told (its ``weights`` may be
+    ``refusals.ANY_WEIGHTS``), ``prompt`` (params.prompt,) ids. One owner drives it."""
+
+    def __init__(
+        self,
+        params: SessionParams,
+        prompt: IntArray | Sequence[int],
+        config: EdgeSessionConfig | None = None,
+        *,
+        drafter: str = "",
+    ) -> None:
+        if len(prompt) != params.prompt:
+            raise ValueError("params.prompt must be the prompt's length")
+        self.counters: Counter[str] = Counter()
+        self._config = config or EdgeSessionConfig()
+        self._params = params
+        self._log = TokenLog(params, prompt)
+        self._open_payload = encode(
+            OpenRequest(
+                model=params.model,
+                tokenizer=params.tokenizer,
+                context=params.prompt + params.max_tokens,
+                drafter=drafter,
+            )
+        )
+        self._state = EdgeState.NEW
+        self._out: list[EdgeEffect] = []
+        self._opened: Opened | None = None
+        self._open_by_s = 0.0
+        self._is_request_out = False
+        self._verifier = ""
+        self._round = Round(0)
+        self._try = -1  # the newest send of the current round; -1: it was not sent
+        self._sent_s: dict[int, float] = {}  # when each try of the current round was sent
+        self._tree: TokenTree | None = None  # what is out: a tree, or a grant of ``_run`` tokens
+        self._run = 0
+        self._grant_end = 0  # base at which the grant is used up
+        self._gap_round = -1  # the round for which a gap was answered already
+        self._ask_base: int | None = None  # base of the open AskDraft; None: none is open
+        self._timer = RoundTimer(self._config)
+        self._timer_at_s: float | None = None
+        self._is_backing_off = False  # the timer ends a pause that was asked for, not a silence
+        self._heard_s = 0.0  # last send or verdict: where a hosted round's time starts
+        self._advanced_s = 0.0  # last verdict, or progress that moved
+        self._progress = (-1, -1)
+        self._no_verifier_since_s: float | None = None
+
+    # ------------------------------------------------------------ what others may read
+
+    @property
+    def state(self) -> EdgeState:
+        """Where the session stands."""
+        return self._state
+
+    @property
+    def committed(self) -> IntArray:
+        """Prompt and generated tokens, (base,) int32, read-only; the last one is the root."""
+        return self._log.view()
+
+    @property
+    def base(self) -> int:
+        """How many tokens are committed."""
+        return len(self._log)
+
+    @property
+    def round(self) -> Round:
+        """The current round: the next one to be answered."""
+        return self._round
+
+    @property
+    def params(self) -> SessionParams:
+        """As the verifier is told them; complete once the session is open."""
+        return self._params
+
+    @property
+    def opened(self) -> Opened | None:
+        """The scheduler's answer, once there is one."""
+        return self._opened
+
+    @property
+    def limits(self) -> Limits | None:
+        """What this session may ask for, once it is open."""
+        return self._opened.limits if self._opened else None
+
+    @property
+    def group(self) -> str:
+        """The <target> of this session's up subjects, once it is open."""
+        return self._opened.group if self._opened else ""
+
+    @property
+    def verifier(self) -> str:
+        """The verifier that spoke last, or the one that the scheduler named."""
+        return self._verifier
+
+    @property
+    def round_trip_s(self) -> float | None:
+        """The usual time from a send to its verdict, to start the next session with."""
+        return self._timer.round_trip_s
+
+    # ------------------------------------------------------------ events
+
+    def on(self, event: EdgeEvent, now_s: float) -> list[EdgeEffect]:
+        """Take one event; perform the effects in order before the next one."""
+        kind = kind_of(event)
+        allowed = EDGE_TRANSITIONS[self._state].get(kind)
+        if allowed is None:
+            raise ProtocolViolation(f"{kind.__name__} is out of turn when {self._state}")
+        self._out = []
+        if self._state is EdgeState.ENDED:
+            self.counters["after_end"] += 1
+        else:
+            self._dispatch(event, now_s)
+        assert self._state in allowed, f"{kind.__name__}: table does not allow {self._state}"
+        return self._out
+
+    def _dispatch(self, event: EdgeEvent, now_s: float) -> None:
+        match event:
+            case Answered(message):
+                self._on_answer(message, now_s)
+            case OpenAnswered() | OpenFailed():
+                self._on_open_outcome(event, now_s)
+            case Drafted():
+                self._on_drafted(event, now_s)
+            case TimerDue():
+                self._on_timer(now_s)
+            case Started():
+                self._open_by_s = now_s + self._config.open_s
+                self._state = EdgeState.OPENING
+                self._request_open(now_s)
+            case LinkRestored():
+                self._on_link_restored(now_s)
+            case SwitchAsked():
+                if self._state is EdgeState.HOSTED:
+                    self._ask_draft()
+            case CancelAsked() | CloseAsked():
+                self._end("cancelled" if isinstance(event, CancelAsked) else "closed")
+
+    # ------------------------------------------------------------ opening
+
+    def _request_open(self, now_s: float) -> None:
+        left_s = self._open_by_s - now_s
+        self._is_request_out = True
+        self._set_timer(None)
+        timeout_s = max(min(self._config.open_timeout_s, left_s), _SAME_MOMENT_S)
+        self._out.append(RequestOpen(self._open_payload, timeout_s))
+
+    def _on_open_outcome(self, event: OpenAnswered | OpenFailed, now_s: float) -> None:
+        if self._state is not EdgeState.OPENING or not self._is_request_out:
+            self.counters["stale_open"] += 1
+            return
+        self._is_request_out = False
+        match event:
+            case OpenFailed(error):
+                self._retry_open(error, now_s)
+            case OpenAnswered(Refused() as refused):
+                self._retry_open(error_of(refused, self._params.tokenizer), now_s)
+            case OpenAnswered(Opened() as opened):
+                self._on_opened(opened, now_s)
+
+    def _retry_open(self, error: SpecEdgeError, now_s: float) -> None:
+        """Ask again, unless asking is useless, or the answer would come too late. A pool that is
+        full says so once: the client is told when to come back, and does not wait in line."""
+        patient = isinstance(error, RetryableError) and not isinstance(error, Busy)
+        retry_ms = error.retry_ms if isinstance(error, RetryableError) else None
+        wait_s = self._config.open_retry_s if retry_ms is None else retry_ms / 1e3
+        if patient and now_s + wait_s < self._open_by_s:
+            self._set_timer(now_s + wait_s)
+        else:
+            self._end("error", error)
+
+    def _on_opened(self, opened: Opened, now_s: float) -> None:
+        if (error := mismatch_of(opened, self._params)) is not None:
+            self._end("error", error)
+            return
+        identity = opened.identity
+        told = {"model": identity.model, "weights": identity.weights}
+        self._params = self._params.model_copy(update=told)
+        self._log = TokenLog(self._params, self._log.view())
+        self._opened, self._verifier = opened, opened.at
+        self._advanced_s = now_s
+        self._state = EdgeState.DRAFTING
+        self._set_timer(None)
+        self._send_context()
+        self._ask_draft()
+
+    # ------------------------------------------------------------ saying a round
+
+    def _ask_draft(self) -> None:
+        if self._ask_base is None:
+            assert self._opened is not None
+            self._ask_base = len(self._log)
+            self._out.append(AskDraft(self._round, self._opened.limits.nodes, self._ask_base))
+
+    def _on_drafted(self, event: Drafted, now_s: float) -> None:
+        if self._ask_base is None or self._opened is None:
+            raise ProtocolViolation("a draft that nobody asked for")
+        limits = self._opened.limits
+        if event.run < 0 or (event.run > 0 and limits.grant == 0):
+            raise ProtocolViolation("a grant where hosted sessions are not offered")
+        base = self._ask_base if event.base is None else event.base
+        self._tree = None if event.run else self._carry_over(event.tree, base)
+        self._run = min(event.run, limits.grant)
+        self._ask_base = None
+        self._state = EdgeState.HOSTED if event.run else EdgeState.AWAITING
+        self._say(now_s)
+
+    def _carry_over(self, tree: TokenTree, base: int) -> TokenTree:
+        """The part of a tree drafted at ``base`` that still stands on today's root."""
+        if not 1 <= base <= len(self._log) or tree.token[0] != self._log.view(base - 1)[0]:
+            raise ProtocolViolation("a draft on a root that this session never had")
+        since = self._log.view(base).tolist()
+        return reroot(tree, since)[1] if since else tree
+
+    def _say(self, now_s: float, *, is_repeat: bool = False) -> None:
+        """Send the round, or the grant from where we stand now, as a new try. Try 0 of a grant
+        extends the one that runs; a repeated one asks the verifier to start again from our base."""
+        assert self._opened is not None
+        self._try = max(self._try + 1, 1 if is_repeat else 0)
+        self._sent_s[self._try] = self._heard_s = now_s
+        if len(self._sent_s) == 1:
+            self._advanced_s = now_s
+        token, parent = ((), ()) if self._tree is None else self._wire_tree(self._tree)
+        draft = Draft(
+            round=self._round,
+            try_=self._try,
+            at=self._verifier,
+            base=len(self._log),
+            hash=self._log.hash_at(len(self._log)),
+            token=token,
+            parent=parent,
+            run=self._run,
+            budget_ms=round(2e3 * self._timer.wait_s),
+        )
+        self._grant_end = len(self._log) + self._run
+        self._out.append(SendUp(Up.DRAFT, encode(draft)))
+        self._wait(now_s)
+
+    def _wire_tree(self, tree: TokenTree) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        assert self._opened is not None
+        return to_wire(tree, min(self._opened.limits.nodes, MAX_NODES))
+
+    def _send_context(self) -> None:
+        for chunk in context_chunks(self._log, self._params, self._round):
+            self._out.append(SendUp(Up.CONTEXT, chunk))
+
+    # ------------------------------------------------------------ answers
+
+    def _on_answer(self, message: DownMessage, now_s: float) -> None:
+        if self._opened is None:
+            self.counters["before_open"] += 1
+            return
+        match message:
+            case Verdict():
+                self._on_verdict(message, now_s)
+            case Rejected():
+                self._on_rejected(message, now_s)
+            case Progress():
+                self._on_progress(message, now_s)
+            case Cold():
+                if self._is_current(message):
+                    self._resync(now_s)
+                else:
+                    self.counters["stale_cold"] += 1
+
+    def _is_current(self, message: Cold | Rejected) -> bool:
+        """Whether it answers exactly what is out now."""
+        named = (message.round, message.try_)
+        return self._state in _RUNNING and named == (self._round, self._try)
+
+    def _on_verdict(self, verdict: Verdict, now_s: float) -> None:
+        if verdict.round != self._round:
+            self._on_other_round(verdict, now_s)
+            return
+        tokens = (*verdict.path, verdict.bonus)
+        base = len(self._log) + len(tokens)
+        if verdict.base != base or self._log.hash_after(tokens) != verdict.hash:
+            self._on_mismatch(verdict, now_s)
+            return
+        # A grant that ran ahead may answer the round before the drafted tree got there.
+        has_tried = verdict.kept > 0 or self._tree is None or self._tree.num_drafted == 0
+        was_tree = self._state is EdgeState.AWAITING and has_tried
+        sent_s = self._sent_s.get(verdict.try_)
+        self._timer.observe(now_s - (self._heard_s if sent_s is None else sent_s))
+        round_trip_s = now_s - sent_s if was_tree and sent_s is not None else None
+        self._log.extend(tokens)
+        self._verifier = verdict.at or self._verifier
+        self._out.append(Committed(tokens, was_tree, verdict, round_trip_s))
+        if verdict.final is not None:
+            self._end(verdict.final)
+        else:
+            self._begin_round(now_s)
+
+    def _begin_round(self, now_s: float) -> None:
+        self._round = Round(self._round + 1)
+        self._try = -1
+        self._sent_s.clear()
+        self._timer.reset()
+        self._heard_s = self._advanced_s = now_s
+        self._no_verifier_since_s = None
+        left = self._grant_end - len(self._log)
+        if self._state is EdgeState.HOSTED and left > 0:
+            self._wait(now_s)
+            if 2 * left <= self._run:
+                self._ask_draft()
+            return
+        self._state = EdgeState.DRAFTING
+        self._set_timer(None)
+        self._ask_draft()
+
+    def _on_other_round(self, verdict: Verdict, now_s: float) -> None:
+        """Older: a duplicate. Newer: while a grant runs, the one between was lost; asked for once,
+        since those behind it are on their way too."""
+        if verdict.round < self._round:
+            self.counters["stale_verdict"] += 1
+        elif self._state is EdgeState.HOSTED and self._gap_round != self._round:
+            self.counters["gaps"] += 1
+            self._gap_round = self._round
+            self._say(now_s, is_repeat=True)
+        else:
+            self.counters["newer_verdict"] += 1
+
+    def _on_mismatch(self, verdict: Verdict, now_s: float) -> None:
+        """The verifier holds another prefix. Only an answer to what is out now is worth a resync:
+        others are left over from a verifier that the session has left."""
+        self.counters["mismatched_verdict"] += 1
+        if self._state in _RUNNING and verdict.try_ == max(self._try, 0):
+            self._resync(now_s)
+
+    def _resync(self, now_s: float) -> None:
+        self.counters["resyncs"] += 1
+        self._send_context()
+        self._say(now_s, is_repeat=True)
+
+    def _on_progress(self, progress: Progress, now_s: float) -> None:
+        if self._state not in _RUNNING or progress.round != self._round:
+            self.counters["stale_progress"] += 1
+            return
+        self._verifier = progress.at or self._verifier
+        self._no_verifier_since_s = None
+        if progress.progress != self._progress:
+            self._progress = progress.progress
+            self._advanced_s = now_s
+        self._wait(now_s)
+
+    def _on_rejected(self, rejected: Rejected, now_s: float) -> None:
+        if rejected.round != self._round:
+            self.counters["stale_rejected"] += 1
+        elif rejected.rejected not in RETRYABLE_REASONS:
+            self._end("error", error_of(rejected, self._params.tokenizer))
+        elif not self._is_current(rejected):
+            self.counters["stale_rejected"] += 1
+        elif rejected.rejected is Reason.EXPIRED:
+            self.counters["expired"] += 1
+            self._timer.double()
+            self._say(now_s, is_repeat=True)
+        else:
+            self._back_off(rejected, now_s)
+
+    def _back_off(self, rejected: Rejected, now_s: float) -> None:
+        self.counters[f"rejected_{rejected.rejected}"] += 1
+        retry_ms = rejected.retry_ms
+        pause_s = self._config.retry_s if retry_ms is None else retry_ms / 1e3
+        if rejected.rejected is Reason.NO_VERIFIER:
+            if self._no_verifier_since_s is None:
+                self._no_verifier_since_s = now_s
+            if now_s + pause_s > self._no_verifier_since_s + self._config.no_verifier_s:
+                self._end("error", error_of(rejected, self._params.tokenizer))
+                return
+        else:
+            self._no_verifier_since_s = None
+        self._is_backing_off = True
+        self._set_timer(min(now_s + pause_s, self._advanced_s + self._config.give_up_s))
+
+    # ------------------------------------------------------------ time, link, end
+
+    def _wait(self, now_s: float) -> None:
+        self._is_backing_off = False
+        give_up_at_s = self._advanced_s + self._config.give_up_s
+        self._set_timer(min(now_s + self._timer.wait_s, give_up_at_s))
+
+    def _set_timer(self, at_s: float | None) -> None:
+        if at_s != self._timer_at_s:
+            self._timer_at_s = at_s
+            self._out.append(SetTimer(at_s))
+
+    def _on_timer(self, now_s: float) -> None:
+        at_s, self._timer_at_s = self._timer_at_s, None
+        if at_s is None:
+            return
+        if now_s < at_s - _SAME_MOMENT_S:
+            self._set_timer(at_s)  # early: the driver's timer may be spent, so ask for it again
+        elif self._state is EdgeState.OPENING:
+            self._request_open(now_s)
+        elif now_s >= self._advanced_s + self._config.give_up_s - _SAME_MOMENT_S:
+            message = f"no answer from the cloud for {self._config.give_up_s:g} s"
+            self._end("error", RetryableError(message))
+        else:
+            if not self._is_backing_off:
+                self.counters["resends"] += 1
+                self._timer.double()
+            self._say(now_s, is_repeat=True)
+
+    def _on_link_restored(self, now_s: float) -> None:
+        if self._state is EdgeState.OPENING and not self._is_request_out:
+            self._request_open(now_s)
+        elif self._state in _RUNNING:
+            self._timer.reset()
+            self._say(now_s, is_repeat=True)
+
+    def _end(self, reason: str, error: SpecEdgeError | None = None) -> None:
+        self._set_timer(None)
+        if self._state is not EdgeState.NEW:
+            kind = Up.CANCEL if reason == "cancelled" else Up.CLOSE
+            self._out.append(SendUp(kind, encode(Ending(round=self._round))))
+        self._state = EdgeState.ENDED
+        self._ask_base = None
+        self._out.append(Ended(reason, error))

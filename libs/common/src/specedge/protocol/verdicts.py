@@ -1,0 +1,68 @@
+"""From the target's choices to a verdict: the accepted path, cut where the sequence ends.
+
+Pure; knows nothing of states, slots or rounds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from specedge.protocol.messages import SessionParams, TokenLogprobs
+from specedge.tree.path import walk
+from specedge.tree.token_tree import IntArray, TokenTree
+
+Final = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """What a step decided.
+
+    tokens  path + bonus, at least one, cut at the first that ends the sequence
+    path    (len(tokens) - 1,) int32 node ids whose KV rows are kept
+    final   why nothing follows, or None
+    lp      one per token, or None
+    """
+
+    tokens: tuple[int, ...]
+    path: IntArray
+    final: Final | None
+    lp: tuple[TokenLogprobs, ...] | None
+
+
+def decide(
+    tree: TokenTree,
+    choice: IntArray,
+    logprobs: Sequence[TokenLogprobs] | None,
+    params: SessionParams,
+    num_generated: int,
+) -> Outcome:
+    """Walk ``tree`` by the target's ``choice`` ((n,) int32) after ``num_generated`` tokens."""
+    walked = walk(tree, choice)
+    tokens = [*tree.token[walked.path].tolist(), walked.bonus]
+    end, final = _find_end(tokens, params, num_generated)
+    path = walked.path[: end - 1]
+    return Outcome(tuple(tokens[:end]), path, final, _along(path, logprobs))
+
+
+def _find_end(
+    tokens: Sequence[int], params: SessionParams, num_generated: int
+) -> tuple[int, Final | None]:
+    """How many of ``tokens`` stand, and why they end. The stopping token is the last one."""
+    for index, token in enumerate(tokens):
+        generated = num_generated + index
+        if token in params.stop and generated >= params.min_tokens:
+            return index + 1, "stop"
+        if generated + 1 >= params.max_tokens:
+            return index + 1, "length"
+    return len(tokens), None
+
+
+def _along(
+    path: IntArray, logprobs: Sequence[TokenLogprobs] | None
+) -> tuple[TokenLogprobs, ...] | None:
+    """Of each token, the log-probabilities found at the node it was chosen at."""
+    if logprobs is None:
+        return None
+    nodes = (0, *path.tolist())
+    return tuple(logprobs[node] for node in nodes)

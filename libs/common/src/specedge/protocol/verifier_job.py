@@ -1,0 +1,101 @@
+"""The work of one session at its verifier, as values: what arrived, what was admitted, what was
+asked of the engine, what was answered. All changes are made by ``verifier_session``."""
+
+from dataclasses import dataclass
+
+from specedge.protocol.messages import BatchItem, Draft, Verdict
+from specedge.protocol.prefix_hash import hash_tokens, to_hex
+from specedge.tree.token_tree import IntArray, TokenTree
+
+
+@dataclass(frozen=True, slots=True)
+class VerifierSessionConfig:
+    """Bounds of one session at a verifier.
+
+    progress_s        between two signs of life to an edge that waits
+    max_chain_tokens  committed tokens without KV that may share a step with a tree; more of them
+                      are prefilled first, in pieces of the driver's choosing
+    retry_ms          told to the edge when the engine failed and said no time itself
+    """
+
+    progress_s: float = 0.25
+    max_chain_tokens: int = 64
+    retry_ms: int = 200
+
+
+@dataclass(slots=True, eq=False)
+class Arrival:
+    """Work as it came: progress extends ``deadline_s`` by the ``budget_s`` it came with."""
+
+    item: BatchItem
+    deadline_s: float
+    budget_s: float
+
+    @property
+    def name(self) -> tuple[int, int]:
+        """(round, try): newer is greater."""
+        return self.item.round, self.item.try_
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """Admitted work: one round of it, starting at ``base`` and ``hash`` (those after append).
+
+    deadline_s  None from a grant's second round on
+    grant_end   the base at which a grant is used up; 0: a draft, not a grant
+    """
+
+    item: BatchItem
+    round: int
+    try_: int
+    base: int
+    hash: str
+    deadline_s: float | None
+    budget_s: float
+    grant_end: int = 0
+
+    @property
+    def is_hosted(self) -> bool:
+        """Whether this is a round of a grant."""
+        return self.grant_end > 0
+
+    def is_asked_by(self, draft: Draft) -> bool:
+        """Whether ``draft`` asks for this very round, of this kind."""
+        start = (draft.round, draft.base + len(draft.append), hash_at_start(draft))
+        return start == (self.round, self.base, self.hash) and (draft.run > 0) == self.is_hosted
+
+
+@dataclass(slots=True, eq=False)
+class WantedStep:
+    """The step asked for by the last ``WantStep``. ``key`` tells whether another would differ."""
+
+    key: tuple[object, ...]
+    start: int
+    chain: IntArray
+    tree: TokenTree | None
+    job: Job | None
+    num_chain: int = 0
+    has_begun: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answered:
+    """The last verdict, with the base and hash its round started from."""
+
+    base: int
+    hash: str
+    verdict: Verdict
+
+    def answers(self, draft: Draft) -> bool:
+        """Whether the same work was asked for again. A grant is not answered by one verdict,
+        unless that was the last there is."""
+        if draft.round != self.verdict.round or (draft.run and self.verdict.final is None):
+            return False
+        return (draft.base + len(draft.append), hash_at_start(draft)) == (self.base, self.hash)
+
+
+def hash_at_start(draft: Draft) -> str:
+    """The hash after ``append``, where the round itself starts."""
+    if not draft.append:
+        return draft.hash
+    return to_hex(hash_tokens(int(draft.hash, 16), draft.append))

@@ -1,0 +1,643 @@
+"""The verifier's end of a session: events in, effects out.
+
+Rule 1: every change of a verifier session's state happens here; ``VERIFIER_TRANSITIONS`` bounds it.
+Rule 2: no clock, no link, no engine. Time comes in as ``now_s``, work goes out as effects.
+Rule 3: a wrong local call raises ``ProtocolViolation`` and changes nothing; the wire never raises.
+
+A verifier is a cache: whatever is lost here, the edge brings again. Half-open intervals of tokens:
+
+    [0, rows)            their KV rows are valid in the slot (none without a slot)
+    [rows, base)         the chain: committed, KV to be computed; the root is always among them
+    [0, asked base)      what the edge knows of; a grant runs ahead of it, a rewind goes back to it
+
+While a step is under way neither the log nor the rows change: what arrives waits for its end.
+"""
+
+from collections import Counter
+from dataclasses import replace
+from enum import Enum, auto
+
+import numpy as np
+
+from specedge.errors import ProtocolViolation
+from specedge.ids import SessionKey
+from specedge.protocol.context import ContextAssembly
+from specedge.protocol.effects import (
+    ContextArrived,
+    DropSlot,
+    EndingArrived,
+    Gone,
+    KeepRows,
+    Reply,
+    SetTimer,
+    SlotDenied,
+    SlotGiven,
+    SlotTaken,
+    StepBegun,
+    StepFailed,
+    Stepped,
+    TimerDue,
+    VerifierEffect,
+    VerifierEvent,
+    WantSlot,
+    WantStep,
+    Withdraw,
+    WorkArrived,
+)
+from specedge.protocol.messages import (
+    Cold,
+    Identity,
+    Limits,
+    Progress,
+    Reason,
+    Rejected,
+    SessionParams,
+    Timing,
+    Verdict,
+)
+from specedge.protocol.token_log import TokenLog
+from specedge.protocol.verdicts import Outcome, decide
+from specedge.protocol.verifier_job import (
+    Answered,
+    Arrival,
+    Job,
+    VerifierSessionConfig,
+    WantedStep,
+)
+from specedge.protocol.verifier_states import VERIFIER_TRANSITIONS, VerifierState
+from specedge.protocol.wire_tree import from_wire
+from specedge.protocol.work_checks import Fault, find_context_fault, find_work_fault
+from specedge.tree.token_tree import IntArray, TokenTree
+
+_SAME_MOMENT_S = 1e-3  # event loops fire timers early by up to their clock's resolution
+_OVER = (VerifierState.ENDING, VerifierState.GONE)
+
+
+class _Lease(Enum):
+    NONE = auto()
+    ASKED = auto()
+    HELD = auto()
+
+
+class VerifierSession:
+    """One session at one verifier. ``verifier`` is its id, said in every answer. One owner drives
+    it; ``committed`` and ``params`` are for the engine's choosing, between events."""
+
+    def __init__(
+        self,
+        key: SessionKey,
+        limits: Limits,
+        identity: Identity,
+        verifier: str,
+        config: VerifierSessionConfig | None = None,
+    ) -> None:
+        self.key = key
+        self.counters: Counter[str] = Counter()
+        self._limits = limits
+        self._identity = identity
+        self._verifier = verifier
+        self._config = config or VerifierSessionConfig()
+        self._state = VerifierState.ABSENT
+        self._out: list[VerifierEffect] = []
+        self._params: SessionParams | None = None
+        self._log: TokenLog | None = None
+        self._assembly: ContextAssembly | None = None
+        self._has_moved = False  # chunks came since the last draft that waits for them
+        self._is_news = False  # chunks came since the last progress message
+        self._context_round = 0
+        self._lease = _Lease.NONE
+        self._rows = 0
+        self._is_prefilling = False  # rows are computed ahead of any draft
+        self._waiting: Arrival | None = None  # came before its context was complete
+        self._next: Arrival | None = None  # came during a step
+        self._job: Job | None = None
+        self._step: WantedStep | None = None
+        self._asked: tuple[int, int] | None = None  # newest (round, try) that the edge named
+        self._line: dict[int, int] = {}  # rounds of the running grant → base each starts from
+        self._last: Answered | None = None
+        self._progress_at_s: float | None = None
+        self._timer_at_s: float | None = None
+
+    # ------------------------------------------------------------ what others may read
+
+    @property
+    def state(self) -> VerifierState:
+        """Where the session stands."""
+        return self._state
+
+    @property
+    def committed(self) -> IntArray:
+        """Prompt and generated tokens, (base,) int32, read-only; empty if there is no context."""
+        return np.empty(0, dtype=np.int32) if self._log is None else self._log.view()
+
+    @property
+    def params(self) -> SessionParams | None:
+        """As the context said them."""
+        return self._params
+
+    @property
+    def rows(self) -> int:
+        """How many KV rows are valid."""
+        return self._rows
+
+    @property
+    def has_slot(self) -> bool:
+        """Whether a slot is leased."""
+        return self._lease is _Lease.HELD
+
+    @property
+    def is_hosted(self) -> bool:
+        """Whether a grant runs."""
+        return self._job is not None and self._job.is_hosted
+
+    @property
+    def last_round(self) -> int:
+        """The last answered round; -1: none."""
+        return -1 if self._last is None else self._last.verdict.round
+
+    # ------------------------------------------------------------ events
+
+    def on(self, event: VerifierEvent, now_s: float) -> list[VerifierEffect]:
+        """Take one event; perform the effects in order before the next one."""
+        allowed = VERIFIER_TRANSITIONS[self._state].get(type(event))
+        if allowed is None or not self._is_in_turn(event):
+            raise ProtocolViolation(f"{type(event).__name__} is out of turn when {self._state}")
+        self._out = []
+        if self._state in _OVER:
+            self._finish_ending(event)
+        else:
+            self._dispatch(event, now_s)
+        assert self._state in allowed, f"{type(event).__name__}: not allowed to {self._state}"
+        return self._out
+
+    def _is_in_turn(self, event: VerifierEvent) -> bool:
+        """Whether a local answer was asked for, and fits what was asked."""
+        step = self._step
+        match event:
+            case SlotGiven() | SlotDenied():
+                return self._lease is _Lease.ASKED
+            case SlotTaken():
+                return self._lease is _Lease.HELD
+            case StepBegun(num_chain):
+                if step is None or step.has_begun:
+                    return False
+                least = 1 if step.tree is None else len(step.chain)
+                return least <= num_chain <= len(step.chain)
+            case Stepped(choice):
+                if step is None or not step.has_begun or (choice is None) != (step.tree is None):
+                    return False
+                return choice is None or step.tree is None or len(choice) == len(step.tree)
+            case StepFailed():
+                return step is not None
+        return True
+
+    def _dispatch(self, event: VerifierEvent, now_s: float) -> None:
+        match event:
+            case ContextArrived():
+                self._on_context(event)
+            case WorkArrived():
+                self._on_work(event, now_s)
+            case SlotGiven() | SlotDenied() | SlotTaken():
+                self._on_slot(event)
+            case StepBegun(num_chain):
+                assert self._step is not None
+                self._step.num_chain, self._step.has_begun = num_chain, True
+            case Stepped() | StepFailed():
+                self._on_step_end(event, now_s)
+            case TimerDue():
+                self._on_timer(now_s)
+            case EndingArrived():
+                self._begin_ending()
+                return
+        self._pump(now_s)
+        self._state = self._find_state()
+        self._arm(now_s)
+
+    # ------------------------------------------------------------ context
+
+    def _on_context(self, event: ContextArrived) -> None:
+        header = event.header
+        fault = find_context_fault(header, event.ids, self._identity, self._limits)
+        if fault is not None:
+            self._reject(header.round, 0, fault)
+        elif self._asked is not None and header.round < self._asked[0]:
+            self.counters["stale_context"] += 1
+        elif self._log is not None and self._log.agrees(header.total, header.hash):
+            self.counters["held_context"] += 1
+        else:
+            self._take_chunk(event)
+
+    def _take_chunk(self, event: ContextArrived) -> None:
+        header, assembly = event.header, self._assembly
+        if assembly is None or not assembly.owns(header):
+            if assembly is not None:
+                if header.round < assembly.header.round:
+                    self.counters["stale_context"] += 1
+                    return
+                self.counters["replaced_context"] += 1
+            assembly = self._assembly = ContextAssembly(header)
+        if assembly.add(header, event.ids):
+            self._has_moved = self._is_news = True
+        else:
+            self.counters["duplicate_chunk"] += 1
+
+    def _install(self, assembly: ContextAssembly) -> None:
+        """The context is complete: it replaces what was held. Rows of a common prefix stay."""
+        header, self._assembly = assembly.header, None
+        log = TokenLog(header.params, assembly.tokens)
+        if log.hash_at(len(log)) != header.hash:
+            message = "hash does not fit the params and tokens of the context"
+            self._reject(header.round, 0, Fault(Reason.INVALID, message, "hash"))
+            self._waiting = None
+            return
+        if self._job is not None and self._waiting is None:
+            job = self._job
+            self._waiting = Arrival(job.item, job.deadline_s or np.inf, job.budget_s)
+        common = 0 if self._log is None else _num_common(self._log.view(), log.view())
+        self._rows = min(self._rows, common, len(log) - 1)
+        self._job, self._line = None, {}
+        self._log, self._params = log, header.params
+        self._context_round = header.round
+        self._is_prefilling = True
+
+    # ------------------------------------------------------------ work
+
+    def _on_work(self, event: WorkArrived, now_s: float) -> None:
+        item = event.item
+        fault = find_work_fault(item, self._limits, self._identity.vocab_size)
+        if fault is not None:
+            self._reject(item.round, item.try_, fault)
+            return
+        arrival = Arrival(item, event.deadline_s, max(event.deadline_s - now_s, 0.0))
+        is_newer = self._asked is None or arrival.name > self._asked
+        if is_newer:
+            self._asked = arrival.name
+            if item.run == 0 and self._job is not None and self._job.is_hosted:
+                self._job.grant_end = self._job.base  # the edge drafts again: no round after this
+        if self._last is not None and self._last.answers(item):
+            self.counters["answered_again"] += 1
+            self._out.append(Reply(self._last.verdict.model_copy(update={"try_": item.try_})))
+        elif not is_newer:
+            self.counters["stale_work"] += 1
+        elif self._step is not None and self._step.has_begun:
+            if not self._refresh(arrival):
+                self._next = arrival
+        else:
+            self._take(arrival, now_s)
+
+    def _take(self, arrival: Arrival, now_s: float) -> None:
+        """Admit work, or say why not. No step is under way."""
+        self._waiting = None
+        item = arrival.item
+        if self._refresh(arrival):
+            return
+        if self._log is None or not self._log.agrees(item.base, item.hash):
+            self._wait_or_say_cold(arrival)
+        elif (fault := self._find_place_fault(item.base, len(item.append))) is not None:
+            self._reject(item.round, item.try_, fault)
+        elif now_s > arrival.deadline_s:
+            self._reject(item.round, item.try_, _EXPIRED)
+        else:
+            self._admit(arrival)
+
+    def _refresh(self, arrival: Arrival) -> bool:
+        """Whether this is the round at hand, said again: then only its try and time are new."""
+        job, item = self._job, arrival.item
+        if job is None or not job.is_asked_by(item):
+            return False
+        self.counters["duplicate_work"] += 1
+        job.try_, job.budget_s = item.try_, arrival.budget_s
+        if job.deadline_s is not None:
+            job.deadline_s = max(job.deadline_s, arrival.deadline_s)
+        if job.is_hosted:
+            job.grant_end = job.base + item.run
+        return True
+
+    def _wait_or_say_cold(self, arrival: Arrival) -> None:
+        """Its context may still be on the way: then it waits, once. If it is said again and no
+        chunk came in between, some were lost."""
+        assembly, round_ = self._assembly, arrival.item.round
+        if assembly is not None and assembly.header.round == round_ and self._has_moved:
+            self._waiting, self._has_moved = arrival, False
+            return
+        if assembly is not None and assembly.header.round < round_:
+            self._assembly = None
+        self.counters["cold"] += 1
+        self._job = None
+        answer = Cold(round=round_, try_=arrival.item.try_, at=self._verifier)
+        self._out.append(Reply(answer))
+
+    def _find_place_fault(self, base: int, num_append: int) -> Fault | None:
+        assert self._params is not None
+        first, end = self._params.prompt, self._params.prompt + self._params.max_tokens
+        if first <= base and base + num_append < end:
+            return None
+        message = f"base {base} with {num_append} appended is outside [{first}, {end})"
+        return Fault(Reason.INVALID, message, "base")
+
+    def _admit(self, arrival: Arrival) -> None:
+        item, log = arrival.item, self._log
+        assert log is not None
+        if self._assembly is not None and self._assembly.header.round <= item.round:
+            self._assembly = None
+        start = item.base + len(item.append)
+        round_ = item.round
+        if item.run and item.try_ == 0 and not item.append and self._line.get(round_) == start:
+            self._line = {r: base for r, base in self._line.items() if r >= round_}
+            if self._job is not None:
+                self._job.grant_end = start + item.run
+                return
+            round_ = max(self._line)  # the old grant ran out: go on where it stopped
+        else:
+            self._rewind(arrival)
+            self._line = {round_: start} if item.run else {}
+        if item.run and start + item.run <= len(log):
+            return  # nothing left of this grant that was not said already
+        self._job = Job(
+            item=item,
+            round=round_,
+            try_=item.try_ if round_ == item.round else 0,
+            base=len(log),
+            hash=log.hash_at(len(log)),
+            deadline_s=arrival.deadline_s,
+            budget_s=arrival.budget_s,
+            grant_end=start + item.run if item.run else 0,
+        )
+
+    def _rewind(self, arrival: Arrival) -> None:
+        """Make the log end at base + append. What of append is there already keeps its rows."""
+        log, item = self._log, arrival.item
+        assert log is not None
+        held = log.view(item.base)
+        num_held = _num_common(held, np.asarray(item.append, dtype=np.int32))
+        end = item.base + num_held
+        if end < len(log):
+            self.counters["truncated"] += 1
+        log.truncate(end)
+        log.extend(item.append[num_held:])
+        self._rows = min(self._rows, end, len(log) - 1)
+
+    # ------------------------------------------------------------ slot and steps
+
+    def _pump(self, now_s: float) -> None:
+        """Ask for what is needed next. Nothing while a step is under way."""
+        if self._step is not None and self._step.has_begun:
+            return
+        if self._assembly is not None and self._assembly.is_complete:
+            self._install(self._assembly)
+        if self._waiting is not None and self._assembly is None:
+            self._take(self._waiting, now_s)
+        if self._log is None or (self._job is None and not self._is_prefilling):
+            self._want(None)
+        elif self._lease is _Lease.NONE:
+            self._lease = _Lease.ASKED
+            self._out.append(WantSlot(len(self._log) + self._limits.nodes))
+        elif self._lease is _Lease.HELD:
+            self._want(self._plan_step(self._log))
+
+    def _plan_step(self, log: TokenLog) -> WantedStep | None:
+        num_tail, job = len(log) - self._rows, self._job
+        if job is not None and num_tail <= self._config.max_chain_tokens:
+            chain = log.view(self._rows)
+            tree = TokenTree.root_only(log.root) if job.is_hosted else from_wire(log.root, job.item)
+        elif num_tail > 1:
+            chain, tree, job = log.view(self._rows, len(log) - 1), None, None
+        else:
+            self._is_prefilling = False
+            return None
+        key = (self._rows, len(log), log.hash_at(len(log)), job)
+        return WantedStep(key, self._rows, chain, tree, job)
+
+    def _want(self, step: WantedStep | None) -> None:
+        """Replace the wanted step, if the new one differs."""
+        if step is None:
+            if self._step is not None:
+                self._out.append(Withdraw())
+            self._step = None
+        elif self._step is None or self._step.key != step.key:
+            self._step = step
+            deadline_s = None if self._job is None else self._job.deadline_s
+            is_hosted = step.job is not None and step.job.is_hosted
+            self._out.append(WantStep(step.start, step.chain, step.tree, deadline_s, is_hosted))
+
+    def _on_slot(self, event: SlotGiven | SlotDenied | SlotTaken) -> None:
+        match event:
+            case SlotGiven(rows_ready):
+                self._lease = _Lease.HELD
+                self._rows = min(rows_ready, max(len(self.committed) - 1, 0))
+            case SlotTaken():
+                self._lease, self._rows = _Lease.NONE, 0
+            case SlotDenied(retry_ms):
+                self._lease, self._is_prefilling = _Lease.NONE, False
+                self._drop_job(Fault(Reason.BUSY, "no slot is free", ""), retry_ms)
+
+    def _on_step_end(self, event: Stepped | StepFailed, now_s: float) -> None:
+        step, self._step = self._step, None
+        assert step is not None
+        match event:
+            case StepFailed(message, retry_ms):
+                self._is_prefilling = False
+                fault = Fault(Reason.BUSY, f"the step failed: {message}"[:300], "")
+                retry = self._config.retry_ms if retry_ms is None else retry_ms
+                self._drop_job(fault, retry)
+            case Stepped():
+                if step.job is None:
+                    self._rows += step.num_chain
+                else:
+                    self._publish(step, step.job, event)
+        if self._next is not None:
+            arrival, self._next = self._next, None
+            self._take(arrival, now_s)
+
+    def _publish(self, step: WantedStep, job: Job, event: Stepped) -> None:
+        log, params = self._log, self._params
+        assert log is not None and params is not None
+        assert step.tree is not None and event.choice is not None
+        base = len(log)
+        num_generated = base - params.prompt
+        outcome = decide(step.tree, event.choice, event.logprobs, params, num_generated)
+        log.extend(outcome.tokens)
+        self._rows = base + len(outcome.path)
+        verdict = self._verdict(step, job, event, outcome)
+        self._last = Answered(job.base, job.hash, verdict)
+        self._out.append(Reply(verdict))
+        if len(outcome.path):
+            self._out.append(KeepRows(base, outcome.path))
+        self._progress_at_s = None
+        self._is_prefilling = False
+        self._job = self._following(job, outcome)
+        if outcome.final is not None:
+            self._out.append(DropSlot(self._rows))
+            self._lease, self._rows = _Lease.NONE, 0
+
+    def _following(self, job: Job, outcome: Outcome) -> Job | None:
+        """The grant's next round, if there is one."""
+        assert self._log is not None
+        base = len(self._log)
+        if job.is_hosted:
+            self._line[job.round + 1] = base
+        if outcome.final is not None or base >= job.grant_end:
+            return None
+        hash_ = self._log.hash_at(base)
+        return replace(job, round=job.round + 1, try_=0, base=base, hash=hash_, deadline_s=None)
+
+    def _verdict(self, step: WantedStep, job: Job, event: Stepped, outcome: Outcome) -> Verdict:
+        assert self._log is not None and step.tree is not None
+        timing = Timing(
+            held=round(job.item.held_ms, 2),
+            queue=round(event.queue_ms, 2),
+            step=round(event.step_ms, 2),
+            rows=event.step_rows,
+        )
+        return Verdict(
+            round=job.round,
+            try_=job.try_,
+            at=self._verifier,
+            path=outcome.tokens[:-1],
+            bonus=outcome.tokens[-1],
+            kept=step.tree.num_drafted,
+            base=len(self._log),
+            hash=self._log.hash_at(len(self._log)),
+            final=outcome.final,
+            lp=outcome.lp,
+            timing=timing,
+        )
+
+    # ------------------------------------------------------------ rejections, time
+
+    def _drop_job(self, fault: Fault, retry_ms: int | None = None) -> None:
+        if self._job is not None:
+            job, self._job = self._job, None
+            self._reject(job.round, job.try_, fault, retry_ms)
+
+    def _reject(self, round_: int, try_: int, fault: Fault, retry_ms: int | None = None) -> None:
+        self.counters[f"rejected_{fault.reason}"] += 1
+        rejected = Rejected(
+            round=round_,
+            try_=try_,
+            at=self._verifier,
+            rejected=fault.reason,
+            message=fault.message,
+            field=fault.field,
+            retry_ms=retry_ms,
+            ours=fault.ours,
+            theirs=fault.theirs,
+        )
+        self._out.append(Reply(rejected))
+
+    def _on_timer(self, now_s: float) -> None:
+        at_s, self._timer_at_s = self._timer_at_s, None
+        if at_s is None or now_s < at_s - _SAME_MOMENT_S:
+            return  # stale, or early: ``_arm`` asks again
+        now_s += _SAME_MOMENT_S
+        expires_at_s = self._expires_at_s()
+        if self._progress_at_s is not None and now_s >= self._progress_at_s:
+            self._report_progress(now_s)
+        elif expires_at_s is not None and now_s >= expires_at_s:
+            self._drop_job(_EXPIRED)
+
+    def _expires_at_s(self) -> float | None:
+        """When the job must be given up; None if there is none, or its step is under way."""
+        has_begun = self._step is not None and self._step.has_begun
+        return None if self._job is None or has_begun else self._job.deadline_s
+
+    def _report_progress(self, now_s: float) -> None:
+        """A sign of life to the edge, whose own timer starts again: so do the deadlines."""
+        self._progress_at_s, self._is_news = None, False
+        for late in (self._next, self._waiting, self._job):
+            if late is not None and late.deadline_s is not None:
+                late.deadline_s = max(late.deadline_s, now_s + late.budget_s)
+        round_, try_ = self._name_of_progress()
+        if self._assembly is not None:
+            figures = (self._assembly.num_received, self._assembly.header.total)
+        else:
+            figures = (self._rows, len(self.committed))
+        answer = Progress(round=round_, try_=try_, at=self._verifier, progress=figures)
+        self._out.append(Reply(answer))
+
+    def _name_of_progress(self) -> tuple[int, int]:
+        if self._next is not None:
+            return self._next.name
+        if self._job is not None:
+            return self._job.round, self._job.try_
+        if self._waiting is not None:
+            return self._waiting.name
+        if self._assembly is not None:
+            return self._assembly.header.round, 0
+        return self._context_round, 0
+
+    def _arm(self, now_s: float) -> None:
+        is_busy = (
+            *(self._job is not None, self._next is not None, self._is_prefilling),
+            self._assembly is not None and self._is_news,
+        )
+        if not any(is_busy):
+            self._progress_at_s = None
+            self._set_timer(None)
+            return
+        if self._progress_at_s is None:
+            self._progress_at_s = now_s + self._config.progress_s
+        expires_at_s = self._expires_at_s()
+        if expires_at_s is None:
+            self._set_timer(self._progress_at_s)
+        else:
+            self._set_timer(min(self._progress_at_s, expires_at_s))
+
+    def _set_timer(self, at_s: float | None) -> None:
+        if at_s != self._timer_at_s:
+            self._timer_at_s = at_s
+            self._out.append(SetTimer(at_s))
+
+    # ------------------------------------------------------------ state and end
+
+    def _find_state(self) -> VerifierState:
+        if self._step is not None:
+            is_round = self._step.job is not None
+            return VerifierState.RUNNING if is_round else VerifierState.FILLING
+        if self._job is not None or self._assembly is not None or self._is_prefilling:
+            return VerifierState.FILLING
+        return VerifierState.ABSENT if self._log is None else VerifierState.READY
+
+    def _begin_ending(self) -> None:
+        self._job = self._next = self._waiting = self._assembly = None
+        self._is_prefilling = False
+        self._set_timer(None)
+        has_begun = self._step is not None and self._step.has_begun
+        if self._step is not None and not has_begun:
+            self._want(None)
+        if has_begun or self._lease is _Lease.ASKED:
+            self._state = VerifierState.ENDING
+        else:
+            self._leave()
+
+    def _finish_ending(self, event: VerifierEvent) -> None:
+        """Over: nothing from the wire counts; the driver's last answer frees the slot."""
+        match event:
+            case SlotGiven():
+                self._lease = _Lease.HELD
+                self._leave()
+            case SlotDenied():
+                self._lease = _Lease.NONE
+                self._leave()
+            case Stepped() | StepFailed():
+                self._step = None
+                self._leave()
+            case _:
+                self.counters["after_end"] += 1
+
+    def _leave(self) -> None:
+        if self._lease is _Lease.HELD:
+            self._out.append(DropSlot(self._rows))
+        self._lease, self._rows = _Lease.NONE, 0
+        self._state = VerifierState.GONE
+        self._out.append(Gone())
+
+
+_EXPIRED = Fault(Reason.EXPIRED, "the round's time was over before it could start", "budget_ms")
+
+
+def _num_common(one: IntArray, other: IntArray) -> int:
+    """How many leading tokens two arrays share."""
+    length = min(len(one), len(other))
+    differs = np.flatnonzero(one[:length] != other[:length])
+    return int(differs[0]) if len(differs) else length

@@ -1,0 +1,88 @@
+"""What a verifier checks before anything from an edge reaches a device: pure questions about one
+message. Sizes first, then every id; base and hash are the session's own question.
+
+Parent order and the ranges of numbers were checked when the bytes came in.
+"""
+
+from dataclasses import dataclass
+
+from specedge.protocol.messages import (
+    ContextHeader,
+    Draft,
+    Identity,
+    Limits,
+    Reason,
+    SessionParams,
+)
+from specedge.tree.token_tree import IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a message is rejected, with the field in the message's own words."""
+
+    reason: Reason
+    message: str
+    field: str
+    ours: str | None = None
+    theirs: str | None = None
+
+
+def find_work_fault(work: Draft, limits: Limits, vocab_size: int) -> Fault | None:
+    """The first fault of a draft or grant, or None."""
+    sizes = (
+        ("token", len(work.token), limits.nodes),
+        ("append", len(work.append), limits.append),
+        ("run", work.run, limits.grant),
+    )
+    for field, size, limit in sizes:
+        if size > limit:
+            message = f"{field} is {size}, over this session's limit of {limit}"
+            return Fault(Reason.OVER_LIMIT, message, field)
+    for field, ids in (("append", work.append), ("token", work.token)):
+        for index, token in enumerate(ids):
+            if token >= vocab_size:
+                return _outside(f"{field}[{index}]", token, vocab_size)
+    return None
+
+
+def find_context_fault(
+    header: ContextHeader, ids: IntArray, identity: Identity, limits: Limits
+) -> Fault | None:
+    """The first fault of a chunk of context, or None."""
+    params = header.params
+    if header.off + len(ids) > header.total:
+        message = f"{len(ids)} ids from {header.off} are past the total of {header.total}"
+        return Fault(Reason.INVALID, message, "off")
+    outside = (ids < 0) | (ids >= identity.vocab_size)
+    if outside.any():
+        index = int(outside.argmax())
+        return _outside(f"ids[{index}]", int(ids[index]), identity.vocab_size)
+    return _identity_fault(params, identity) or _length_fault(header, limits)
+
+
+def _identity_fault(params: SessionParams, identity: Identity) -> Fault | None:
+    for field in ("tokenizer", "weights", "model"):
+        ours, theirs = getattr(identity, field), getattr(params, field)
+        if ours != theirs:
+            message = f"{field} differs: this verifier's is {ours}, the session's is {theirs}"
+            return Fault(Reason.FINGERPRINT, message, f"params.{field}", ours, theirs)
+    return None
+
+
+def _length_fault(header: ContextHeader, limits: Limits) -> Fault | None:
+    params = header.params
+    longest = params.prompt + params.max_tokens
+    if longest > limits.context:
+        message = f"prompt and max_tokens make {longest} tokens, over the limit of {limits.context}"
+        return Fault(Reason.TOO_LONG, message, "params.max_tokens")
+    if not params.prompt <= header.total < longest:
+        message = f"total is {header.total}, but the prompt has {params.prompt} tokens"
+        message += f" and at most {params.max_tokens} follow it"
+        return Fault(Reason.INVALID, message, "total")
+    return None
+
+
+def _outside(field: str, token: int, vocab_size: int) -> Fault:
+    message = f"{field} is {token}, outside the vocabulary of {vocab_size}"
+    return Fault(Reason.INVALID, message, field)
