@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from specedge.ids import EdgeId, SessionId, SessionKey, VerifierId
 from specedge.protocol.messages import Draft, Identity, Stat
+from specedge.protocol.refusals import ANY_WEIGHTS
 from specedge_scheduler.estimator import StepEstimator
 
 MIN_SILENCE_S: Final = 0.35  # three and a half heartbeats
@@ -18,7 +19,8 @@ GAP_WINDOW_S: Final = 5.0
 
 
 class ModelKey(NamedTuple):
-    """What must be equal for a session to move from one verifier to another."""
+    """What must be equal for a session to move from one verifier to another. ``weights`` may be
+    ``ANY_WEIGHTS``: the edge did not say."""
 
     name: str
     weights: str
@@ -28,6 +30,11 @@ class ModelKey(NamedTuple):
     def of(cls, identity: Identity) -> "ModelKey":
         """The model that a verifier serves."""
         return cls(identity.model, identity.weights, identity.tokenizer)
+
+    def admits(self, other: "ModelKey") -> bool:
+        """Whether a session that wants this may go where ``other`` is served."""
+        same_weights = self.weights in (ANY_WEIGHTS, other.weights)
+        return same_weights and (self.name, self.tokenizer) == (other.name, other.tokenizer)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -168,7 +168,7 @@ class SchedulerPolicy:
         session = self.cluster.session(key, now_s)
         params = header.params
         wants = ModelKey(params.model, params.weights, params.tokenizer)
-        if wants != session.wants:
+        if session.wants is None or not wants.admits(session.wants):
             session.wants = wants
             self.cluster.move(session, None)
         name = self._home(session, prefer="")

@@ -22,7 +22,7 @@ def has_free_slot(verifier: Verifier) -> bool:
 def serves(verifier: Verifier, wants: ModelKey | None) -> bool:
     """Whether it takes new work for that model. A session whose model is not known (only its drafts
     were seen) may go anywhere: it answers cold, and the context names the model."""
-    return not verifier.stat.draining and (wants is None or verifier.model == wants)
+    return not verifier.stat.draining and (wants is None or wants.admits(verifier.model))
 
 
 def place(
@@ -33,7 +33,11 @@ def place(
     One without a free slot is taken only if all are full: the session was admitted before, so it is
     better told "busy" by the verifier than lost.
     """
-    candidates = [verifier for verifier in verifiers if serves(verifier, wants)]
+    alive = [verifier for verifier in verifiers if not verifier.stat.draining]
+    candidates = [verifier for verifier in alive if serves(verifier, wants)]
+    if not candidates and wants is not None:
+        # Other weights under the same name: there the context is refused, naming both.
+        candidates = [verifier for verifier in alive if verifier.model.name == wants.name]
     for verifier in candidates:
         if verifier.name == prefer:
             return verifier.name

@@ -1,0 +1,278 @@
+"""The one owner of the target engine: forms each step out of what sessions want, runs it on the
+compute thread, and gives the results back to the sessions' machines.
+
+While a step runs, the loop goes on taking work in, so the next step is known when this one ends.
+Then, in this order: what may join the next step at once (hosted rows, prefill) is told its result;
+the next step begins; only then are the verdicts of the last one worked out and sent, beside it.
+Knows nothing of messages or subjects.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from specedge.clock import Clock
+from specedge.engine.ports import Choosing, NodeChoices, NodeLogprobs, TargetEngine
+from specedge.errors import ProtocolViolation
+from specedge.protocol.effects import StepBegun, StepFailed, Stepped, WantStep
+from specedge.protocol.messages import StepReport, TokenLogprobs
+from specedge.service.compute import ComputeThread
+from specedge.service.runtime import Tasks
+from specedge_verifier.metrics import VerifierMetrics
+from specedge_verifier.sessions import Entry, SessionTable
+from specedge_verifier.slots import EngineCall, SlotPool
+from specedge_verifier.step_plan import Planned, plan_step
+from specedge_verifier.turn import TurnItem, TurnOutcome, run_turn
+
+MAX_FAILURES: Final = 8  # steps in a row: then the engine is taken for broken, and the process ends
+FULL_RETRY_MS: Final = 500
+FAILED_RETRY_MS: Final = 200
+
+_log = structlog.get_logger("specedge.verifier")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """One session's part of the step that runs."""
+
+    entry: Entry
+    want: WantStep
+    item: TurnItem
+    queue_ms: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Step:
+    """A step that ended well, for these parts."""
+
+    parts: tuple[_Part, ...]
+    choices: tuple[NodeChoices | None, ...]
+    ms: float
+
+    @property
+    def num_rows(self) -> int:
+        return sum(part.item.num_rows for part in self.parts)
+
+
+class Stepper:
+    """The engine behind its compute thread."""
+
+    def __init__(self, engine: TargetEngine, compute: ComputeThread, tasks: Tasks) -> None:
+        self._engine = engine
+        self._compute = compute
+        self._tasks = tasks
+
+    def start(
+        self, calls: Sequence[EngineCall], items: Sequence[TurnItem]
+    ) -> asyncio.Task[TurnOutcome]:
+        """Begin a turn; the task is its outcome."""
+        turn = self._compute.run(run_turn, self._engine, calls, items)
+        return self._tasks.start(turn, name="engine-turn")
+
+
+class EngineLoop:
+    """Steps as long as there is something to step.
+
+    ``run`` is the one task that gives the engine work; it ends when ``stop`` was called and nothing
+    is left, or raises when the engine is broken. ``on_step`` is called after each step, when its
+    verdicts are out.
+    """
+
+    def __init__(
+        self,
+        *,
+        stepper: Stepper,
+        table: SessionTable,
+        pool: SlotPool,
+        clock: Clock,
+        metrics: VerifierMetrics,
+        max_step_tokens: int,
+        on_step: Callable[[StepReport], None],
+    ) -> None:
+        self.running_rows = 0
+        self._stepper = stepper
+        self._table = table
+        self._pool = pool
+        self._clock = clock
+        self._metrics = metrics
+        self._max_step_tokens = max_step_tokens
+        self._on_step = on_step
+        self._work = asyncio.Event()
+        self._num_steps = 0
+        self._num_failures = 0
+        self._ended_s = clock.now_s()
+
+    def wake(self) -> None:
+        """There is something to do."""
+        self._work.set()
+
+    async def run(self) -> None:
+        """Step until cancelled; raises when the engine is broken."""
+        unsaid: _Step | None = None
+        while True:
+            self._work.clear()
+            parts = self._begin()
+            turn = self._submit(parts)
+            if unsaid is not None:
+                self._finish(unsaid, goes_on=False)
+                self._report(unsaid)
+                unsaid = None
+            if turn is None:
+                await self._work.wait()
+                continue
+            unsaid = await self._end(turn, parts)
+            if unsaid is not None:
+                self._finish(unsaid, goes_on=True)
+
+    # ------------------------------------------------------------ before the step
+
+    def _begin(self) -> tuple[_Part, ...]:
+        """Choose the next step's parts, and tell their machines that it begins."""
+        now_s = self._clock.now_s()
+        wants = {key: entry.want for key, entry in self._table.wants.items() if entry.want}
+        parts = [self._part(planned, now_s) for planned in plan_step(wants, self._max_step_tokens)]
+        for part in parts:
+            entry = part.entry
+            entry.want, entry.running = None, part.want
+            del self._table.wants[entry.key]
+            self._table.feed(entry, StepBegun(len(part.item.chain)))
+        return tuple(parts)
+
+    def _part(self, planned: Planned, now_s: float) -> _Part:
+        entry = self._table.wants[planned.key]
+        want, lease = entry.want, entry.lease
+        if want is None or lease is None:
+            raise ProtocolViolation(f"{entry.key} wants a step without having a slot")
+        choosing = None
+        if want.tree is not None:
+            params = entry.machine.params
+            assert params is not None  # a tree hangs off a context
+            choosing = Choosing(
+                params=entry.sampling(params),
+                committed=entry.machine.committed[: want.start + len(want.chain)],
+                prompt_len=params.prompt,
+                stop_ids=frozenset(params.stop),
+                num_logprobs=params.logprobs,
+            )
+        item = TurnItem(lease, want.start, want.chain[: planned.num_chain], want.tree, choosing)
+        return _Part(entry, want, item, (now_s - entry.wanted_s) * 1000)
+
+    def _submit(self, parts: tuple[_Part, ...]) -> asyncio.Task[TurnOutcome] | None:
+        calls = self._take_calls()
+        if not parts and not calls:
+            return None
+        items = [part.item for part in parts]
+        self.running_rows = sum(item.num_rows for item in items)
+        if items:
+            self._metrics.idle.observe(self._clock.now_s() - self._ended_s)
+        return self._stepper.start(calls, items)
+
+    def _take_calls(self) -> list[EngineCall]:
+        calls, self._pool.calls = self._pool.calls, []
+        return calls
+
+    # ------------------------------------------------------------ after the step
+
+    async def _end(self, turn: asyncio.Task[TurnOutcome], parts: tuple[_Part, ...]) -> _Step | None:
+        """Wait for the step; None if there was none, or nobody got anything from it."""
+        try:
+            outcome = await turn
+            while outcome.full and (self._pool.shrink() or self._table.park_one()):
+                turn = self._stepper.start(self._take_calls(), [part.item for part in parts])
+                outcome = await turn
+        except Exception as error:  # whatever an engine may raise: the sessions stay usable
+            self._note_failure(error)
+            return await self._step_apart(parts)
+        finally:
+            self.running_rows = 0
+            self._ended_s = self._clock.now_s()
+        if outcome.full:
+            return await self._step_apart(parts)
+        self._num_failures = 0
+        return _Step(parts, outcome.choices, outcome.ms) if parts else None
+
+    async def _step_apart(self, parts: tuple[_Part, ...]) -> _Step | None:
+        """The step failed as a whole: each session by itself, so that only who is at fault, or
+        finds no memory, goes without."""
+        good: list[_Part] = []
+        choices: list[NodeChoices | None] = []
+        total_ms = 0.0
+        for part in parts:
+            try:
+                outcome = await self._stepper.start(self._take_calls(), [part.item])
+            except Exception as error:  # as above
+                self._note_failure(error)
+                self._fail(part, StepFailed(f"{type(error).__name__}"[:200], FAILED_RETRY_MS))
+                continue
+            if outcome.full:
+                self._fail(part, StepFailed("no memory is left", FULL_RETRY_MS))
+                continue
+            self._num_failures = 0
+            good.append(part)
+            choices += outcome.choices
+            total_ms += outcome.ms
+        self._ended_s = self._clock.now_s()
+        return _Step(tuple(good), tuple(choices), total_ms) if good else None
+
+    def _note_failure(self, error: Exception) -> None:
+        self._num_failures += 1
+        self._metrics.failed_steps.inc()
+        _log.exception("step_failed", failures=self._num_failures)
+        if self._num_failures >= MAX_FAILURES:
+            raise error
+
+    def _fail(self, part: _Part, event: StepFailed) -> None:
+        part.entry.running = None
+        self._table.feed(part.entry, event)
+
+    def _finish(self, step: _Step, *, goes_on: bool) -> None:
+        """Give the sessions what the step found for them: those that may want the next step at
+        once, or the others."""
+        num_rows = step.num_rows
+        for part, chosen in zip(step.parts, step.choices, strict=True):
+            if _may_go_on(part) is not goes_on:
+                continue
+            part.entry.running = None
+            event = Stepped(
+                choice=None if chosen is None else chosen.choice,
+                logprobs=None if chosen is None else _on_wire(chosen.logprobs),
+                queue_ms=part.queue_ms,
+                step_ms=step.ms,
+                step_rows=num_rows,
+            )
+            self._table.feed(part.entry, event)
+
+    def _report(self, step: _Step) -> None:
+        prefill = sum(part.item.num_rows for part in step.parts if part.item.tree is None)
+        report = StepReport(
+            seq=self._num_steps,
+            rows=step.num_rows,
+            prefill=prefill,
+            context=sum(part.item.start + part.item.num_rows for part in step.parts),
+            sessions=len(step.parts),
+            ms=step.ms,
+        )
+        self._num_steps += 1
+        self._metrics.note_step(report)
+        self._on_step(report)
+
+
+def _may_go_on(part: _Part) -> bool:
+    """Whether the session wants the next step as soon as this one's result is told."""
+    return part.want.tree is None or part.want.is_hosted
+
+
+def _on_wire(logprobs: NodeLogprobs | None) -> tuple[TokenLogprobs, ...] | None:
+    """Per node, as verdicts carry them."""
+    if logprobs is None:
+        return None
+    nodes = zip(
+        logprobs.chosen.tolist(), logprobs.token.tolist(), logprobs.logprob.tolist(), strict=True
+    )
+    return tuple(
+        TokenLogprobs.model_construct(lp=chosen, top=tuple(zip(token, logprob, strict=True)))
+        for chosen, token, logprob in nodes
+    )

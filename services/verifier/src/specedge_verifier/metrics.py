@@ -1,0 +1,89 @@
+"""What the verifier counts, as Prometheus sees it. Decides nothing."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from specedge.protocol.messages import StepReport, Verdict
+
+ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+STEP_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+GAP_BUCKETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.1, 1.0)
+
+
+class VerifierMetrics:
+    """One per process. Written on the event loop only."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        # Mean step: rate(specedge_verify_seconds_sum[1m]) / rate(specedge_verify_seconds_count[1m])
+        self._step_s = Histogram(
+            "specedge_verify_seconds",
+            "One step of the engine",
+            buckets=STEP_BUCKETS,
+            registry=registry,
+        )
+        self._rows = Histogram(
+            "specedge_verify_batch_size", "Rows of a step", buckets=ROW_BUCKETS, registry=registry
+        )
+        # Share of time lost: rate(specedge_pipeline_stall_seconds_sum[1m])
+        self.idle = Histogram(
+            "specedge_pipeline_stall_seconds",
+            "From the end of a step to the start of the next one",
+            buckets=GAP_BUCKETS,
+            registry=registry,
+        )
+        self.failed_steps = Counter(
+            "specedge_steps_failed", "Steps that the engine refused or broke off", registry=registry
+        )
+        self._prefill = Counter(
+            "specedge_prompt_tokens", "Tokens computed as prefill", registry=registry
+        )
+        self._generated = Counter(
+            "specedge_generation_tokens", "Tokens committed by verdicts", registry=registry
+        )
+        # Mean acceptance length: 1 + rate(accepted_tokens) / rate(drafts)
+        self._drafts = Counter(
+            "specedge_spec_decode_num_drafts", "Drafts answered", registry=registry
+        )
+        self._drafted = Counter(
+            "specedge_spec_decode_num_draft_tokens", "Drafted nodes tried", registry=registry
+        )
+        self._accepted = Counter(
+            "specedge_spec_decode_num_accepted_tokens", "Drafted nodes accepted", registry=registry
+        )
+        self.dropped = Counter(
+            "specedge_messages_dropped",
+            "Messages that led to nothing",
+            ["reason"],
+            registry=registry,
+        )
+        self.rejected = Counter(
+            "specedge_rounds_rejected", "Rounds rejected", ["reason"], registry=registry
+        )
+        self.cold = Counter(
+            "specedge_rounds_cold", "Rounds of sessions not held here", registry=registry
+        )
+        self.sessions = Gauge("specedge_sessions", "Sessions held", registry=registry)
+        self.running = Gauge(
+            "specedge_num_requests_running",
+            "Sessions that wait for or are in a step",
+            registry=registry,
+        )
+        self.kv_usage = Gauge(
+            "specedge_kv_cache_usage_ratio", "Slots leased, of all", registry=registry
+        )
+        self.load_s = Gauge(
+            "specedge_model_load_seconds", "How long loading the model took", registry=registry
+        )
+
+    def note_step(self, report: StepReport) -> None:
+        """Count a step."""
+        self._step_s.observe(report.ms / 1000)
+        self._rows.observe(report.rows)
+        self._prefill.inc(report.prefill)
+
+    def note_verdict(self, verdict: Verdict) -> None:
+        """Count what a verdict committed."""
+        self._generated.inc(len(verdict.path) + 1)
+        if verdict.kept:
+            self._drafts.inc()
+            self._drafted.inc(verdict.kept)
+            self._accepted.inc(len(verdict.path))

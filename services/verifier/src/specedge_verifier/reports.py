@@ -1,0 +1,128 @@
+"""What the verifier tells schedulers about itself: a heartbeat every 100 ms, and after each step.
+
+Absolute figures, so that a lost report heals with the next. Reads the state of others, owns only
+what was answered of late.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from specedge.clock import Cancellable, Timers
+from specedge.ids import SessionKey, VerifierId
+from specedge.protocol import subjects
+from specedge.protocol.codec import encode
+from specedge.protocol.messages import Ending, Identity, Limits, SessionReport, Stat, StepReport
+from specedge_verifier.batches import BatchLedger
+from specedge_verifier.sessions import Entry, SessionTable
+from specedge_verifier.slots import SlotPool
+from specedge_verifier.step_plan import num_rows
+
+PERIOD_S: Final = 0.1
+STEPS_REPEATED: Final = 4  # so that a lost report hides no step from the estimator
+MAX_SESSIONS_REPORTED: Final = 400  # a heartbeat must fit the broker's message size
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """What does not change while a verifier lives. ``incarnation`` is random per process start."""
+
+    verifier: VerifierId
+    incarnation: str
+    identity: Identity
+    limits: Limits
+
+
+class Reporter:
+    """Builds reports and hands them to ``publish``. ``running_rows`` reads the engine loop."""
+
+    def __init__(
+        self,
+        who: Who,
+        *,
+        table: SessionTable,
+        pool: SlotPool,
+        ledger: BatchLedger,
+        clock: Timers,
+        running_rows: Callable[[], int],
+        publish: Callable[[str, bytes], None],
+    ) -> None:
+        self.is_draining = False
+        self._who = who
+        self._table = table
+        self._pool = pool
+        self._ledger = ledger
+        self._clock = clock
+        self._running_rows = running_rows
+        self._publish = publish
+        self._seq = 0
+        self._steps: deque[StepReport] = deque(maxlen=STEPS_REPEATED)
+        self._done: list[tuple[str, str, int]] = []
+        self._done_before: list[tuple[str, str, int]] = []
+        self._next: Cancellable | None = None
+
+    def start(self) -> None:
+        """Send heartbeats from now on."""
+        self._beat()
+
+    def close(self) -> None:
+        """Send no more. Idempotent."""
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+
+    def note_done(self, key: SessionKey, round_: int) -> None:
+        """A round was answered."""
+        self._done.append((key.edge, key.session, round_))
+
+    def after_step(self, step: StepReport) -> None:
+        """A step ended, and its verdicts are on their way."""
+        self._steps.append(step)
+        self.tell()
+
+    def tell(self) -> None:
+        """A report out of turn, for what schedulers should know at once."""
+        self._send(None)
+
+    def bye(self) -> None:
+        """The last word."""
+        self.close()
+        self._publish(subjects.verifier_bye(self._who.verifier), encode(Ending()))
+
+    def _beat(self) -> None:
+        entries = self._table.entries[:MAX_SESSIONS_REPORTED]
+        self._send(tuple(_session_report(entry) for entry in entries))
+        self._done_before, self._done = self._done, []
+        self._next = self._clock.call_at(self._clock.now_s() + PERIOD_S, self._beat)
+
+    def _send(self, sessions: tuple[SessionReport, ...] | None) -> None:
+        wants = [entry.want for entry in self._table.wants.values() if entry.want is not None]
+        stat = Stat.model_construct(
+            inc=self._who.incarnation,
+            seq=self._seq,
+            identity=self._who.identity,
+            limits=self._who.limits,
+            slots=(self._pool.num_leased, self._pool.num_slots),
+            sessions=sessions,
+            done=(*self._done_before, *self._done),
+            epoch=self._ledger.epoch,
+            batches=self._ledger.held,
+            last=self._ledger.last,
+            queued=sum(num_rows(want) for want in wants),
+            running=self._running_rows(),
+            hosted=sum(want.is_hosted for want in wants),
+            steps=tuple(self._steps),
+            draining=self.is_draining,
+        )
+        self._seq += 1
+        self._publish(subjects.verifier_stat(self._who.verifier), encode(stat))
+
+
+def _session_report(entry: Entry) -> SessionReport:
+    return SessionReport.model_construct(
+        e=entry.key.edge,
+        s=entry.key.session,
+        round=entry.machine.last_round,
+        state=entry.machine.state.value,
+    )

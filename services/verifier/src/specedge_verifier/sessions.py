@@ -1,0 +1,289 @@
+"""The sessions of this verifier: machines, timers, slots, and what they want of the next step.
+
+Performs the machines' effects, in order, on the event loop. Never touches the engine: slots are
+counted by ``SlotPool``, and steps are made by the engine loop out of ``wants``. One owner, the
+event loop; every method is synchronous, so none sees another half done.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, assert_never
+
+import structlog
+
+from specedge.clock import Cancellable, Timers
+from specedge.ids import SessionKey
+from specedge.params import SamplingParams
+from specedge.protocol.effects import (
+    DropSlot,
+    EndingArrived,
+    Gone,
+    KeepRows,
+    Reply,
+    SetTimer,
+    SlotDenied,
+    SlotGiven,
+    SlotTaken,
+    TimerDue,
+    VerifierEffect,
+    VerifierEvent,
+    WantSlot,
+    WantStep,
+    Withdraw,
+)
+from specedge.protocol.messages import DownMessage, Progress, SessionParams
+from specedge.protocol.verifier_session import VerifierSession
+from specedge.protocol.verifier_states import VerifierState
+from specedge_verifier.batches import BatchLedger
+from specedge_verifier.slots import KeepCall, SlotLease, SlotPool
+
+MAX_SESSIONS: Final = 8192
+
+_log = structlog.get_logger("specedge.verifier")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionTimes:
+    """How long things may lie idle. Seconds.
+
+    idle_s      without a word, and with nothing to do: the session is given up
+    park_s      so long idle, a session's slot may go to another that needs one
+    retry_ms    what a session is told when no slot can be had
+    sweep_s     how often idle sessions are looked for
+    """
+
+    idle_s: float = 30.0
+    park_s: float = 1.0
+    retry_ms: int = 200
+    sweep_s: float = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One session. ``want`` waits for a step, ``running`` is in the one that runs."""
+
+    key: SessionKey
+    machine: VerifierSession
+    heard_s: float
+    active_s: float
+    lease: SlotLease | None = None
+    want: WantStep | None = None
+    wanted_s: float = 0.0
+    running: WantStep | None = None
+    timer: Cancellable | None = None
+    sampled: tuple[SessionParams, SamplingParams] | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing of it waits or runs."""
+        return self.want is None and self.running is None
+
+    @property
+    def has_round_waiting(self) -> bool:
+        """A round of it waits for a step or is in one; a prefill is no round."""
+        return any(want is not None and want.tree is not None for want in (self.want, self.running))
+
+    def sampling(self, params: SessionParams) -> SamplingParams:
+        """``params.sampling()``, made once per context."""
+        if self.sampled is None or self.sampled[0] is not params:
+            self.sampled = params, params.sampling()
+        return self.sampled[1]
+
+
+class SessionTable:
+    """All sessions by key.
+
+    say   called with every message for an edge
+    wake  called when a step has something new to do
+    """
+
+    def __init__(
+        self,
+        *,
+        make_machine: Callable[[SessionKey], VerifierSession],
+        pool: SlotPool,
+        ledger: BatchLedger,
+        clock: Timers,
+        times: SessionTimes,
+        say: Callable[[SessionKey, DownMessage], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self.wants: dict[SessionKey, Entry] = {}  # in order of asking
+        self._entries: dict[SessionKey, Entry] = {}
+        self._make_machine = make_machine
+        self._pool = pool
+        self._ledger = ledger
+        self._clock = clock
+        self._times = times
+        self._say = say
+        self._wake = wake
+        self._sweep: Cancellable | None = None
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All of them, for reports."""
+        return list(self._entries.values())
+
+    def get(self, key: SessionKey) -> Entry | None:
+        """The session, if it is known."""
+        return self._entries.get(key)
+
+    # ------------------------------------------------------------ what comes in
+
+    def hear(self, key: SessionKey, event: VerifierEvent) -> None:
+        """The edge said something: its session is made if it is unknown."""
+        now_s = self._clock.now_s()
+        entry = self._entries.get(key)
+        if entry is None:
+            self._make_room()
+            entry = Entry(key, self._make_machine(key), heard_s=now_s, active_s=now_s)
+            self._entries[key] = entry
+        entry.heard_s = now_s
+        self.feed(entry, event)
+
+    def end(self, key: SessionKey) -> bool:
+        """Cancelled, closed or given up. False if the session is not known."""
+        entry = self._entries.get(key)
+        if entry is not None:
+            self.feed(entry, EndingArrived())
+        return entry is not None
+
+    def feed(self, entry: Entry, event: VerifierEvent) -> None:
+        """Give the machine an event and perform what it asks for, until it asks no more. What is
+        told to a session that has gone is lost."""
+        if self._entries.get(entry.key) is not entry:
+            return
+        entry.active_s = now_s = self._clock.now_s()
+        effects = deque(entry.machine.on(event, now_s))
+        while effects:
+            answer = self._perform(entry, effects.popleft())
+            if answer is not None:
+                effects.extend(entry.machine.on(answer, now_s))
+        if not entry.has_round_waiting:
+            self._ledger.settle(entry.key)
+
+    def start_sweeping(self) -> None:
+        """Give up sessions that are idle for too long, from now on."""
+        self._sweep = self._clock.call_at(
+            self._clock.now_s() + self._times.sweep_s, self._give_up_idle
+        )
+
+    def close(self) -> None:
+        """Stop every timer. Idempotent."""
+        for entry in self._entries.values():
+            self._set_timer(entry, None)
+        if self._sweep is not None:
+            self._sweep.cancel()
+
+    def park_one(self) -> bool:
+        """Take the slot of the session that is idle for longest; False if none may be taken."""
+        idle_since_s = self._clock.now_s() - self._times.park_s
+        idle = [entry for entry in self._entries.values() if _may_park(entry, idle_since_s)]
+        if not idle:
+            return False
+        entry = min(idle, key=lambda entry: entry.active_s)
+        lease, entry.lease = entry.lease, None
+        assert lease is not None
+        self._pool.give_back(entry.key.edge, lease, entry.machine.committed[:0])
+        self.feed(entry, SlotTaken())
+        return True
+
+    # ------------------------------------------------------------ effects
+
+    def _perform(self, entry: Entry, effect: VerifierEffect) -> VerifierEvent | None:
+        """Do it; what the machine is to be told in return, if anything."""
+        match effect:
+            case Reply():
+                self._say(entry.key, effect.message)
+                if not isinstance(effect.message, Progress):
+                    self._ledger.settle(entry.key)
+            case WantStep():
+                self.wants.pop(entry.key, None)
+                entry.want, entry.wanted_s = effect, self._clock.now_s()
+                self.wants[entry.key] = entry
+                self._wake()
+            case Withdraw():
+                self._withdraw(entry)
+            case KeepRows():
+                assert entry.lease is not None
+                self._pool.calls.append(KeepCall(entry.lease, effect.base, effect.path))
+                self._wake()
+            case WantSlot():
+                return self._lease(entry, effect)
+            case DropSlot():
+                self._drop_slot(entry, effect.keep_rows)
+            case SetTimer():
+                self._set_timer(entry, effect.at_s)
+            case Gone():
+                self._forget(entry)
+            case _:
+                assert_never(effect)
+        return None
+
+    def _lease(self, entry: Entry, want: WantSlot) -> VerifierEvent:
+        context = entry.machine.committed
+        while (leased := self._pool.lease(entry.key.edge, context, want.num_tokens)) is None:
+            if not self.park_one():
+                return SlotDenied(self._times.retry_ms)
+        entry.lease, rows_ready = leased
+        return SlotGiven(rows_ready)
+
+    def _drop_slot(self, entry: Entry, keep_rows: int) -> None:
+        lease, entry.lease = entry.lease, None
+        if lease is not None:
+            valid = entry.machine.committed[:keep_rows]
+            self._pool.give_back(entry.key.edge, lease, valid)
+            self._wake()
+
+    def _withdraw(self, entry: Entry) -> None:
+        entry.want = None
+        self.wants.pop(entry.key, None)
+
+    def _set_timer(self, entry: Entry, at_s: float | None) -> None:
+        if entry.timer is not None:
+            entry.timer.cancel()
+        entry.timer = None
+        if at_s is not None:
+            entry.timer = self._clock.call_at(at_s, lambda: self._on_timer(entry))
+
+    def _on_timer(self, entry: Entry) -> None:
+        entry.timer = None
+        self.feed(entry, TimerDue())
+
+    def _forget(self, entry: Entry) -> None:
+        self._withdraw(entry)
+        self._set_timer(entry, None)
+        self._drop_slot(entry, 0)
+        self._ledger.settle(entry.key)
+        del self._entries[entry.key]
+
+    # ------------------------------------------------------------ idleness
+
+    def _give_up_idle(self) -> None:
+        idle_since_s = self._clock.now_s() - self._times.idle_s
+        for entry in self.entries:
+            if entry.is_idle and max(entry.heard_s, entry.active_s) < idle_since_s:
+                _log.info("session_given_up", session=entry.key.session)
+                self.feed(entry, EndingArrived())
+        self.start_sweeping()
+
+    def _make_room(self) -> None:
+        """Bound the table: the session that is idle for longest goes first."""
+        if len(self._entries) < MAX_SESSIONS:
+            return
+        idle = [entry for entry in self._entries.values() if entry.is_idle]
+        oldest = min(idle or self._entries.values(), key=lambda entry: entry.heard_s)
+        self.feed(oldest, EndingArrived())
+
+
+def _may_park(entry: Entry, idle_since_s: float) -> bool:
+    return (
+        entry.lease is not None
+        and entry.is_idle
+        and entry.machine.state is VerifierState.READY
+        and entry.active_s <= idle_since_s
+    )
