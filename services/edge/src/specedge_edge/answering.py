@@ -1,0 +1,214 @@
+"""Answers one request: its choices side by side, as one stream of events.
+
+Owns the task group of a request. Knows nothing of HTTP, JSON or NATS.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, Self, TypeVar
+
+import structlog
+
+from specedge.errors import Busy, SpecEdgeError
+from specedge.protocol.effects import Committed, Ended
+from specedge.protocol.messages import TokenLogprobs
+from specedge.service.runtime import Tasks
+from specedge_edge.account import Account
+from specedge_edge.generation import Generation, Upstream
+from specedge_edge.metrics import EdgeMetrics
+from specedge_edge.plan import ChoicePlan
+from specedge_edge.streaming_text import AnswerText
+from specedge_edge.text import TextCodec
+
+T = TypeVar("T")
+FinishReason = Literal["stop", "length"]
+
+# Events a reader may lag behind; then the sessions of its request wait for it, and no other's.
+MAX_UNREAD: Final = 64
+
+_log = structlog.get_logger("specedge.edge")
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A choice has its place: from here on an answer may begin."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """More of one choice: whole characters, the tokens committed since its last piece, and their
+    log-probabilities if they were asked for. Text and tokens need not begin and end together."""
+
+    index: int
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """One choice is complete, ``rest`` being its last piece (perhaps without text)."""
+
+    index: int
+    reason: FinishReason
+    stopped_by: str | int | None
+    rest: Piece
+    account: Account
+
+
+@dataclass(frozen=True, slots=True)
+class Broke:
+    """One choice failed; nothing of it follows."""
+
+    index: int
+    error: Exception
+    account: Account
+
+
+AnswerEvent = Admitted | Piece | Finished | Broke
+
+
+class Events:
+    """A request's events in the order of their coming, until every choice ended.
+
+    Giving up a wait for the next one (a timeout, say) loses nothing.
+    """
+
+    def __init__(self, queue: "asyncio.Queue[AnswerEvent]", num_choices: int) -> None:
+        self._queue = queue
+        self._num_running = num_choices
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> AnswerEvent:
+        if not self._num_running:
+            raise StopAsyncIteration
+        event = await self._queue.get()
+        self._num_running -= isinstance(event, Finished | Broke)
+        return event
+
+
+class ChoiceWriter:
+    """Listens to one generation and puts its choice's events into the request's queue."""
+
+    def __init__(
+        self, plan: ChoicePlan, codec: TextCodec, queue: "asyncio.Queue[AnswerEvent]"
+    ) -> None:
+        self._plan = plan
+        self._queue = queue
+        self._text = AnswerText(
+            codec,
+            stops=plan.stops,
+            include_stop=plan.include_stop,
+            skip_special_tokens=plan.skip_special_tokens,
+            stop_token_ids=plan.end_ids,
+            min_tokens=plan.params.min_tokens,
+        )
+        self._tokens: list[int] = []
+        self._logprobs: list[TokenLogprobs] = []
+        self._last_token: int | None = None
+        self._stopped_by: str | None = None
+        self.num_tokens = 0
+
+    async def on_admitted(self) -> None:
+        """See ``Listener``."""
+        await self._queue.put(Admitted(self._plan.index))
+
+    async def on_committed(self, committed: Committed) -> bool:
+        """See ``Listener``. Tokens after the one that completed a stop string never were."""
+        shown = self._text.push(committed.tokens)
+        tokens = committed.tokens[: shown.num_tokens]
+        self._stopped_by = shown.stopped_by
+        self._last_token = tokens[-1]
+        self.num_tokens += len(tokens)
+        self._tokens.extend(tokens)
+        if committed.verdict.lp is not None:
+            self._logprobs.extend(committed.verdict.lp[: len(tokens)])
+        if shown.text:
+            await self._queue.put(self._take_piece(shown.text))
+        return shown.stopped_by is None
+
+    def end(self, ended: Ended, account: Account) -> Finished | Broke:
+        """The choice's last event."""
+        if ended.error is not None:
+            return Broke(self._plan.index, ended.error, account)
+        rest = self._take_piece(self._text.flush())
+        own = self._last_token if self._last_token in self._plan.own_stop_ids else None
+        stopped_by = self._stopped_by if self._stopped_by is not None else own
+        is_length = ended.reason == "length" and self._stopped_by is None
+        return Finished(
+            self._plan.index, "length" if is_length else "stop", stopped_by, rest, account
+        )
+
+    def _take_piece(self, text: str) -> Piece:
+        logprobs = tuple(self._logprobs) if self._plan.params.logprobs >= 0 else None
+        piece = Piece(self._plan.index, text, tuple(self._tokens), logprobs)
+        self._tokens.clear()
+        self._logprobs.clear()
+        return piece
+
+
+class AnswerDesk:
+    """Takes requests up to ``max_choices`` choices at a time. One per service, on its loop."""
+
+    def __init__(
+        self, upstream: Upstream, codec: TextCodec, metrics: EdgeMetrics, *, max_choices: int
+    ) -> None:
+        self._upstream = upstream
+        self._codec = codec
+        self._metrics = metrics
+        self._max_choices = max_choices
+        self.num_running = 0
+
+    async def answer(
+        self, plans: Sequence[ChoicePlan], consume: Callable[[Events], Awaitable[T]]
+    ) -> T:
+        """Generate all ``plans`` beside one another while ``consume`` reads their events: for each
+        choice Admitted, pieces, then Finished or Broke.
+
+        When ``consume`` returns, or this is cancelled, what still runs is cancelled and its slots
+        are freed before this returns. Raises Busy when too many choices run already.
+        """
+        if self.num_running + len(plans) > self._max_choices:
+            raise Busy(f"this edge runs {self.num_running} of {self._max_choices} choices already")
+        queue: asyncio.Queue[AnswerEvent] = asyncio.Queue(MAX_UNREAD)
+        self.num_running += len(plans)
+        self._metrics.on_started(len(plans))
+        try:
+            async with Tasks() as tasks:
+                for plan in plans:
+                    tasks.start(self._write(plan, queue), name=f"choice-{plan.index}")
+                return await consume(Events(queue, len(plans)))
+        finally:
+            self.num_running -= len(plans)
+            self._metrics.on_ended(len(plans))
+
+    async def _write(self, plan: ChoicePlan, queue: "asyncio.Queue[AnswerEvent]") -> None:
+        writer = ChoiceWriter(plan, self._codec, queue)
+        generation = Generation(self._upstream, plan.prompt, plan.params, writer)
+        end: Finished | Broke | None = None
+        try:
+            end = writer.end(await generation.run(), generation.account)
+        except Exception as error:  # noqa: BLE001, RUF100 - the root of a choice
+            if not isinstance(error, SpecEdgeError):
+                _log.exception("generation_failed")
+            end = Broke(plan.index, error, generation.account)
+        finally:
+            generation.account.num_tokens = writer.num_tokens
+            self._metrics.on_finished(_reason(end), len(plan.prompt), generation.account)
+        await queue.put(end)
+
+
+def _reason(end: Finished | Broke | None) -> str:
+    """For metrics; None: cancelled."""
+    match end:
+        case Finished():
+            return end.reason
+        case Broke():
+            return "error"
+        case None:
+            return "abort"

@@ -1,0 +1,207 @@
+"""The edge service, put together.
+
+| object | only writer | others see it as |
+|---|---|---|
+| ``EdgeSession`` and ``Account`` of a request | the generation's task | events of the answer |
+| drafter and its sessions | the compute thread | calls that return numpy values |
+| table of open sessions | ``SessionRouter``, on the loop | inboxes |
+| identity and limits of the cloud | ``ServedModel``, on the loop | frozen ``Served`` |
+| NATS connection | ``NatsLink`` | ``Link`` port |
+
+Only this file and ``loading`` name concrete adapters.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import structlog
+
+from specedge.credentials.nkey import UserKey
+from specedge.errors import LinkDown
+from specedge.ids import EdgeId
+from specedge.link.base import Link
+from specedge.link.nats import NatsLink
+from specedge.protocol.round_timer import EdgeSessionConfig
+from specedge.protocol.subjects import edge_inbox
+from specedge.service.compute import ComputeThread
+from specedge.service.health import HealthState, service_routes
+from specedge.service.http import HttpServer, serve_http
+from specedge.service.metrics import ServiceMetrics
+from specedge.service.runtime import ServiceContext
+from specedge.tree.calibration import Tally
+from specedge_edge.answering import AnswerDesk
+from specedge_edge.config import EdgeSettings
+from specedge_edge.drafting import DraftSource
+from specedge_edge.face import make_face
+from specedge_edge.generation import Upstream
+from specedge_edge.loading import Loaded, load
+from specedge_edge.metrics import EdgeMetrics
+from specedge_edge.openai.routes import Backend, BackendSlot
+from specedge_edge.router import SessionRouter
+from specedge_edge.served import ServedModel
+
+SERVICE: Final = "edge"
+
+_log = structlog.get_logger("specedge.edge")
+
+# Connects as the edge of that key; keeps trying while the broker is away.
+Connect = Callable[[UserKey], Awaitable[Link]]
+
+
+async def run_edge(
+    context: ServiceContext, settings: EdgeSettings, connect: Connect | None = None
+) -> None:
+    """The whole life of an edge: serve HTTP at once, load, answer, drain.
+
+    ``connect`` is over NATS unless a test brings another link. Raises ModelUnusable,
+    AuthenticationFailed or InvalidRequest when an operator must act.
+    """
+    async with Edge(context, settings) as edge:
+        await edge.serve()
+        context.tasks.start(edge.load(connect or edge.connect_nats), name="load")
+        await context.drain.wait()
+        edge.health.start_draining()
+
+
+class Edge:
+    """The service's parts. An async context manager: leaving it closes what it opened."""
+
+    def __init__(self, context: ServiceContext, settings: EdgeSettings) -> None:
+        self.health = HealthState()
+        self.metrics = ServiceMetrics(SERVICE)
+        self._context = context
+        self._settings = settings
+        self._api_keys = settings.api_keys()
+        self._slot = BackendSlot()
+        self._compute = ComputeThread("edge-compute")
+        self._http: HttpServer | None = None
+        self._cloud: Cloud | None = None
+        self.metrics.watch_loop(context.watchdog)
+        context.on_drain(self.health.start_draining)
+
+    async def __aenter__(self) -> "Edge":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._http is not None:
+            await self._http.close()
+        if self._cloud is not None:
+            await self._cloud.router.stop()
+            await self._cloud.link.close()
+        await self._compute.close()
+
+    @property
+    def url(self) -> str:
+        """Where it listens, once it serves."""
+        assert self._http is not None
+        return self._http.url
+
+    async def serve(self) -> None:
+        """Listen. Raises InvalidRequest when the port is taken."""
+        routes = service_routes(self.health, self.metrics, self._context.watchdog)
+        face = make_face(
+            self._slot,
+            routes,
+            api_keys=self._api_keys,
+            origins=self._settings.origins,
+            wall_s=_wall_s,
+        )
+        settings = self._settings
+        self._http = await serve_http(
+            face, host=settings.http_host, port=settings.http_port, tasks=self._context.tasks
+        )
+
+    async def load(self, connect: Connect) -> None:
+        """Load, connect, and answer from then on."""
+        loop = asyncio.get_running_loop()
+
+        def on_progress(phase: str, fraction: float) -> None:
+            loop.call_soon_threadsafe(self.health.loading, phase, fraction)
+
+        loaded = await self._compute.run(load, self._settings, on_progress)
+        self.health.loading("connect to the broker")
+        key = UserKey.load_or_create(self._settings.key_path)
+        link = await connect(key)
+        self._cloud = await self._open_cloud(link, EdgeId(key.public_key), loaded)
+        self._slot.put(self._backend(self._cloud, loaded))
+        self._context.tasks.start(self._cloud.served.watch(), name="trial-opens")
+        self.health.need("broker", lambda: None if link.is_connected else "no broker")
+        self.health.need("session", self._cloud.why_no_session)
+        self.health.loaded()
+        _log.info("edge_loaded", edge=key.public_key, model=loaded.model)
+
+    async def connect_nats(self, key: UserKey) -> Link:
+        """Connect over NATS, for as long as it takes."""
+        options = self._settings.nats_options(
+            name=f"edge-{key.public_key[:12]}",
+            inbox_prefix=edge_inbox(EdgeId(key.public_key)),
+            key=key,
+        )
+        while True:
+            try:
+                return await NatsLink.connect(options, tasks=self._context.tasks)
+            except LinkDown as error:
+                _log.warning("broker_unreachable", reason=str(error))
+
+    async def _open_cloud(self, link: Link, edge: EdgeId, loaded: Loaded) -> "Cloud":
+        settings = self._settings
+        self.metrics.watch_link(link)
+        router = SessionRouter(link, edge)
+        await router.start()
+        drafts = DraftSource(
+            loaded.drafter, self._compute, settings.policy, settings.grant_tokens, Tally()
+        )
+        served = ServedModel(
+            link, edge, model=loaded.model, tokenizer=loaded.fingerprint, drafter=drafts.name
+        )
+        return Cloud(edge, link, router, served, drafts)
+
+    def _backend(self, cloud: "Cloud", loaded: Loaded) -> Backend:
+        upstream = Upstream(
+            edge=cloud.edge,
+            link=cloud.link,
+            router=cloud.router,
+            timers=self._context.clock,
+            served=cloud.served,
+            drafts=cloud.drafts,
+            config=EdgeSessionConfig(),
+        )
+        metrics = EdgeMetrics(
+            self.metrics.registry, loaded.model, compat=self._settings.metrics_compat
+        )
+        desk = AnswerDesk(
+            upstream, loaded.codec, metrics, max_choices=self._settings.max_concurrent
+        )
+        return Backend(
+            desk=desk,
+            codec=loaded.codec,
+            served=cloud.served,
+            compute=self._compute,
+            drafter=cloud.drafts.name,
+            edge=cloud.edge,
+            keep_alive_s=self._settings.keep_alive_s,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """The way to the other side."""
+
+    edge: EdgeId
+    link: Link
+    router: SessionRouter
+    served: ServedModel
+    drafts: DraftSource
+
+    def why_no_session(self) -> str | None:
+        """Why the last trial opening failed; None if it did not."""
+        problem = self.served.problem
+        return None if problem is None else f"no session: {problem}"
+
+
+def _wall_s() -> float:
+    """The time of day, for ``created``; no interval is ever measured with it."""
+    return datetime.now(UTC).timestamp()

@@ -1,0 +1,87 @@
+"""Settings of the edge service, as values; ``specedge.service.settings`` says where from."""
+
+from pathlib import Path
+from typing import Final
+
+from pydantic import Field, SecretStr
+
+from specedge.engine.loading import DEFAULT_MODEL
+from specedge.errors import InvalidRequest
+from specedge.params import DraftPolicy
+from specedge.service.settings import ServiceSettings
+
+IDENTITY_NAME: Final = "edge.nk"
+
+
+class EdgeSettings(ServiceSettings):
+    """An edge: drafts tokens at home, and serves the OpenAI API to whoever is there."""
+
+    http_port: int = Field(default=8000, ge=0, le=65535, description="port; 0: any free one")
+    model: str = Field(
+        default=DEFAULT_MODEL,
+        description="model that the verifiers serve, by name or folder; its tokenizer is used here",
+    )
+    drafter: str = Field(
+        default="prompt-lookup",
+        description="prompt-lookup, emulated, none (the verifier generates alone), or the name or "
+        "folder of a draft model",
+    )
+    depth: int = Field(default=5, ge=0, le=64, description="levels of a draft tree at most")
+    budget: int = Field(default=32, ge=0, le=1024, description="nodes of a draft tree at most")
+    beams: int = Field(default=8, ge=1, le=256, description="nodes expanded in one pass at most")
+    branch: int = Field(default=8, ge=1, le=256, description="children tried of a node")
+    draft_device: str = Field(default="auto", description="device of a draft model")
+    draft_dtype: str = Field(default="auto", description="dtype of a draft model: fp32, bf16, auto")
+    grant_tokens: int = Field(
+        default=64, ge=1, description="with drafter none: tokens the verifier may run ahead"
+    )
+    api_key: SecretStr | None = Field(
+        default=None, description="keys that clients of /v1 must show one of, with commas between"
+    )
+    api_key_file: Path | None = Field(default=None, description="file with one such key a line")
+    allowed_origins: str = Field(
+        default="",
+        description="web origins that browsers may call from, with commas between; * for any",
+    )
+    max_concurrent: int = Field(
+        default=64, ge=1, description="choices generated at a time; more are refused"
+    )
+    metrics_compat: bool = Field(
+        default=True, description="also export metrics under the names of vLLM"
+    )
+    keep_alive_s: float = Field(
+        default=15.0, gt=0, description="seconds between comments on a stream that is waiting"
+    )
+
+    @property
+    def policy(self) -> DraftPolicy:
+        """How much to draft in a round."""
+        return DraftPolicy(self.depth, self.budget, self.beams, self.branch)
+
+    @property
+    def key_path(self) -> Path:
+        """Where this edge's identity is kept."""
+        return self.identity_file or self.cache_dir / IDENTITY_NAME
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """``allowed_origins``, taken apart."""
+        return tuple(part.strip() for part in self.allowed_origins.split(",") if part.strip())
+
+    def api_keys(self) -> frozenset[str]:
+        """All keys, from the setting and the file; empty: none is asked for.
+
+        Raises InvalidRequest when the file cannot be read, or holds none: a typing error must not
+        open the door.
+        """
+        given = self.api_key.get_secret_value().split(",") if self.api_key is not None else []
+        if self.api_key_file is not None:
+            try:
+                lines = self.api_key_file.read_text().splitlines()
+            except OSError as error:
+                raise InvalidRequest(f"api_key_file: {error}", field="api_key_file") from error
+            given += lines
+        keys = frozenset(key.strip() for key in given if key.strip())
+        if not keys and (self.api_key is not None or self.api_key_file is not None):
+            raise InvalidRequest("api_key: no key was given", field="api_key")
+        return keys

@@ -1,0 +1,236 @@
+"""Drives one generation: performs what the session's state machine asks for, and tells a listener
+which tokens are certain.
+
+The machine decides everything about the protocol; this file only carries: messages to the link,
+timers to the clock, drafts from the compute thread. Knows nothing of text or HTTP.
+"""
+
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import structlog
+
+from specedge.clock import Cancellable, Timers
+from specedge.errors import InvalidRequest, LinkDown, ProtocolViolation, SpecEdgeError
+from specedge.ids import EdgeId, SessionKey
+from specedge.link.base import Link
+from specedge.protocol.codec import decode_open_reply
+from specedge.protocol.edge_session import EdgeSession
+from specedge.protocol.effects import (
+    AskDraft,
+    CancelAsked,
+    CloseAsked,
+    Committed,
+    EdgeEffect,
+    EdgeEvent,
+    Ended,
+    OpenAnswered,
+    OpenFailed,
+    RequestOpen,
+    SendUp,
+    SetTimer,
+    Started,
+)
+from specedge.protocol.messages import SessionParams
+from specedge.protocol.round_timer import EdgeSessionConfig
+from specedge.protocol.subjects import (
+    Up,
+    up_cancel,
+    up_close,
+    up_context,
+    up_draft,
+    up_open,
+)
+from specedge.tree.token_tree import IntArray
+from specedge_edge.account import MS_PER_S, Account
+from specedge_edge.drafting import DraftSource
+from specedge_edge.router import TIMER_DUE, Inbox, SessionRouter
+from specedge_edge.served import ServedModel, new_session_id
+
+_log = structlog.get_logger("specedge.edge")
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """What every generation of a service shares."""
+
+    edge: EdgeId
+    link: Link
+    router: SessionRouter
+    timers: Timers
+    served: ServedModel
+    drafts: DraftSource
+    config: EdgeSessionConfig
+
+
+class Listener(Protocol):
+    """Whoever wants the tokens. Called by the generation's task; waiting in it holds the session
+    back, which is how a slow reader slows its own session and no other."""
+
+    async def on_admitted(self) -> None:
+        """The session has a place at a verifier. Once, before any token."""
+        ...
+
+    async def on_committed(self, committed: Committed) -> bool:
+        """More tokens are certain. False: that is enough, end the session."""
+        ...
+
+
+class Generation:
+    """One session, from its opening to its end. Made and run once, by one task.
+
+    ``account`` is filled while it runs.
+    """
+
+    def __init__(
+        self, upstream: Upstream, prompt: IntArray, params: SessionParams, listener: Listener
+    ) -> None:
+        self._up = upstream
+        self._listener = listener
+        self._key = SessionKey(upstream.edge, new_session_id())
+        config = replace(upstream.config, round_trip_s=upstream.served.round_trip_s)
+        self._session = EdgeSession(params, prompt, config, drafter=upstream.drafts.name)
+        self._root = int(prompt[-1])
+        self._proposer = upstream.drafts.open(prompt, params.sampling(), params.stop_rule())
+        self._timer: Cancellable | None = None
+        self._ended: Ended | None = None
+        self._is_admitted = False
+        self._is_enough = False
+        self._num_drafts = 0  # rounds drafted; what was sent beyond them was said again
+        self._num_sends = 0
+        self.account = Account(
+            started_s=upstream.timers.now_s(), num_spec_tokens=upstream.drafts.depth
+        )
+
+    async def run(self) -> Ended:
+        """Drive the session to its end, and say how it ended; its errors are in there.
+
+        Cancelled by whoever runs it, when the client goes away or the service stops: it then tells
+        the cloud, which frees the slot, and leaves nothing behind.
+        """
+        try:
+            with self._up.router.attached(self._key.session) as inbox:
+                await self._handle(Started(), inbox)
+                while self._ended is None:
+                    arrival = await inbox.get()
+                    self.account.bytes_down += arrival.num_bytes
+                    await self._handle(arrival.event, inbox)
+        finally:
+            await self._release()
+        self._up.served.round_trip_s = self._session.round_trip_s
+        return self._ended
+
+    async def _handle(self, event: EdgeEvent, inbox: Inbox) -> None:
+        """One event and all that follow from it at once."""
+        events = deque([event])
+        while events and self._ended is None:
+            effects = self._session.on(events.popleft(), self._up.timers.now_s())
+            await self._tell_admission()
+            for effect in effects:
+                if (follows := await self._perform(effect, inbox)) is not None:
+                    events.append(follows)
+
+    async def _perform(self, effect: EdgeEffect, inbox: Inbox) -> EdgeEvent | None:
+        """Do it; the event that answers it, if one does."""
+        match effect:
+            case RequestOpen():
+                return await self._open(effect)
+            case SendUp():
+                await self._send(effect)
+            case SetTimer():
+                self._set_timer(effect.at_s, inbox)
+            case AskDraft():
+                return None if self._is_enough else await self._draft()
+            case Committed():
+                return await self._commit(effect)
+            case Ended():
+                self._ended = effect
+        return None
+
+    async def _open(self, effect: RequestOpen) -> EdgeEvent:
+        self.account.context_bytes += len(effect.payload)
+        try:
+            answer = await self._up.link.request(
+                up_open(self._key), effect.payload, timeout_s=effect.timeout_s
+            )
+            reply = decode_open_reply(answer)
+        except SpecEdgeError as error:
+            return OpenFailed(error)
+        self.account.bytes_down += len(answer)
+        return OpenAnswered(reply)
+
+    async def _tell_admission(self) -> None:
+        if not self._is_admitted and self._session.opened is not None:
+            self._is_admitted = True
+            self._up.served.learn(self._session.opened)
+            await self._listener.on_admitted()
+
+    async def _send(self, effect: SendUp) -> None:
+        if effect.kind is Up.DRAFT:
+            self.account.bytes_up += len(effect.payload)
+            self._num_sends += 1
+        else:
+            self.account.context_bytes += len(effect.payload)
+        try:
+            await self._up.link.publish(self._subject(effect.kind), effect.payload)
+        except LinkDown:
+            pass  # as if lost on the way: the machine's timer, or its restoration, says it again
+        except InvalidRequest as error:
+            _log.error("message_refused_by_link", kind=effect.kind, reason=str(error))
+            raise
+
+    def _subject(self, kind: Up) -> str:
+        match kind:
+            case Up.CONTEXT:
+                return up_context(self._key, self._session.group)
+            case Up.DRAFT:
+                return up_draft(self._key, self._session.group)
+            case Up.CANCEL:
+                return up_cancel(self._key)
+            case Up.CLOSE:
+                return up_close(self._key)
+            case Up.OPEN | Up.RENEW:
+                raise ProtocolViolation(f"{kind} is a request, not published")
+
+    async def _draft(self) -> EdgeEvent:
+        began_s = self._up.timers.now_s()
+        assert self._session.limits is not None
+        drafted = await self._proposer.propose(self._root, self._session.limits)
+        self._num_drafts += 1
+        self.account.draft_ms += (self._up.timers.now_s() - began_s) * MS_PER_S
+        return drafted
+
+    async def _commit(self, committed: Committed) -> EdgeEvent | None:
+        self._root = committed.tokens[-1]
+        self.account.on_committed(committed, self._up.timers.now_s())
+        self._proposer.on_committed(committed)
+        if await self._listener.on_committed(committed):
+            return None
+        self._is_enough = True
+        return CloseAsked()
+
+    def _set_timer(self, at_s: float | None, inbox: Inbox) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if at_s is not None:
+            self._timer = self._up.timers.call_at(at_s, lambda: _ring(inbox))
+
+    async def _release(self) -> None:
+        """Tell the cloud, if it does not know yet, and free what is held here."""
+        if self._timer is not None:
+            self._timer.cancel()
+        try:
+            if self._ended is None:
+                for effect in self._session.on(CancelAsked(), self._up.timers.now_s()):
+                    if isinstance(effect, SendUp):
+                        await self._send(effect)
+        finally:
+            self.account.retries = max(0, self._num_sends - self._num_drafts)
+            self.account.resyncs = self._session.counters["resyncs"]
+            await self._proposer.close()
+
+
+def _ring(inbox: Inbox) -> None:
+    inbox.try_put(TIMER_DUE)  # a full inbox wakes the session just as well

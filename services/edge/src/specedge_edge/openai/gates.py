@@ -1,0 +1,78 @@
+"""What every request passes before its route: the API key, and an id to speak of it by.
+
+Plain ASGI: a wrapper that reads bodies would hide a client's leaving from the routes.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+from typing import Final
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from specedge_edge.openai.errors import MISSING_KEY
+
+GUARDED: Final = "/v1"
+REQUEST_ID: Final = "x-request-id"
+SPEAKABLE_ID: Final = re.compile(r"^[\x21-\x7e]{1,128}$")
+
+
+class ApiKeyGate:
+    """Lets requests below /v1 through that show one of the keys; without keys, all."""
+
+    def __init__(self, app: ASGIApp, keys: frozenset[str]) -> None:
+        self._app = app
+        self._digests = [_digest(key) for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if self._is_guarded(scope) and not self._is_known(Headers(scope=scope)):
+            response = MISSING_KEY.response()
+            response.headers["WWW-Authenticate"] = "Bearer"
+            await response(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _is_guarded(self, scope: Scope) -> bool:
+        if scope["type"] != "http" or not self._digests or scope["method"] == "OPTIONS":
+            return False
+        path: str = scope["path"]
+        return path == GUARDED or path.startswith(GUARDED + "/")
+
+    def _is_known(self, headers: Headers) -> bool:
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        shown = _digest(key.strip())
+        # All are compared, in constant time: how long it takes says nothing about any key.
+        matches = [hmac.compare_digest(shown, known) for known in self._digests]
+        return scheme.lower() == "bearer" and any(matches)
+
+
+class RequestIds:
+    """Gives every request an id, the caller's own if it sent a speakable one; it is in the answer's
+    headers and in every log line on the way."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get(REQUEST_ID, "")
+        request_id = given if SPEAKABLE_ID.match(given) else secrets.token_hex(16)
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(raw=message["headers"])[REQUEST_ID] = request_id
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            await self._app(scope, receive, send_with_id)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()

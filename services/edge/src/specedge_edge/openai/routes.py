@@ -1,0 +1,246 @@
+"""The routes of the OpenAI API, and the small ones beside it.
+
+Checks a request, plans it, and hands it to an ``AnswerResponse``. Encoding runs on the compute
+thread. Until the tokenizer is loaded everything answers 503.
+"""
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Body
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from specedge import __version__
+from specedge.errors import InvalidRequest, RetryableError
+from specedge.service.compute import ComputeThread
+from specedge_edge.answering import AnswerDesk
+from specedge_edge.openai.errors import UnknownModel
+from specedge_edge.openai.planning import (
+    check_model,
+    encode_chat,
+    encode_prompts,
+    plan_chat,
+    plan_completion,
+)
+from specedge_edge.openai.rendering import (
+    ChatRendering,
+    CompletionRendering,
+    Heading,
+    Rendering,
+)
+from specedge_edge.openai.schemas import (
+    ChatBody,
+    ChatMessage,
+    CompletionBody,
+    GenerationBody,
+    TokenIds,
+)
+from specedge_edge.openai.serving import Order, StreamedAnswer, WholeAnswer
+from specedge_edge.plan import ChoicePlan
+from specedge_edge.served import Served, ServedModel
+from specedge_edge.text import TextCodec
+
+OWNER: Final = "specedge"
+ID_BYTES: Final = 16
+LOADING_RETRY_MS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What answers requests, once it is all there."""
+
+    desk: AnswerDesk
+    codec: TextCodec
+    served: ServedModel
+    compute: ComputeThread
+    drafter: str
+    edge: str
+    keep_alive_s: float
+
+
+class BackendSlot:
+    """Holds the backend from when it is loaded."""
+
+    def __init__(self) -> None:
+        self._backend: Backend | None = None
+
+    def put(self, backend: Backend) -> None:
+        """It is loaded."""
+        self._backend = backend
+
+    def get(self) -> Backend:
+        """Raises RetryableError while it is not there yet."""
+        if self._backend is None:
+            raise RetryableError(
+                "this edge is still loading its tokenizer", retry_ms=LOADING_RETRY_MS
+            )
+        return self._backend
+
+
+class TokenizeBody(BaseModel):
+    """``POST /tokenize``: a text, or messages."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[ChatMessage] | None = None
+    add_special_tokens: bool = True
+
+
+class DetokenizeBody(BaseModel):
+    """``POST /detokenize``."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    model: str | None = None
+    tokens: Annotated[TokenIds, Field(max_length=1_000_000)]
+
+
+def openai_routes(slot: BackendSlot, wall_s: Callable[[], float]) -> APIRouter:
+    """Everything below /v1, and /version, /tokenize, /detokenize. ``wall_s`` is the time of day."""
+    router = APIRouter()
+
+    @router.post("/v1/chat/completions", response_model=None)
+    async def chat_completions(body: Annotated[ChatBody, Body()]) -> Response:
+        backend = slot.get()
+        check_model(body.model, backend.served.name)
+        served = await backend.served.get()
+        prompt = await backend.compute.run(encode_chat, body, backend.codec)
+        plans = plan_chat(body, prompt, served, backend.codec)
+        heading = _heading("chatcmpl", backend, served, wall_s)
+        return _answer(
+            backend, body, plans, _render(ChatRendering, heading, backend, body, plans, 1)
+        )
+
+    @router.post("/v1/completions", response_model=None)
+    async def completions(body: Annotated[CompletionBody, Body()]) -> Response:
+        backend = slot.get()
+        check_model(body.model, backend.served.name)
+        served = await backend.served.get()
+        prompts = await backend.compute.run(encode_prompts, body, backend.codec)
+        plans = plan_completion(body, prompts, served, backend.codec)
+        heading = _heading("cmpl", backend, served, wall_s)
+        rendering = _render(CompletionRendering, heading, backend, body, plans, len(prompts))
+        return _answer(backend, body, plans, rendering)
+
+    @router.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [_model(slot.get(), wall_s)]}
+
+    @router.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        backend = slot.get()
+        check_model(name, backend.served.name)
+        return _model(backend, wall_s)
+
+    @router.get("/v1/cluster")
+    async def cluster() -> dict[str, Any]:
+        return _cluster(slot.get())
+
+    @router.api_route("/v1/{rest:path}", methods=["GET", "POST"], include_in_schema=False)
+    async def unknown(rest: str) -> Response:
+        raise _NoSuchRoute(f"/v1/{rest[:100]} is not served here", field="path")
+
+    @router.get("/version")
+    async def version() -> dict[str, str]:
+        return {"version": __version__}
+
+    @router.post("/tokenize")
+    async def tokenize(body: Annotated[TokenizeBody, Body()]) -> dict[str, Any]:
+        backend = slot.get()
+        check_model(body.model, backend.served.name)
+        tokens = await backend.compute.run(_tokenize, body, backend.codec)
+        return {"count": len(tokens), "tokens": tokens}
+
+    @router.post("/detokenize")
+    async def detokenize(body: Annotated[DetokenizeBody, Body()]) -> dict[str, str]:
+        backend = slot.get()
+        check_model(body.model, backend.served.name)
+        backend.codec.check_ids(body.tokens, field="tokens")
+        return {"prompt": backend.codec.decode(body.tokens, skip_special_tokens=False)}
+
+    return router
+
+
+class _NoSuchRoute(UnknownModel):
+    """A path below /v1 that is not served."""
+
+
+def _answer(
+    backend: Backend, body: GenerationBody, plans: Sequence[ChoicePlan], rendering: Rendering
+) -> Response:
+    order = Order(
+        plans=plans,
+        rendering=rendering,
+        desk=backend.desk,
+        wants_usage=body.wants_usage,
+        wants_usage_in_every_chunk=body.wants_usage_in_every_chunk,
+        keep_alive_s=backend.keep_alive_s,
+    )
+    return StreamedAnswer(order) if body.stream else WholeAnswer(order)
+
+
+def _render(
+    kind: type[Rendering],
+    heading: Heading,
+    backend: Backend,
+    body: GenerationBody,
+    plans: Sequence[ChoicePlan],
+    num_prompts: int,
+) -> Rendering:
+    return kind(
+        heading,
+        plans,
+        backend.codec,
+        num_prompts=num_prompts,
+        with_token_ids=bool(body.return_token_ids),
+    )
+
+
+def _heading(prefix: str, backend: Backend, served: Served, wall_s: Callable[[], float]) -> Heading:
+    return Heading(
+        id=f"{prefix}-{secrets.token_hex(ID_BYTES)}",
+        created=int(wall_s()),
+        model=backend.served.name,
+        system_fingerprint=f"specedge-{__version__}-{served.identity.weights}-{backend.drafter}",
+    )
+
+
+def _model(backend: Backend, wall_s: Callable[[], float]) -> dict[str, Any]:
+    known = backend.served.last_known
+    return {
+        "id": backend.served.name,
+        "object": "model",
+        "created": int(wall_s()),
+        "owned_by": OWNER,
+        "max_model_len": known.max_context_tokens if known is not None else None,
+        "draft_model": backend.drafter,
+    }
+
+
+def _cluster(backend: Backend) -> dict[str, Any]:
+    served, known = backend.served, backend.served.last_known
+    round_trip_s = served.round_trip_s
+    return {
+        "edge": backend.edge,
+        "model": served.name,
+        "drafter": backend.drafter,
+        "verifier": known.verifier if known is not None else None,
+        "identity": known.identity.model_dump() if known is not None else None,
+        "limits": known.limits.model_dump() if known is not None else None,
+        "round_trip_ms": None if round_trip_s is None else round(round_trip_s * 1000, 3),
+        "running": backend.desk.num_running,
+        "problem": None if served.problem is None else str(served.problem),
+    }
+
+
+def _tokenize(body: TokenizeBody, codec: TextCodec) -> list[int]:
+    if body.messages is not None:
+        return codec.encode_chat([message.for_template() for message in body.messages], {})
+    if body.prompt is None:
+        raise InvalidRequest("either prompt or messages is needed", field="prompt")
+    return codec.encode(body.prompt, add_special_tokens=body.add_special_tokens)

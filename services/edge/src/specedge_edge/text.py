@@ -1,0 +1,103 @@
+"""Between people's text and token ids: the chat template, encoding, single tokens' spelling.
+
+Synchronous and without I/O; encoding long prompts belongs on the compute thread. Knows nothing of
+HTTP. Incremental decoding of an answer is in ``specedge_edge.streaming_text``.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import jinja2
+
+from specedge.errors import InvalidRequest
+
+
+class Tokenizer(Protocol):
+    """What is used of a Hugging Face tokenizer."""
+
+    chat_template: Any
+
+    def __len__(self) -> int: ...
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a text."""
+        ...
+
+    def decode(
+        self,
+        token_ids: Sequence[int],
+        *,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool = False,
+    ) -> str:
+        """Text of token ids; incomplete characters come out as U+FFFD."""
+        ...
+
+    def apply_chat_template(
+        self, conversation: list[dict[str, Any]], *, tokenize: bool, **kwargs: Any
+    ) -> str:
+        """A conversation as one prompt text."""
+        ...
+
+
+class TextCodec:
+    """One model's tokenizer, with the ids that may cross the wire.
+
+    vocab_size  the logical vocabulary: ids 0 … vocab_size - 1
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, vocab_size: int | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.vocab_size = len(tokenizer) if vocab_size is None else vocab_size
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a prompt text, with the model's own beginning-of-text if it has one."""
+        return list(self.tokenizer.encode(text, add_special_tokens=add_special_tokens))
+
+    def encode_chat(
+        self, messages: list[dict[str, Any]], template_options: Mapping[str, Any]
+    ) -> list[int]:
+        """Token ids of a conversation by the model's own chat template.
+
+        ``template_options`` go to the template (``enable_thinking`` and the like). Raises
+        InvalidRequest naming ``messages`` when the template refuses the conversation.
+        """
+        if not self.tokenizer.chat_template:
+            raise InvalidRequest(
+                "this model has no chat template; use /v1/completions", field="messages"
+            )
+        try:
+            text = self.tokenizer.apply_chat_template(
+                messages,
+                tokenize=False,
+                **{"add_generation_prompt": True, **template_options},
+            )
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
+            raise InvalidRequest(
+                f"the model's chat template refuses these messages: {error}"[:500],
+                field="messages",
+            ) from error
+        # The template spells out the special tokens itself.
+        return self.encode(text, add_special_tokens=False)
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Text of token ids. An incomplete character at either end comes out as U+FFFD."""
+        return self.tokenizer.decode(
+            list(token_ids),
+            skip_special_tokens=skip_special_tokens,
+            clean_up_tokenization_spaces=False,
+        )
+
+    def spell(self, token_id: int) -> str:
+        """One token by itself, special ones too, as log-probabilities name it."""
+        return self.decode([token_id], skip_special_tokens=False)
+
+    def check_ids(self, token_ids: Sequence[int], *, field: str) -> None:
+        """Raise InvalidRequest naming ``field`` if an id is outside the vocabulary."""
+        for index, token_id in enumerate(token_ids):
+            if not 0 <= token_id < self.vocab_size:
+                raise InvalidRequest(
+                    f"{field}[{index}] is {token_id}: token ids of this model are 0 to "
+                    f"{self.vocab_size - 1}",
+                    field=field,
+                )
