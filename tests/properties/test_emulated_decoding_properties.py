@@ -48,7 +48,7 @@ stops = st.builds(
 
 
 @given(drafters, prompts, samplings, stops, st.booleans(), st.data())
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 def test_decoding_by_trees_equals_the_plain_continuation(
     model: Drafter,
     prompt: list[int],

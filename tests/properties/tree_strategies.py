@@ -8,7 +8,6 @@ from specedge.tree.token_tree import IntArray, TokenTree
 
 # The machine may be busy: no property here is about time.
 relaxed = settings(deadline=None)
-thorough = settings(deadline=None, max_examples=200)
 
 VOCAB = 6
 

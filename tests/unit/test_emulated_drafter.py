@@ -31,7 +31,7 @@ def ranks_of_the_truth(agreement: float, trials: int) -> np.ndarray:
     for start in range(trials):
         prefix = TEXT.fold_all([start])
         token, _ = drafter.propose(prefix, 1, GREEDY)
-        found = np.flatnonzero(token == TEXT.choice(prefix, GREEDY))
+        found = np.flatnonzero(np.array(token) == TEXT.choice(prefix, GREEDY))
         counts[found[0] if len(found) else 3] += 1
     return counts
 

@@ -51,6 +51,7 @@ class EmulatedDrafter:
         self.text = text or EmulatedText()
         self.branch = min(branch, self.text.vocab_size - 1)
         self._agreement = tuple(agreement)
+        self._scores = [_scores(a, self.branch) for a in agreement]
         self._pass_s = profile.draft_pass_ms / 1e3
         self._sleep = sleep
         self._room = max_sessions
@@ -77,16 +78,16 @@ class EmulatedDrafter:
 
     def propose(
         self, prefix: int, depth: int, params: SamplingParams
-    ) -> tuple[IntArray, list[float]]:
-        """Children, at ``depth``, of the node with this prefix hash: tokens (k,), scores (k)."""
-        agreement = self._agreement[min(depth, len(self._agreement)) - 1]
+    ) -> tuple[list[int], list[float]]:
+        """Children, at ``depth``, of the node with this prefix hash: tokens (k), scores (k)."""
+        dial = min(depth, len(self._agreement)) - 1
         truth = self.text.choice(prefix, params)
         draw = mix(prefix ^ _RANK_SALT)
         token = _others(truth, draw, self.branch, self.text.vocab_size)
-        rank = _rank(agreement, ((draw >> 11) | 1) * UNIT)
+        rank = _rank(self._agreement[dial], ((draw >> 11) | 1) * UNIT)
         if rank < self.branch:
             token[rank] = truth
-        return token, [_score(agreement, rank) for rank in range(self.branch)]
+        return token, self._scores[dial]
 
 
 class EmulatedDraftSession:
@@ -177,10 +178,10 @@ def _seen_after(seen: TokenTree, kept: IntArray, root_token: int) -> TokenTree:
     return TokenTree.from_parents(seen.token[kept], parent)
 
 
-def _others(truth: int, draw: int, count: int, vocab_size: int) -> IntArray:
-    """``count`` distinct tokens that are not ``truth``: (count,) int32."""
-    offset = (draw % (vocab_size - 1) + np.arange(count)) % (vocab_size - 1)
-    return ((truth + 1 + offset) % vocab_size).astype(np.int32)
+def _others(truth: int, draw: int, count: int, vocab_size: int) -> list[int]:
+    """``count`` distinct tokens that are not ``truth``."""
+    offset = draw % (vocab_size - 1)
+    return [(truth + 1 + (offset + i) % (vocab_size - 1)) % vocab_size for i in range(count)]
 
 
 def _rank(agreement: float, u: float) -> int:
@@ -193,9 +194,12 @@ def _rank(agreement: float, u: float) -> int:
     return int(min(math.log(u) / math.log1p(-agreement), _NEVER))
 
 
-def _score(agreement: float, rank: int) -> float:
-    honest = agreement * (1.0 - agreement) ** rank
-    return math.log(max(honest, _LEAST_PROBABILITY * 0.5**rank))
+def _scores(agreement: float, count: int) -> list[float]:
+    """Honest log-probabilities by rank, but for the hopeless, which get some small ones."""
+    return [
+        math.log(max(agreement * (1.0 - agreement) ** rank, _LEAST_PROBABILITY * 0.5**rank))
+        for rank in range(count)
+    ]
 
 
 def _check(holds: bool | np.bool_, message: str) -> None:

@@ -113,13 +113,17 @@ def outcomes(tree: TokenTree, tried: IntArray, committed: IntArray) -> Outcomes:
     nodes were really tested, and only where the target's token there is known.
     """
     path = find_path(tree, committed)
-    tested_parents = np.concatenate([np.zeros(1, dtype=np.int32), path])[: len(committed)]
-    tested = tried[np.isin(tree.parent[tried], tested_parents)]
+    is_accepted = np.zeros(len(tree), dtype=np.bool_)
+    is_accepted[path] = True
+    is_tested_parent = np.zeros(len(tree), dtype=np.bool_)
+    is_tested_parent[0] = True
+    is_tested_parent[path[: len(committed) - 1]] = True
+    tested = tried[is_tested_parent[tree.parent[tried]]]
     return Outcomes(
         tree.logprob[tested],
         sibling_rank(tree.parent)[tested],
         tree.depth[tested],
-        np.isin(tested, path),
+        is_accepted[tested],
     )
 
 

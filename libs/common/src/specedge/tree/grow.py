@@ -74,7 +74,7 @@ def plan_pass(
     open_ = ~growing.expanded & (tree.depth < policy.depth) & (tree.value > 0)
     if stop_ids:
         # The root may well be a stop id that this session ignored, or an end of an earlier turn.
-        is_end = np.isin(tree.token, list(stop_ids))
+        is_end = np.logical_or.reduce([tree.token == stop_id for stop_id in stop_ids])
         is_end[0] = False
         open_ &= ~is_end
     open_ &= tree.value > _entry_value(tree.value[tree.depth <= policy.depth], policy.budget)

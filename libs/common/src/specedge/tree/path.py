@@ -57,12 +57,9 @@ def walk(tree: TokenTree, choice: IntArray, num_tried: int | None = None) -> Wal
     token, the first counts.
     """
     limit = len(tree) if num_tried is None else min(len(tree), num_tried + 1)
-    child_of: dict[tuple[int, int], int] = {}
-    for node in range(limit - 1, 0, -1):
-        child_of[int(tree.parent[node]), int(tree.token[node])] = node
     path: list[int] = []
     node = 0
-    while (child := child_of.get((node, int(choice[node])))) is not None:
+    while (child := _child(tree, node, int(choice[node]), limit)) is not None:
         path.append(child)
         node = child
     return Walk(np.asarray(path, dtype=np.int32), int(choice[node]))
@@ -73,14 +70,10 @@ def find_path(tree: TokenTree, tokens: Sequence[int] | IntArray) -> IntArray:
 
     Where siblings repeat a token, the first counts.
     """
-    child_of = {
-        (int(tree.parent[node]), int(tree.token[node])): node
-        for node in range(len(tree) - 1, 0, -1)
-    }
     path: list[int] = []
     node = 0
     for token in tokens:
-        child = child_of.get((node, int(token)))
+        child = _child(tree, node, int(token), len(tree))
         if child is None:
             break
         path.append(child)
@@ -112,6 +105,13 @@ def subtree(tree: TokenTree, node: int) -> IntArray:
     for child in range(node + 1, len(tree)):
         inside[child] = inside[tree.parent[child]]
     return np.flatnonzero(inside).astype(np.int32)
+
+
+def _child(tree: TokenTree, node: int, token: int, limit: int) -> int | None:
+    """The first child of ``node`` with ``token`` among the nodes below ``limit``."""
+    is_child = (tree.parent[:limit] == node) & (tree.token[:limit] == token)
+    first = int(is_child.argmax())
+    return first if is_child[first] else None
 
 
 def _take_subtree(tree: TokenTree, kept: IntArray) -> TokenTree:
