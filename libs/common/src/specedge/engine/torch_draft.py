@@ -19,7 +19,7 @@ from specedge.errors import ProtocolViolation
 from specedge.params import SamplingParams
 from specedge.tree.mask import ancestor_mask
 from specedge.tree.path import Rerooting
-from specedge.tree.token_tree import BoolArray, FloatArray, IntArray, TokenTree
+from specedge.tree.token_tree import FloatArray, IntArray, TokenTree
 
 # A long context is computed in pieces, so that no bias or activation grows with it.
 PREFILL_CHUNK_TOKENS: Final = 512
@@ -159,6 +159,8 @@ class TorchDraftSession:
             raise ProtocolViolation("a node is expanded only after its parent")
         start = base + len(self._node_rows)
         self._make_room(start + len(nodes))
+        # A node that is asked again after a reroot gets a second row; the first is garbage.
+        self._node_rows[np.isin(self._node_rows, nodes)] = NOTHING
         held = np.concatenate([self._node_rows, nodes])
         return Span(
             tokens=tree.token[nodes],
@@ -166,17 +168,9 @@ class TorchDraftSession:
             start=start,
             offset=self._cache.offset(self._slot),
             num_logits=len(nodes),
-            recent=self._visible(tree, nodes, held),
+            recent=ancestor_mask(tree.parent)[nodes][:, held] & (held != NOTHING),
             recent_positions=base - 1 + tree.depth[held],
         )
-
-    def _visible(self, tree: TokenTree, nodes: IntArray, held: IntArray) -> BoolArray:
-        """(m, r) bool: which of the held nodes' rows each of ``nodes`` sees."""
-        visible = ancestor_mask(tree.parent)[nodes][:, held]
-        # A node that is asked again after a reroot gets a second row; the first is garbage.
-        repeated = np.isin(held[: -len(nodes)], nodes)
-        visible[:, : -len(nodes)][:, repeated] = False
-        return visible
 
     def _make_room(self, num_rows: int) -> None:
         # Node rows lie behind the committed ones, which are then all computed.
