@@ -36,15 +36,17 @@ def stream(base_url: str, request: dict[str, Any]) -> Timed:
     arrived: list[float] = []
     last: dict[str, Any] = {}
     started_s = time.monotonic()
-    with httpx.Client(timeout=TIMEOUT_S, trust_env=False) as client:
-        with client.stream("POST", f"{base_url}/completions", json=body) as response:
-            response.raise_for_status()
-            for line in response.iter_lines():
-                if not line.startswith("data: {"):
-                    continue
-                event = json.loads(line.removeprefix("data: "))
-                if any(choice.get("text") for choice in event.get("choices", ())):
-                    arrived.append(time.monotonic() - started_s)
-                if event.get("usage"):
-                    last = event
+    with (
+        httpx.Client(timeout=TIMEOUT_S, trust_env=False) as client,
+        client.stream("POST", f"{base_url}/completions", json=body) as response,
+    ):
+        response.raise_for_status()
+        for line in response.iter_lines():
+            if not line.startswith("data: {"):
+                continue
+            event = json.loads(line.removeprefix("data: "))
+            if any(choice.get("text") for choice in event.get("choices", ())):
+                arrived.append(time.monotonic() - started_s)
+            if event.get("usage"):
+                last = event
     return Timed(tuple(arrived), last.get("metrics") or {}, last.get("usage") or {})

@@ -51,7 +51,7 @@ def main() -> None:
             errors.append(f"{part}: {type(error).__name__}: {error}")
     path = figures.write(TARGET, measured, errors)
     print(f"written to {path}", file=sys.stderr, flush=True)
-    for error in errors:
-        print(f"not measured: {error}", file=sys.stderr, flush=True)
+    for missing in errors:
+        print(f"not measured: {missing}", file=sys.stderr, flush=True)
     figures.show(TARGET, measured, GOALS)
     sys.exit(1 if errors else 0)

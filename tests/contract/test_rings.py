@@ -37,12 +37,16 @@ VIOLATIONS = [
     ("ring-b-synchronous", "specedge/engine/loading.py", "import asyncio"),
     ("torch-free-engine", "specedge/engine/ports.py", "import torch"),
     ("torch-free-engine", "specedge/engine/prompt_lookup.py", "import transformers"),
-    ("only-engine-torch", "specedge_verifier/app.py", "import torch"),
-    ("only-link-nats", "specedge_edge/app.py", "import nats"),
+    ("only-engine-torch", "specedge_verifier/__init__.py", "import torch"),
+    ("only-link-nats", "specedge_edge/__init__.py", "import nats"),
     ("only-link-nats", "specedge/link/memory.py", "import nats"),
-    ("services-apart", "specedge_edge/app.py", "import specedge_verifier"),
+    ("services-apart", "specedge_edge/__init__.py", "import specedge_verifier"),
     ("library-below-services", "specedge/cli/main.py", "import specedge_edge"),
-    ("scheduler-without-torch", "specedge_scheduler/app.py", "import specedge.engine.torch_target"),
+    (
+        "scheduler-without-torch",
+        "specedge_scheduler/__init__.py",
+        "import specedge.engine.torch_target",
+    ),
     ("command-without-torch", "specedge/cli/main.py", "import specedge.engine.torch_target"),
 ]
 

@@ -1,4 +1,4 @@
-"""One service process: started so that it dies with us, its log kept, its port learned, stopped for certain.
+"""One service process: tethered to us, its log kept, its port learned, stopped for certain.
 
 Knows nothing of restarts (``specedge.cli.supervisor``) or of readiness (``specedge.cli.waiting``).
 """

@@ -1,6 +1,7 @@
-"""Speaks the OpenAI API to an edge, for the command's own use. Blocking; one thread at a time.
+"""Speaks the OpenAI API to an edge, for the command's own use.
 
-Errors become ``CommandFailed`` with the server's own words.
+Blocking; one client may be used from several threads. Errors become ``CommandFailed``, with the
+server's own words.
 """
 
 from collections.abc import Callable, Iterator, Mapping

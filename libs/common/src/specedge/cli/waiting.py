@@ -18,6 +18,7 @@ from specedge.cli.console import err
 
 POLL_S: Final = 0.2
 PROBE_TIMEOUT_S: Final = 2.0
+LOADED: Final = "loaded"
 LINE_EVERY_PERCENT: Final = 25
 
 
@@ -78,9 +79,10 @@ async def _probe(client: httpx.AsyncClient, child: Child) -> Progression:
 
 def read_progress(body: dict[str, Any]) -> Progression:
     """The body of a 503 from `/ready`."""
+    reasons, phase = body.get("reasons") or [], body.get("phase") or "starting"
+    if phase == LOADED and reasons:  # it has done its part, and waits for somebody else
+        return Progression(str(reasons[0]))
     percent = body.get("percent")
-    reasons = body.get("reasons") or []
-    phase = body.get("phase") or (reasons[0] if reasons else "starting")
     return Progression(str(phase), None if percent is None else float(percent))
 
 

@@ -1,0 +1,94 @@
+"""``python -m specedge.lossless``: measures a running edge; `specedge verify-lossless` calls it.
+
+Exit code 0 when the check holds, 1 when fp32 diverges or the edge fails.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import orjson
+from rich.progress import MofNCompleteColumn, Progress, TextColumn
+
+from specedge.cli.console import err, out, report
+from specedge.cli.edge_client import EdgeClient
+from specedge.cli.failure import EXIT_FAILED, EXIT_INTERRUPTED, CommandFailed
+from specedge.engine.loading import DEFAULT_MODEL
+from specedge.engine.reference import ReferenceDecoder
+from specedge.engine.torch_model import load_target_model
+from specedge.errors import SpecEdgeError
+from specedge.lossless.comparison import Report
+from specedge.lossless.measuring import Measurement, PlainDecoding, measure
+from specedge.lossless.prompts import choose_prompts
+from specedge.lossless.report import is_lossless, show
+
+
+def main() -> int:
+    """Measure as the flags say; results to stdout."""
+    arguments = _arguments()
+    try:
+        reports = _measure(arguments)
+    except (CommandFailed, SpecEdgeError) as failure:
+        report(failure if isinstance(failure, CommandFailed) else CommandFailed(str(failure)))
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    if arguments.json:
+        lossless = is_lossless(reports)
+        body = {"lossless": lossless, "runs": [r.as_json() for r in reports]}
+        sys.stdout.write(orjson.dumps(body).decode() + "\n")
+    else:
+        show(reports, out())
+    return 0 if is_lossless(reports) else EXIT_FAILED
+
+
+def _measure(arguments: argparse.Namespace) -> list[Report]:
+    prompts = choose_prompts(arguments.prompts, arguments.prompts_file)
+    measurement = Measurement(
+        prompts=prompts,
+        max_tokens=arguments.tokens,
+        temperatures=arguments.temperature,
+        seed=arguments.seed,
+        parallel=arguments.parallel,
+        dtype=arguments.dtype,
+    )
+    total = len(prompts) * len(arguments.temperature)
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TextColumn("prompts"))
+    with EdgeClient(arguments.url, api_key=arguments.api_key) as client:
+        model = client.model()
+        loaded = load_target_model(
+            arguments.model or DEFAULT_MODEL, cache_dir=arguments.cache_dir, dtype=arguments.dtype
+        )
+        plain = PlainDecoding(ReferenceDecoder(loaded), loaded.identity.stop_ids)
+        with Progress(*columns, console=err()) as bars:
+            answered = bars.add_task("system", total=total)
+            compared = bars.add_task("plain decoder", total=total)
+            return measure(
+                measurement,
+                client,
+                model,
+                plain,
+                on_answered=lambda: bars.advance(answered),
+                on_compared=lambda: bars.advance(compared),
+            )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m specedge.lossless", description=__doc__)
+    parser.add_argument("--url", required=True, help="where the edge listens")
+    parser.add_argument("--prompts", type=int, required=True)
+    parser.add_argument("--prompts-file", type=Path)
+    parser.add_argument("--tokens", type=int, required=True)
+    parser.add_argument("--temperature", type=float, action="append", required=True)
+    parser.add_argument("--dtype", choices=("fp32", "bf16"), required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--parallel", type=int, required=True)
+    parser.add_argument("--model", help="name or folder; the built-in one if not given")
+    parser.add_argument("--api-key")
+    parser.add_argument("--cache-dir", type=Path, default=Path("~/.cache/specedge"))
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

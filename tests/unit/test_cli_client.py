@@ -1,0 +1,194 @@
+"""The command's OpenAI client, chat and figures, against canned answers over real HTTP."""
+
+import io
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from specedge.cli.chat import Conversation, Repl, summary
+from specedge.cli.edge_client import Answer, EdgeClient
+from specedge.cli.failure import CommandFailed
+from specedge.cli.figures import Figures, table
+
+METRICS = {
+    "generation_time_ms": 500.0,
+    "tokens_per_second": 20.0,
+    "speculative_decoding": {"mean_acceptance_length": 2.5, "num_accepted_draft_tokens": 6},
+    "specedge": {
+        "rounds": 4,
+        "bytes_up": 1200,
+        "bytes_down": 800,
+        "draft_ms": 10.0,
+        "network_ms": 40.0,
+        "queue_ms": 50.0,
+        "verify_ms": 300.0,
+        "verifier_calls": 5,
+    },
+}
+
+
+def chunk(**fields: Any) -> str:
+    return f"data: {json.dumps(fields)}\n\n"
+
+
+def delta(**fields: Any) -> str:
+    return chunk(choices=[{"index": 0, "delta": fields, "finish_reason": None}], usage=None)
+
+
+GOOD = [
+    delta(role="assistant", content=""),
+    ": keep-alive\n\n",
+    delta(content="Par"),
+    delta(content="is"),
+    chunk(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}], usage=None),
+    chunk(choices=[], usage={"completion_tokens": 10}, metrics=METRICS),
+    "data: [DONE]\n\n",
+]
+
+
+class CannedEdge:
+    """Answers every chat with ``events``; remembers what was asked."""
+
+    def __init__(self) -> None:
+        self.events = GOOD
+        self.status = 200
+        self.asked: list[dict[str, Any]] = []
+        edge = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.answer(200, json.dumps({"data": [{"id": "tiny"}]}))
+
+            def do_POST(self) -> None:
+                length = int(self.headers["Content-Length"])
+                edge.asked.append(json.loads(self.rfile.read(length)))
+                self.answer(edge.status, "".join(edge.events))
+
+            def answer(self, status: int, body: str) -> None:
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+
+@pytest.fixture
+def edge() -> Iterator[CannedEdge]:
+    """A canned edge that listens."""
+    canned = CannedEdge()
+    thread = threading.Thread(target=canned.server.serve_forever, daemon=True)
+    thread.start()
+    yield canned
+    canned.server.shutdown()
+    canned.server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def client(edge: CannedEdge) -> Iterator[EdgeClient]:
+    """A client of the canned edge."""
+    with EdgeClient(edge.url) as made:
+        yield made
+
+
+def test_a_stream_is_handed_on_piece_by_piece_and_summed_up(client: EdgeClient) -> None:
+    pieces: list[str] = []
+
+    answer = client.chat({"messages": []}, on_text=pieces.append)
+
+    assert pieces == ["Par", "is"]
+    assert (answer.text, answer.finish_reason) == ("Paris", "stop")
+    assert answer.usage == {"completion_tokens": 10}
+    assert answer.metrics == METRICS
+
+
+def test_a_stream_without_its_end_is_a_failure(client: EdgeClient, edge: CannedEdge) -> None:
+    edge.events = GOOD[:4]
+
+    with pytest.raises(CommandFailed, match="before its end"):
+        client.chat({}, on_text=lambda _: None)
+
+
+def test_an_error_inside_a_stream_is_told_in_the_servers_words(
+    client: EdgeClient, edge: CannedEdge
+) -> None:
+    edge.events = [GOOD[2], chunk(error={"message": "no verifier is left"}), GOOD[-1]]
+
+    with pytest.raises(CommandFailed, match="no verifier is left"):
+        client.chat({}, on_text=lambda _: None)
+
+
+def test_a_refusal_is_told_in_the_servers_words(client: EdgeClient, edge: CannedEdge) -> None:
+    edge.status = 400
+    edge.events = [json.dumps({"error": {"message": "temperature is over 2"}})]
+
+    with pytest.raises(CommandFailed, match="HTTP 400: temperature is over 2"):
+        client.chat({}, on_text=lambda _: None)
+
+
+def test_nobody_listening_is_explained() -> None:
+    with EdgeClient("http://127.0.0.1:9") as nobody, pytest.raises(CommandFailed) as failure:
+        nobody.model()
+
+    assert "specedge up" in failure.value.hint
+
+
+def test_chat_through_a_pipe_keeps_the_conversation_and_obeys_commands(
+    client: EdgeClient,
+    edge: CannedEdge,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = "hello\n/temperature 0.5\nagain\n/reset\nnew\n/quit\nnever asked\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+
+    Repl(client, Conversation()).run()
+
+    assert capsys.readouterr().out == "Paris\nParis\nParis\n"
+    assert [asked["temperature"] for asked in edge.asked] == [0.0, 0.5, 0.5]
+    assert [len(asked["messages"]) for asked in edge.asked] == [1, 3, 1]
+    assert edge.asked[1]["messages"][1] == {"role": "assistant", "content": "Paris"}
+
+
+def test_a_temperature_out_of_range_changes_nothing(
+    client: EdgeClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("/temperature 9\n/temperature hot\n"))
+    conversation = Conversation(temperature=0.7)
+
+    Repl(client, conversation).run()
+
+    assert conversation.temperature == 0.7
+    assert "from 0.0 to 2.0" in capsys.readouterr().err
+
+
+def test_figures_of_several_answers_add_up() -> None:
+    answer = Answer("Paris", usage={"completion_tokens": 10}, metrics=METRICS)
+
+    both = Figures.of(answer) + Figures.of(answer)
+
+    said = both.as_json()
+    assert said["tokens"] == 20
+    assert said["acceptance_length"] == 2.5
+    assert said["bytes_up_per_round"] == 300
+    assert said["bytes_down_per_round"] == 200
+    assert said["verifier_calls_per_token"] == 0.5
+    assert said["tokens_per_second"] == 20
+
+
+def test_an_answer_without_metrics_still_makes_a_table() -> None:
+    empty = Figures.of(Answer("?"))
+
+    drawn = table(["q"], [empty])
+
+    assert drawn.row_count == 11
+    assert summary(Answer("?")) == "0 tokens"

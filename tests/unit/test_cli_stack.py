@@ -1,0 +1,112 @@
+"""What `specedge up` would start, and how its output of progress reads."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from specedge import __version__
+from specedge.cli.main import app
+from specedge.cli.stack import StackOptions, plan_processes
+from specedge.cli.waiting import ProgressDisplay, Progression, read_progress
+
+
+def flags(options: StackOptions, name: str) -> dict[str, str]:
+    """Flags of one planned process."""
+    plans = plan_processes(options, nats_url="nats://127.0.0.1:4333", run_dir=Path("/run"))
+    given = next(plan.flags for plan in plans if plan.name == name)
+    return dict(zip(given[::2], given[1::2], strict=True))
+
+
+def test_scheduler_comes_first_and_edges_come_last() -> None:
+    options = StackOptions(verifiers=2, edges=2)
+
+    plans = plan_processes(options, nats_url="nats://x:1", run_dir=Path("/run"))
+
+    assert [plan.name for plan in plans] == [
+        "scheduler",
+        "verifier-1",
+        "verifier-2",
+        "edge-1",
+        "edge-2",
+    ]
+
+
+def test_only_the_first_edge_gets_the_chosen_port() -> None:
+    options = StackOptions(edges=2, port=8123)
+
+    assert flags(options, "edge-1")["--http-port"] == "8123"
+    assert flags(options, "edge-2")["--http-port"] == "0"
+    assert flags(options, "scheduler")["--http-port"] == "0"
+
+
+def test_every_process_listens_on_loopback_and_knows_the_broker() -> None:
+    options = StackOptions(verifiers=2)
+
+    for name in ("scheduler", "verifier-1", "verifier-2", "edge"):
+        assert flags(options, name)["--http-host"] == "127.0.0.1"
+        assert flags(options, name)["--nats-url"] == "nats://127.0.0.1:4333"
+
+
+def test_verifiers_are_told_apart_and_share_the_cores() -> None:
+    options = StackOptions(verifiers=2, threads=None)
+
+    assert flags(options, "verifier-1")["--verifier-id"] == "verifier-1"
+    assert flags(options, "verifier-2")["--verifier-id"] == "verifier-2"
+    assert options.verifier_threads >= 1
+
+
+def test_what_was_not_chosen_is_left_to_the_service() -> None:
+    given = flags(StackOptions(), "verifier-1")
+
+    assert "--model" not in given
+    assert "--dtype" not in given
+    assert "--api-key" not in flags(StackOptions(), "edge")
+
+
+def test_edges_have_identities_of_their_own() -> None:
+    options = StackOptions(edges=2)
+
+    assert (
+        flags(options, "edge-1")["--identity-file"] != flags(options, "edge-2")["--identity-file"]
+    )
+
+
+def test_progress_is_read_from_an_unready_answer() -> None:
+    body = {"phase": "weights", "percent": 40.0, "reasons": ["loading: weights"]}
+
+    assert read_progress(body) == Progression("weights", 40.0)
+
+
+def test_a_loaded_process_that_is_not_ready_says_why() -> None:
+    body = {"phase": "loaded", "percent": 100.0, "reasons": ["no verifier"]}
+
+    assert read_progress(body).phase == "no verifier"
+
+
+def test_without_a_terminal_progress_is_lines_and_not_too_many(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    display = ProgressDisplay(["verifier-1"])
+
+    with display:
+        for percent in range(0, 101, 5):
+            display.show("verifier-1", Progression("weights", float(percent)))
+
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "verifier-1: weights"
+    assert 3 <= len(lines) <= 6
+
+
+def test_the_version_is_said() -> None:
+    said = CliRunner().invoke(app, ["--version"])
+
+    assert said.exit_code == 0
+    assert said.output == f"specedge {__version__}\n"
+
+
+def test_every_command_explains_itself() -> None:
+    for command in ("up", "demo", "chat", "verify-lossless"):
+        said = CliRunner().invoke(app, [command, "--help"])
+
+        assert said.exit_code == 0, said.output
