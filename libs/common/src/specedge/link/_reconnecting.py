@@ -149,6 +149,7 @@ class ReconnectingLink:
         if self._supervisor is not None:
             self._supervisor.cancel()
             await asyncio.wait([self._supervisor])
+        await self._drop_connection()
 
     # What connections tell: see ConnectionEvents.
 
@@ -187,9 +188,7 @@ class ReconnectingLink:
                 await self._recover()
         finally:
             self._finish(LinkDown, "the link's tasks have ended")
-            connection, self._connection = self._connection, None
-            if connection is not None:
-                await connection.close()
+            await self._drop_connection()
 
     async def _recover(self) -> None:
         assert self._last_loss is not None
@@ -263,6 +262,11 @@ class ReconnectingLink:
         if error is AuthenticationFailed:
             _log.error("link_refused", reason=reason)
         tell(self._listeners, LinkState.CLOSED)
+
+    async def _drop_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
 
     def _forget_calm(self) -> None:
         if self._calm is not None:

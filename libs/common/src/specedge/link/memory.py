@@ -46,14 +46,18 @@ class MemoryHub:
         self._numbers = itertools.count()
         self._links: list[MemoryLink] = []
 
-    def link(self, name: str, profile: WireProfile = PERFECT) -> "MemoryLink":
-        """A new, connected link. ``profile`` holds for what it sends and for what it receives."""
+    def link(
+        self, name: str, profile: WireProfile = PERFECT, *, inbox_prefix: str = ""
+    ) -> "MemoryLink":
+        """A new, connected link. ``profile`` holds for what it sends and for what it receives.
+        ``inbox_prefix`` as in ``NatsOptions``."""
         number = next(self._numbers)
         up, down = (
             Wire(profile, timers=self._timers, random=Random(f"{self._seed}/{number}/{name}/{way}"))
             for way in ("up", "down")
         )
-        link = MemoryLink(self, f"{name}-{number}", up=up, down=down, timers=self._timers)
+        inbox = f"{inbox_prefix or '_INBOX'}.{name}-{number}"
+        link = MemoryLink(self, inbox, up=up, down=down, timers=self._timers)
         self._links.append(link)
         return link
 
@@ -123,12 +127,12 @@ class _MemorySubscription:
 class MemoryLink:
     """A ``Link``. Made by ``MemoryHub.link``; ``cut`` and ``restore`` are for tests."""
 
-    def __init__(self, hub: MemoryHub, name: str, *, up: Wire, down: Wire, timers: Timers) -> None:
+    def __init__(self, hub: MemoryHub, inbox: str, *, up: Wire, down: Wire, timers: Timers) -> None:
         self.down = down
         self._hub = hub
         self._up = up
         self._timers = timers
-        self._inbox = f"_INBOX.{name}"
+        self._inbox = inbox
         self._state = LinkState.CONNECTED
         self._is_up = asyncio.Event()  # also set once closed, so that nobody waits for ever
         self._is_up.set()
@@ -205,7 +209,7 @@ class MemoryLink:
         """See ``Link.close``."""
         if self._state is LinkState.CLOSED:
             return
-        self._disconnect("the link is closed")
+        self._lose("the link is closed")  # what was published is on its way, and arrives
         self._hub.forget(self)
         self._subscriptions.clear()
         self._become(LinkState.CLOSED)
@@ -217,7 +221,8 @@ class MemoryLink:
         """Lose the connection, and with it all that is under way either way. Idempotent."""
         if self._state is LinkState.CONNECTED:
             self._is_up.clear()
-            self._disconnect("the connection was cut")
+            self._up.drop_all()
+            self._lose("the connection was cut")
             self._become(LinkState.DISCONNECTED)
 
     def restore(self) -> None:
@@ -299,8 +304,7 @@ class MemoryLink:
         if future is not None and not future.done():
             future.set_exception(error)
 
-    def _disconnect(self, reason: str) -> None:
-        self._up.drop_all()
+    def _lose(self, reason: str) -> None:
         self.down.drop_all()
         for subscription in self._subscriptions:
             subscription.lose_pending()

@@ -51,7 +51,10 @@ PING: Final = b"PING\r\n"
 
 _REFUSED: Final = re.compile(r"authorization violation|authentication (revoked|expired)", re.I)
 _REVOKED: Final = re.compile(r"authentication revoked", re.I)
-_DENIED: Final = re.compile(r"permissions violation", re.I)
+# The broker refuses one wish and keeps the connection.
+_DENIED: Final = re.compile(
+    r"permissions violation|maximum subscriptions exceeded|invalid (publish )?subject", re.I
+)
 
 if not nats.aio.client.__version__.startswith(CURED_VERSION):
     raise ImportError(
