@@ -182,6 +182,7 @@ class Edge:
             compute=self._compute,
             drafter=cloud.drafts.name,
             edge=cloud.edge,
+            since_s=_wall_s(),
             keep_alive_s=self._settings.keep_alive_s,
         )
 

@@ -1,7 +1,7 @@
 """Settings of the edge service, as values; ``specedge.service.settings`` says where from."""
 
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import Field, SecretStr
 
@@ -30,8 +30,13 @@ class EdgeSettings(ServiceSettings):
     budget: int = Field(default=32, ge=0, le=1024, description="nodes of a draft tree at most")
     beams: int = Field(default=8, ge=1, le=256, description="nodes expanded in one pass at most")
     branch: int = Field(default=8, ge=1, le=256, description="children tried of a node")
-    draft_device: str = Field(default="auto", description="device of a draft model")
-    draft_dtype: str = Field(default="auto", description="dtype of a draft model: fp32, bf16, auto")
+    draft_device: str = Field(default="cpu", description="device of a draft model")
+    draft_dtype: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="dtype of a draft model: fp32, bf16, auto"
+    )
+    draft_kv_bytes: int = Field(
+        default=2**30, ge=2**20, description="bytes of KV cache of a draft model at most"
+    )
     grant_tokens: int = Field(
         default=64, ge=1, description="with drafter none: tokens the verifier may run ahead"
     )

@@ -74,9 +74,10 @@ async def _on_validation(_: Request, error: Exception) -> Response:
     return from_validation(error).response()
 
 
-async def _on_http(_: Request, error: Exception) -> Response:
+async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return ApiError(error.status_code, str(error.detail), "invalid_request_error").response()
+    told = f"{str(error.detail)[:200]}: {request.method} {request.url.path[:200]}"
+    return ApiError(error.status_code, told, "invalid_request_error").response()
 
 
 async def _on_error(_: Request, error: Exception) -> Response:

@@ -64,8 +64,18 @@ def _load_drafter(
 
 
 def _load_draft_model(settings: EdgeSettings, fingerprint: str, on_progress: Progress) -> Drafter:
-    resolved = resolve_model(settings.drafter, settings.cache_dir, on_progress)
-    theirs = tokenizer_fingerprint(load_tokenizer(resolved))
+    # Here, since every other edge runs without torch.
+    from specedge.engine.torch_draft import TorchDrafter
+    from specedge.engine.torch_model import load_target_model
+
+    loaded = load_target_model(
+        settings.drafter,
+        cache_dir=settings.cache_dir,
+        dtype=settings.draft_dtype,
+        device=settings.draft_device,
+        on_progress=on_progress,
+    )
+    theirs = loaded.identity.tokenizer_fingerprint
     if theirs != fingerprint:
         raise FingerprintMismatch(
             f"the draft model {settings.drafter} has tokenizer {theirs}, the served model "
@@ -74,7 +84,9 @@ def _load_draft_model(settings: EdgeSettings, fingerprint: str, on_progress: Pro
             ours=theirs,
             theirs=fingerprint,
         )
-    # Here, since every other edge runs without torch.
-    from specedge.engine.torch_draft import TorchDrafter  # noqa: PLC0415, RUF100
-
-    raise NotImplementedError(TorchDrafter)
+    return TorchDrafter(
+        loaded,
+        kv_bytes=settings.draft_kv_bytes,
+        num_slots=settings.max_concurrent,
+        num_children=settings.branch,
+    )

@@ -17,7 +17,6 @@ from specedge import __version__
 from specedge.errors import InvalidRequest, RetryableError
 from specedge.service.compute import ComputeThread
 from specedge_edge.answering import AnswerDesk
-from specedge_edge.openai.errors import UnknownModel
 from specedge_edge.openai.planning import (
     check_model,
     encode_chat,
@@ -50,7 +49,7 @@ LOADING_RETRY_MS: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """What answers requests, once it is all there."""
+    """What answers requests, once it is all there: since ``since_s``, a time of day."""
 
     desk: AnswerDesk
     codec: TextCodec
@@ -58,6 +57,7 @@ class Backend:
     compute: ComputeThread
     drafter: str
     edge: str
+    since_s: float
     keep_alive_s: float
 
 
@@ -129,21 +129,17 @@ def openai_routes(slot: BackendSlot, wall_s: Callable[[], float]) -> APIRouter:
 
     @router.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [_model(slot.get(), wall_s)]}
+        return {"object": "list", "data": [_model(slot.get())]}
 
     @router.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
         backend = slot.get()
         check_model(name, backend.served.name)
-        return _model(backend, wall_s)
+        return _model(backend)
 
     @router.get("/v1/cluster")
     async def cluster() -> dict[str, Any]:
         return _cluster(slot.get())
-
-    @router.api_route("/v1/{rest:path}", methods=["GET", "POST"], include_in_schema=False)
-    async def unknown(rest: str) -> Response:
-        raise _NoSuchRoute(f"/v1/{rest[:100]} is not served here", field="path")
 
     @router.get("/version")
     async def version() -> dict[str, str]:
@@ -164,10 +160,6 @@ def openai_routes(slot: BackendSlot, wall_s: Callable[[], float]) -> APIRouter:
         return {"prompt": backend.codec.decode(body.tokens, skip_special_tokens=False)}
 
     return router
-
-
-class _NoSuchRoute(UnknownModel):
-    """A path below /v1 that is not served."""
 
 
 def _answer(
@@ -210,12 +202,12 @@ def _heading(prefix: str, backend: Backend, served: Served, wall_s: Callable[[],
     )
 
 
-def _model(backend: Backend, wall_s: Callable[[], float]) -> dict[str, Any]:
+def _model(backend: Backend) -> dict[str, Any]:
     known = backend.served.last_known
     return {
         "id": backend.served.name,
         "object": "model",
-        "created": int(wall_s()),
+        "created": int(backend.since_s),
         "owned_by": OWNER,
         "max_model_len": known.max_context_tokens if known is not None else None,
         "draft_model": backend.drafter,
