@@ -112,12 +112,12 @@ class Backoff:
     """The waits of a ``RecoveryPolicy``, one after the other."""
 
     def __init__(self, policy: RecoveryPolicy) -> None:
+        self.attempts = 0  # since the last calm
         self._policy = policy
-        self._attempts = 0
 
     def next_wait_s(self) -> float:
         """Seconds before the next attempt."""
-        attempt, self._attempts = self._attempts, self._attempts + 1
+        attempt, self.attempts = self.attempts, self.attempts + 1
         if attempt == 0:
             return 0.0
         doubled_s = self._policy.first_wait_s * 2.0 ** min(attempt - 1, 32)
@@ -125,4 +125,4 @@ class Backoff:
 
     def reset(self) -> None:
         """The next attempt is made at once again."""
-        self._attempts = 0
+        self.attempts = 0

@@ -76,7 +76,12 @@ class ReconnectingLink:
         except TimeoutError:
             message = f"no broker within {limit_s:g} s: {self._last_failure}"
             raise LinkDown(message) from None
-        self._supervisor = tasks.start(self._supervise(), name="link-supervisor")
+        try:
+            self._supervisor = tasks.start(self._supervise(), name="link-supervisor")
+            await asyncio.sleep(0)  # a task cancelled before its first step would clean up nothing
+        except BaseException:
+            await self.close()
+            raise
 
     # What services ask: see the Link port.
 
@@ -251,7 +256,9 @@ class ReconnectingLink:
 
     def _note_failure(self, error: SpecEdgeError) -> None:
         self._last_failure = str(error)
-        _log.info("link_attempt_failed", reason=self._last_failure)
+        if is_worth_a_line(self._backoff.attempts):
+            attempts = self._backoff.attempts
+            _log.warning("link_attempt_failed", reason=self._last_failure, attempts=attempts)
 
     def _finish(self, error: type[SpecEdgeError], reason: str) -> None:
         if self._end is not None:
