@@ -18,7 +18,11 @@ from specedge.cli.figures import Figures, table
 METRICS = {
     "generation_time_ms": 500.0,
     "tokens_per_second": 20.0,
-    "speculative_decoding": {"mean_acceptance_length": 2.5, "num_accepted_draft_tokens": 6},
+    "speculative_decoding": {
+        "mean_acceptance_length": 2.5,
+        "num_spec_steps": 4,
+        "num_accepted_draft_tokens": 6,
+    },
     "specedge": {
         "rounds": 4,
         "bytes_up": 1200,

@@ -17,6 +17,7 @@ class Figures:
 
     tokens: int
     rounds: int
+    steps: int
     accepted: int
     bytes_up: int
     bytes_down: int
@@ -35,6 +36,7 @@ class Figures:
         return cls(
             tokens=int(answer.usage.get("completion_tokens") or 0),
             rounds=int(own.get("rounds") or 0),
+            steps=int(speculative.get("num_spec_steps") or 0),
             accepted=int(speculative.get("num_accepted_draft_tokens") or 0),
             bytes_up=int(own.get("bytes_up") or 0),
             bytes_down=int(own.get("bytes_down") or 0),
@@ -53,8 +55,8 @@ class Figures:
 
     @property
     def acceptance_length(self) -> float | None:
-        """Tokens a round yields on average, its bonus included."""
-        return 1 + self.accepted / self.rounds if self.rounds else None
+        """Tokens a drafted round yields on average, its bonus included."""
+        return 1 + self.accepted / self.steps if self.steps else None
 
     def as_json(self) -> dict[str, float | int | None]:
         """Flat, for scripts: the sums and what follows from them."""
