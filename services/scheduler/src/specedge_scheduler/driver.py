@@ -15,7 +15,7 @@ import structlog
 from specedge.clock import Timers
 from specedge.errors import InvalidRequest, RetryableError
 from specedge.ids import SchedulerId, SessionKey
-from specedge.link.base import Link, Message
+from specedge.link.base import Link, Message, Subscription
 from specedge.protocol import subjects
 from specedge.protocol.codec import VersionRefused, decode, decode_context_header, encode
 from specedge.protocol.messages import (
@@ -82,13 +82,21 @@ class Driver:
         self._metrics = metrics
         self._incarnation = incarnation
         self._inbox: asyncio.Queue[Event] = asyncio.Queue(INBOX_EVENTS)
+        self._heard: list[Subscription] = []
         self._stat_seq = 0
         self._next_stat_s = 0.0
 
     async def start(self) -> None:
         """Listen. Verifiers first, so that the first edge finds them known."""
-        await self._link.subscribe(subjects.ALL_VERIFIERS, self._on_verifier)
-        await self._link.subscribe(subjects.ALL_UP, self._on_edge, max_pending=INBOX_EVENTS)
+        self._heard = [
+            await self._link.subscribe(subjects.ALL_VERIFIERS, self._on_verifier),
+            await self._link.subscribe(subjects.ALL_UP, self._on_edge, max_pending=INBOX_EVENTS),
+        ]
+
+    async def stop(self) -> None:
+        """Listen no more. Idempotent."""
+        while self._heard:
+            await self._heard.pop().unsubscribe()
 
     def note_stall(self, _lag_s: float) -> None:
         """The loop did not run for a while. Goes before what piled up meanwhile is judged."""

@@ -93,6 +93,7 @@ class EngineLoop:
         on_step: Callable[[StepReport], None],
     ) -> None:
         self.running_rows = 0
+        self.idle = asyncio.Event()  # set while nothing runs and nothing waits
         self._stepper = stepper
         self._table = table
         self._pool = pool
@@ -100,20 +101,15 @@ class EngineLoop:
         self._metrics = metrics
         self._max_step_tokens = max_step_tokens
         self._on_step = on_step
-        self._work = asyncio.Event()
         self._num_steps = 0
         self._num_failures = 0
         self._ended_s = clock.now_s()
-
-    def wake(self) -> None:
-        """There is something to do."""
-        self._work.set()
 
     async def run(self) -> None:
         """Step until cancelled; raises when the engine is broken."""
         unsaid: _Step | None = None
         while True:
-            self._work.clear()
+            self._table.work.clear()
             parts = self._begin()
             turn = self._submit(parts)
             if unsaid is not None:
@@ -121,7 +117,9 @@ class EngineLoop:
                 self._report(unsaid)
                 unsaid = None
             if turn is None:
-                await self._work.wait()
+                self.idle.set()
+                await self._table.work.wait()
+                self.idle.clear()
                 continue
             unsaid = await self._end(turn, parts)
             if unsaid is not None:

@@ -5,6 +5,7 @@ counted by ``SlotPool``, and steps are made by the engine loop out of ``wants``.
 event loop; every method is synchronous, so none sees another half done.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ class SessionTable:
     """All sessions by key.
 
     say   called with every message for an edge
-    wake  called when a step has something new to do
+    work  set when a step has something new to do; the engine loop clears it
     """
 
     def __init__(
@@ -107,7 +108,6 @@ class SessionTable:
         clock: Timers,
         times: SessionTimes,
         say: Callable[[SessionKey, DownMessage], None],
-        wake: Callable[[], None],
     ) -> None:
         self.wants: dict[SessionKey, Entry] = {}  # in order of asking
         self._entries: dict[SessionKey, Entry] = {}
@@ -117,7 +117,7 @@ class SessionTable:
         self._clock = clock
         self._times = times
         self._say = say
-        self._wake = wake
+        self.work = asyncio.Event()
         self._sweep: Cancellable | None = None
 
     def __len__(self) -> int:
@@ -205,13 +205,13 @@ class SessionTable:
                 self.wants.pop(entry.key, None)
                 entry.want, entry.wanted_s = effect, self._clock.now_s()
                 self.wants[entry.key] = entry
-                self._wake()
+                self.work.set()
             case Withdraw():
                 self._withdraw(entry)
             case KeepRows():
                 assert entry.lease is not None
                 self._pool.calls.append(KeepCall(entry.lease, effect.base, effect.path))
-                self._wake()
+                self.work.set()
             case WantSlot():
                 return self._lease(entry, effect)
             case DropSlot():
@@ -237,7 +237,7 @@ class SessionTable:
         if lease is not None:
             valid = entry.machine.committed[:keep_rows]
             self._pool.give_back(entry.key.edge, lease, valid)
-            self._wake()
+            self.work.set()
 
     def _withdraw(self, entry: Entry) -> None:
         entry.want = None

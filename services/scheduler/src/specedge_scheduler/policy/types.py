@@ -19,7 +19,7 @@ from specedge.protocol.messages import (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SchedulerLimits:
     """What the scheduler allows. Every default is generous: it stops abuse, not use.
 

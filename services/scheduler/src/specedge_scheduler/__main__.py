@@ -1,0 +1,37 @@
+"""``python -m specedge_scheduler``: reads the settings and runs the service."""
+
+import secrets
+import sys
+import time
+
+from specedge.errors import SpecEdgeError
+from specedge.ids import Epoch, GroupId, SchedulerId
+from specedge.service.logging import configure_logging
+from specedge.service.runtime import run_service
+from specedge.service.settings import settings_from_command_line
+from specedge_scheduler.app import SERVICE, SchedulerIdentity, run
+from specedge_scheduler.config import SchedulerSettings
+
+
+def main() -> int:
+    """Run until told to stop; the exit code."""
+    try:
+        settings = settings_from_command_line(
+            SchedulerSettings, sys.argv[1:], prog="specedge_scheduler"
+        )
+    except SpecEdgeError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    configure_logging(SERVICE, level=settings.log_level, log_format=settings.log_format)
+    who = SchedulerIdentity(
+        SchedulerId(settings.scheduler_id),
+        GroupId(settings.group),
+        # Of one scheduler at a time, the later start is the later term.
+        Epoch(time.time_ns(), 0),
+        secrets.token_hex(8),
+    )
+    return run_service(lambda context: run(settings, who, context))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""Settings of a scheduler process, and what follows from them."""
+
+from pydantic import Field
+
+from specedge.protocol.subjects import DEFAULT_GROUP
+from specedge.service.settings import ServiceSettings
+from specedge_scheduler.policy.types import SchedulerLimits
+
+NAME_PATTERN = r"^[a-z0-9-]{1,32}$"
+
+
+class SchedulerSettings(ServiceSettings):
+    """Settings of a scheduler."""
+
+    scheduler_id: str = Field(
+        default="scheduler-1", pattern=NAME_PATTERN, description="this scheduler's name"
+    )
+    group: str = Field(
+        default=str(DEFAULT_GROUP), pattern=NAME_PATTERN, description="its group's name"
+    )
+    max_batch_nodes: int = Field(
+        default=SchedulerLimits.max_batch_nodes, ge=2, le=65536, description="rows of one batch"
+    )
+    sessions_per_edge: int = Field(
+        default=SchedulerLimits.sessions_per_edge, ge=1, description="open at once, per edge"
+    )
+    edge_messages_per_s: float = Field(
+        default=SchedulerLimits.messages_per_s, gt=0, description="messages an edge may send"
+    )
+    edge_nodes_per_s: float = Field(
+        default=SchedulerLimits.nodes_per_s, gt=0, description="drafted nodes an edge may send"
+    )
+
+    def limits(self) -> SchedulerLimits:
+        """As the policy takes them."""
+        return SchedulerLimits(
+            max_batch_nodes=self.max_batch_nodes,
+            sessions_per_edge=self.sessions_per_edge,
+            messages_per_s=self.edge_messages_per_s,
+            nodes_per_s=self.edge_nodes_per_s,
+        )

@@ -1,0 +1,244 @@
+"""The verifier, put together. The only file here, with ``engines``, that names concrete adapters.
+
+| object                                 | owner              | others see it as                  |
+|----------------------------------------|--------------------|-----------------------------------|
+| target engine and its KV cache         | the compute thread | turns, run through the Stepper    |
+| ``SlotLease.slot``                     | the compute thread | a lease, without its number       |
+| ``SessionTable``, machines, timers     | the event loop     | entries, read between two events  |
+| ``SlotPool``, ``BatchLedger``          | the event loop     | figures in reports                |
+| which step runs                        | ``EngineLoop.run`` | ``running_rows``                  |
+| the outgoing queue                     | ``Outbox.run``     | ``put``                           |
+| NATS connection                        | ``NatsLink``       | the ``Link`` port                 |
+
+Handlers, timers and the engine loop's bookkeeping are synchronous pieces on one event loop, so each
+sees the whole state between two changes and none needs a lock.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+from starlette.applications import Starlette
+
+from specedge.credentials.nkey import UserKey
+from specedge.ids import SessionKey, VerifierId
+from specedge.link.base import Link
+from specedge.link.nats import NatsLink
+from specedge.protocol import subjects
+from specedge.protocol.codec import encode
+from specedge.protocol.messages import Cold, DownMessage, Limits, Progress, Rejected, Verdict
+from specedge.protocol.verifier_session import VerifierSession
+from specedge.service.compute import ComputeThread
+from specedge.service.health import HealthState, service_routes
+from specedge.service.http import serve_http
+from specedge.service.metrics import ServiceMetrics
+from specedge.service.runtime import ServiceContext
+from specedge_verifier.batches import BatchLedger
+from specedge_verifier.config import VerifierSettings
+from specedge_verifier.drain import drain
+from specedge_verifier.engine_loop import EngineLoop, Stepper
+from specedge_verifier.engines import LoadedEngine, identity_on_wire, load_engine, session_limits
+from specedge_verifier.handlers import WorkHandler
+from specedge_verifier.metrics import VerifierMetrics
+from specedge_verifier.outbox import Outbox
+from specedge_verifier.reports import Reporter, Who
+from specedge_verifier.sessions import SessionTable, SessionTimes
+from specedge_verifier.slots import SlotPool
+
+SERVICE: Final = "verifier"
+
+_log = structlog.get_logger("specedge.verifier")
+
+
+@dataclass(frozen=True, slots=True)
+class VerifierOptions:
+    """What ``serve`` needs to know beside the engine. ``incarnation`` is random per start."""
+
+    name: VerifierId
+    incarnation: str
+    limits: Limits
+    times: SessionTimes = field(default_factory=SessionTimes)
+    drain_s: float = 10.0
+
+
+class Verifier:
+    """All parts of one verifier on one link, and how they are tied together."""
+
+    def __init__(
+        self,
+        options: VerifierOptions,
+        loaded: LoadedEngine,
+        *,
+        compute: ComputeThread,
+        link: Link,
+        context: ServiceContext,
+        metrics: VerifierMetrics,
+    ) -> None:
+        identity = identity_on_wire(loaded.identity)
+        clock = context.clock
+        self.metrics = metrics
+        self.outbox = Outbox(link)
+        self.pool = SlotPool(loaded.num_slots)
+        self.ledger = BatchLedger()
+        self.table = SessionTable(
+            make_machine=lambda key: VerifierSession(key, options.limits, identity, options.name),
+            pool=self.pool,
+            ledger=self.ledger,
+            clock=clock,
+            times=options.times,
+            say=self.say,
+        )
+        self.reporter = Reporter(
+            Who(options.name, options.incarnation, identity, options.limits),
+            table=self.table,
+            pool=self.pool,
+            ledger=self.ledger,
+            clock=clock,
+            running_rows=lambda: self.loop.running_rows,
+            publish=self.outbox.put,
+        )
+        self.loop = EngineLoop(
+            stepper=Stepper(loaded.engine, compute, context.tasks),
+            table=self.table,
+            pool=self.pool,
+            clock=clock,
+            metrics=metrics,
+            max_step_tokens=loaded.max_step_tokens,
+            on_step=self.reporter.after_step,
+        )
+        self.handler = WorkHandler(
+            table=self.table,
+            ledger=self.ledger,
+            clock=clock,
+            metrics=metrics,
+            vocab_size=identity.vocab_size,
+            say=self.say,
+        )
+
+    def say(self, key: SessionKey, message: DownMessage) -> None:
+        """Publish to the session's edge, straight; count it; remember answers for the reports."""
+        self.outbox.put(subjects.down_session(key), encode(message))
+        match message:
+            case Progress():
+                return
+            case Verdict():
+                self.metrics.note_verdict(message)
+            case Cold():
+                self.metrics.cold.inc()
+            case Rejected():
+                self.metrics.rejected.labels(str(message.rejected)).inc()
+        self.reporter.note_done(key, message.round)
+
+    def show_in(self, metrics: VerifierMetrics) -> None:
+        """Let the gauges read the present state whenever they are scraped."""
+        table, pool = self.table, self.pool
+        metrics.sessions.set_function(lambda: len(table))
+        metrics.running.set_function(lambda: sum(not entry.is_idle for entry in table.entries))
+        metrics.kv_usage.set_function(lambda: pool.num_leased / pool.num_slots)
+
+
+async def serve(
+    options: VerifierOptions,
+    loaded: LoadedEngine,
+    *,
+    compute: ComputeThread,
+    link: Link,
+    context: ServiceContext,
+    metrics: VerifierMetrics,
+) -> None:
+    """Verify on ``link`` until the drain is over, or until cancelled: then what runs is lost, and
+    the edges' retries find another verifier."""
+    verifier = Verifier(
+        options, loaded, compute=compute, link=link, context=context, metrics=metrics
+    )
+    working = [
+        context.tasks.start(verifier.outbox.run(), name="verifier-outbox"),
+        context.tasks.start(verifier.loop.run(), name="verifier-engine-loop"),
+    ]
+    verifier.show_in(metrics)
+    work = await link.subscribe(subjects.all_work(options.name), verifier.handler.on_message)
+    verifier.reporter.start()
+    verifier.table.start_sweeping()
+    _log.info("verifier_started", verifier=options.name, model=loaded.identity.name)
+    try:
+        await context.drain.wait()
+        await drain(verifier.table, verifier.loop, verifier.reporter, limit_s=options.drain_s)
+        await verifier.outbox.flush()
+        _log.info("verifier_drained", verifier=options.name)
+    finally:
+        verifier.reporter.close()
+        verifier.table.close()
+        for task in working:
+            task.cancel()
+        with contextlib.suppress(Exception):
+            await work.unsubscribe()
+
+
+async def run(settings: VerifierSettings, incarnation: str, context: ServiceContext) -> None:
+    """The service over NATS, with its HTTP face, which answers while the model is being loaded."""
+    health, metrics = HealthState(), ServiceMetrics(SERVICE)
+    context.on_drain(health.start_draining)
+    metrics.watch_loop(context.watchdog)
+    app = Starlette(routes=service_routes(health, metrics, context.watchdog))
+    http = await serve_http(
+        app, host=settings.http_host, port=settings.http_port, tasks=context.tasks
+    )
+    compute = ComputeThread("engine")
+    own = VerifierMetrics(metrics.registry)
+    try:
+        loaded = await _load(settings, compute, health, context, own)
+        health.loading("connecting to the broker")
+        async with _connected(settings, context) as link:
+            metrics.watch_link(link)
+            health.need("link", lambda: None if link.is_connected else "no broker")
+            health.loaded()
+            options = VerifierOptions(
+                VerifierId(settings.verifier_id),
+                incarnation,
+                session_limits(settings, loaded.identity),
+                SessionTimes(idle_s=settings.idle_s),
+                settings.drain_s,
+            )
+            await serve(options, loaded, compute=compute, link=link, context=context, metrics=own)
+    finally:
+        await compute.close()
+        await http.close()
+
+
+async def _load(
+    settings: VerifierSettings,
+    compute: ComputeThread,
+    health: HealthState,
+    context: ServiceContext,
+    metrics: VerifierMetrics,
+) -> LoadedEngine:
+    """Load on the compute thread, telling /ready how far it is. Raises ModelUnusable."""
+    loop = asyncio.get_running_loop()
+
+    def on_progress(phase: str, fraction: float) -> None:
+        loop.call_soon_threadsafe(health.loading, phase, fraction)
+
+    started_s = context.clock.now_s()
+    _log.info("model_load_started", model=settings.model, engine=settings.engine)
+    loaded = await compute.run(load_engine, settings, on_progress)
+    took_s = context.clock.now_s() - started_s
+    metrics.load_s.set(took_s)
+    _log.info("model_loaded", model=loaded.identity.name, seconds=round(took_s, 2))
+    return loaded
+
+
+@contextlib.asynccontextmanager
+async def _connected(
+    settings: VerifierSettings, context: ServiceContext
+) -> AsyncIterator[NatsLink]:
+    key = UserKey.load(settings.identity_file) if settings.identity_file else None
+    name = settings.verifier_id
+    options = settings.nats_options(name=name, inbox_prefix=subjects.service_inbox(name), key=key)
+    link = await NatsLink.connect(options, tasks=context.tasks)
+    try:
+        yield link
+    finally:
+        await link.close()

@@ -1,0 +1,54 @@
+"""Settings of a verifier process, and what follows from them."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from specedge.engine.loading import DEFAULT_MODEL
+from specedge.service.settings import ServiceSettings
+
+GIB = 1 << 30
+
+
+class VerifierSettings(ServiceSettings):
+    """Settings of a verifier."""
+
+    verifier_id: str = Field(
+        default="verifier-1", pattern=r"^[a-z0-9-]{1,32}$", description="this verifier's name"
+    )
+    engine: Literal["torch", "emulated"] = Field(
+        default="torch", description="torch, or emulated: no model, made-up tokens, slept time"
+    )
+    model: str = Field(
+        default=DEFAULT_MODEL, description="name or folder of the model that verifies"
+    )
+    dtype: Literal["fp32", "bf16", "auto"] = Field(
+        default="auto", description="fp32, bf16, or auto: bf16 where the hardware has it"
+    )
+    device: str = Field(default="auto", description="cpu, cuda, cuda:1, or auto")
+    threads: int | None = Field(default=None, ge=1, description="compute threads on the CPU")
+    slots: int = Field(default=64, ge=1, le=65536, description="sessions with KV at a time")
+    kv_bytes: int = Field(default=GIB, ge=1 << 20, description="bound of the KV cache, in bytes")
+    max_context_tokens: int | None = Field(
+        default=None, ge=2, description="prompt plus generated tokens, below the model's own limit"
+    )
+    max_step_tokens: int | None = Field(
+        default=None, ge=8, description="rows of one step; 128 on a CPU, 2048 elsewhere"
+    )
+    max_nodes: int = Field(default=128, ge=0, le=1024, description="drafted nodes of a round")
+    max_append: int = Field(default=256, ge=0, le=8192, description="tokens appended by a draft")
+    max_grant: int = Field(
+        default=128, ge=0, description="tokens of one hosted grant; 0: no hosted sessions"
+    )
+    emulated_step_ms: float = Field(default=0.0, ge=0, description="emulated: a step's time")
+    emulated_row_ms: float = Field(default=0.0, ge=0, description="emulated: more, for each row")
+    emulated_prefill_token_ms: float = Field(
+        default=0.0, ge=0, description="emulated: more, for each token of prefill"
+    )
+    emulated_seed: int = Field(default=0, ge=0, description="emulated: tells models apart")
+    idle_s: float = Field(
+        default=30.0, gt=0, description="a session without a word for so long is given up"
+    )
+    drain_s: float = Field(
+        default=10.0, ge=0, description="on SIGTERM, time for rounds under way to end"
+    )

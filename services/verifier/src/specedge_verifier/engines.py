@@ -1,0 +1,95 @@
+"""Makes the target engine that the settings name. Runs on the compute thread, which owns it then.
+
+Torch is imported only if it is wanted.
+"""
+
+import time
+from dataclasses import dataclass
+
+from specedge.engine.emulated import EmulatedTarget, EmulatedText
+from specedge.engine.loading import Progress
+from specedge.engine.ports import ModelIdentity, TargetEngine
+from specedge.profiles import DeviceProfile
+from specedge.protocol.messages import Identity, Limits
+from specedge_verifier.config import VerifierSettings
+
+CPU_STEP_TOKENS = 128
+DEVICE_STEP_TOKENS = 2048
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedEngine:
+    """The engine and what was decided while loading. Only the compute thread calls the engine."""
+
+    engine: TargetEngine
+    identity: ModelIdentity
+    num_slots: int
+    max_step_tokens: int
+
+
+def load_engine(settings: VerifierSettings, on_progress: Progress) -> LoadedEngine:
+    """Load the model. Raises ModelUnusable. ``on_progress`` is called on this thread."""
+    if settings.engine == "emulated":
+        return _load_emulated(settings)
+    return _load_torch(settings, on_progress)
+
+
+def identity_on_wire(identity: ModelIdentity) -> Identity:
+    """As the handshake says it."""
+    return Identity(
+        model=identity.name,
+        revision=identity.revision,
+        weights=identity.weights_fingerprint,
+        tokenizer=identity.tokenizer_fingerprint,
+        vocab_size=identity.vocab_size,
+        stop=identity.stop_ids,
+        max_context=identity.max_context_tokens,
+    )
+
+
+def session_limits(settings: VerifierSettings, identity: ModelIdentity) -> Limits:
+    """What each session may ask for."""
+    return Limits(
+        nodes=settings.max_nodes,
+        append=settings.max_append,
+        context=min(
+            identity.max_context_tokens, settings.max_context_tokens or identity.max_context_tokens
+        ),
+        grant=settings.max_grant,
+    )
+
+
+def _load_emulated(settings: VerifierSettings) -> LoadedEngine:
+    profile = DeviceProfile(
+        name="settings",
+        source="this verifier's settings",
+        fixed_ms=settings.emulated_step_ms,
+        row_ms=settings.emulated_row_ms,
+        prefill_token_ms=settings.emulated_prefill_token_ms,
+    )
+    text = EmulatedText(seed=settings.emulated_seed)
+    engine = EmulatedTarget(text, profile=profile, sleep=time.sleep, slots=settings.slots)
+    step_tokens = settings.max_step_tokens or DEVICE_STEP_TOKENS
+    return LoadedEngine(engine, engine.identity, settings.slots, step_tokens)
+
+
+def _load_torch(settings: VerifierSettings, on_progress: Progress) -> LoadedEngine:
+    from specedge.engine.torch_host import prepare_host
+    from specedge.engine.torch_model import load_target_model
+    from specedge.engine.torch_target import TorchTarget
+
+    device = prepare_host(settings.device, settings.threads)
+    loaded = load_target_model(
+        settings.model,
+        cache_dir=settings.cache_dir,
+        dtype=settings.dtype,
+        device=device,
+        max_context_tokens=settings.max_context_tokens,
+        on_progress=on_progress,
+    )
+    on_progress("checking the engine", 0.0)
+    engine = TorchTarget(loaded, num_slots=settings.slots, kv_bytes=settings.kv_bytes)
+    step_tokens = settings.max_step_tokens
+    if step_tokens is None:
+        step_tokens = CPU_STEP_TOKENS if device == "cpu" else DEVICE_STEP_TOKENS
+    return LoadedEngine(engine, engine.identity, settings.slots, step_tokens)
