@@ -30,7 +30,12 @@ class EdgeSettings(ServiceSettings):
     budget: int = Field(default=32, ge=0, le=1024, description="nodes of a draft tree at most")
     beams: int = Field(default=8, ge=1, le=256, description="nodes expanded in one pass at most")
     branch: int = Field(default=8, ge=1, le=256, description="children tried of a node")
-    draft_device: str = Field(default="cpu", description="device of a draft model")
+    draft_device: str = Field(
+        default="auto", description="device of a draft model: cpu, cuda, cuda:1, or auto"
+    )
+    threads: int | None = Field(
+        default=None, ge=1, description="compute threads of a draft model on the CPU"
+    )
     draft_dtype: Literal["auto", "fp32", "bf16"] = Field(
         default="auto", description="dtype of a draft model: fp32, bf16, auto"
     )

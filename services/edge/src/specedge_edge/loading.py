@@ -66,13 +66,14 @@ def _load_drafter(
 def _load_draft_model(settings: EdgeSettings, fingerprint: str, on_progress: Progress) -> Drafter:
     # Here, since every other edge runs without torch.
     from specedge.engine.torch_draft import TorchDrafter
+    from specedge.engine.torch_host import prepare_host
     from specedge.engine.torch_model import load_target_model
 
     loaded = load_target_model(
         settings.drafter,
         cache_dir=settings.cache_dir,
         dtype=settings.draft_dtype,
-        device=settings.draft_device,
+        device=prepare_host(settings.draft_device, settings.threads),
         on_progress=on_progress,
     )
     theirs = loaded.identity.tokenizer_fingerprint
