@@ -88,9 +88,12 @@ def test_siblings_never_sum_to_more_than_one() -> None:
 
 
 def test_missing_children_take_nothing_from_their_siblings() -> None:
+    calibration = Calibration(agreement=1.0)
+    # Even if the worst scores were always right so far.
+    calibration.observe(verdicts(1e-9, accepted=1000, tried=1000, rank=1))
     scores = np.array([[np.log(0.5), -np.inf, -np.inf]], dtype=np.float32)
 
-    estimate = Calibration(agreement=1.0).accept(scores, at_depth(1))
+    estimate = calibration.accept(scores, at_depth(1))
 
     np.testing.assert_allclose(estimate, [[0.5, 0.0, 0.0]], rtol=1e-6)
 

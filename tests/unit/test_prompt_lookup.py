@@ -60,6 +60,13 @@ def test_the_path_in_the_tree_counts_as_text_but_is_not_searched() -> None:
     assert children(session, tree, 3) == []
 
 
+def test_a_rare_newest_follower_keeps_its_rank_and_caps_the_scores_after_it() -> None:
+    out = session_on(*[1, 60] * 5, 1, 70, 1, branch=2).expand(TokenTree.root_only(1), ROOT)
+
+    assert out.token[0].tolist() == [70, 60]
+    assert out.logprob[0, 0] == out.logprob[0, 1]
+
+
 def test_scores_fall_and_are_log_probabilities() -> None:
     random = np.random.default_rng(0)
     text = random.integers(0, 5, 300).tolist()

@@ -44,9 +44,9 @@ def test_the_logits_given_are_not_changed() -> None:
 def test_repetition_counts_prompt_and_generated_tokens_once_each() -> None:
     params = SamplingParams(repetition_penalty=2.0)
 
-    out = process([4.0, -4.0, 3.0, 5.0], params, prompt=ids(0, 0), generated=ids(1, 0))
+    out = process([4.0, -4.0, 3.0, 5.0], params, prompt=ids(0, 0, 2), generated=ids(1, 2))
 
-    assert out.tolist() == [2.0, -8.0, 3.0, 5.0]
+    assert out.tolist() == [2.0, -8.0, 1.5, 5.0]
 
 
 def test_frequency_and_presence_count_generated_tokens_only() -> None:

@@ -255,6 +255,17 @@ def test_verdicts_teach_how_far_a_drafter_can_be_trusted() -> None:
     assert after.value[1] == pytest.approx(first_child, abs=0.06)
 
 
+def test_nodes_that_were_not_tried_teach_nothing() -> None:
+    tally = Tally()
+    for _ in range(30):
+        drafter = started(1.0, tally=tally)
+        drafter.draft(DraftPolicy(depth=1, budget=3))
+        drafter.on_verdict([], 499, num_tried=0)
+
+    untaught = started(1.0).draft(DraftPolicy(depth=1, budget=3))
+    assert np.array_equal(started(1.0, tally=tally).draft(POLICY).value[:2], untaught.value[:2])
+
+
 def test_values_estimate_how_much_of_a_tree_is_accepted() -> None:
     drafter = started(0.7)
     decoding = Decoding(EmulatedTarget(TEXT), PROMPT, StopRule(max_tokens=1500))

@@ -81,6 +81,7 @@ def gumbel(seed: int, position: int, vocab_size: int) -> FloatArray:
 def choice_seed(seed: int, i: int) -> int:
     """Seed of choice ``i`` (from 0) among the ``n`` asked of one request: 64 bits, unsigned.
 
-    Does not depend on ``n``, so the first choices stay when more are asked.
+    Does not depend on ``n``, so the first choices stay when more are asked. Holds for n = 1 too:
+    the only choice of a request with seed s is sampled with ``choice_seed(s, 0)``, never with s.
     """
     return mix(mix(seed ^ _CHOICE_SALT) + (i + 1) * GAMMA)
