@@ -274,12 +274,17 @@ class WantSlot:
     num_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class DropSlot:
-    """Give the slot back. ``keep_rows``: so many rows of ``committed`` are valid and may serve the
-    same edge's next session (0: none)."""
+    """Give the slot back. Its first rows are valid and spell ``tokens``, (k,) int32: they may serve
+    the same edge's next session. (The log itself may be elsewhere already.)"""
 
-    keep_rows: int
+    tokens: IntArray
+
+    @property
+    def keep_rows(self) -> int:
+        """How many rows are valid."""
+        return len(self.tokens)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -467,8 +467,7 @@ class VerifierSession:
         self._is_prefilling = False
         self._job = self._following(job, outcome)
         if outcome.final is not None:
-            self._out.append(DropSlot(self._rows))
-            self._lease, self._rows = _Lease.NONE, 0
+            self._drop_slot()
 
     def _following(self, job: Job, outcome: Outcome) -> Job | None:
         """The grant's next round, if there is one."""
@@ -627,10 +626,14 @@ class VerifierSession:
 
     def _leave(self) -> None:
         if self._lease is _Lease.HELD:
-            self._out.append(DropSlot(self._rows))
-        self._lease, self._rows = _Lease.NONE, 0
+            self._drop_slot()
+        self._lease = _Lease.NONE
         self._state = VerifierState.GONE
         self._out.append(Gone())
+
+    def _drop_slot(self) -> None:
+        self._out.append(DropSlot(self.committed[: self._rows]))
+        self._lease, self._rows = _Lease.NONE, 0
 
 
 _EXPIRED = Fault(Reason.EXPIRED, "the round's time was over before it could start", "budget_ms")
