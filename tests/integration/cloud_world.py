@@ -1,0 +1,354 @@
+"""A cloud in one process: the real scheduler and verifiers over the in-process link, emulated
+engines, and edges that are driven by a script. For tests."""
+
+import asyncio
+import itertools
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from specedge.clock import Cancellable, Timers
+from specedge.engine.emulated import EmulatedTarget, EmulatedText, emulated_continuation
+from specedge.engine.ports import NodeChoices, StepItem
+from specedge.errors import RetryableError
+from specedge.ids import EdgeId, Epoch, GroupId, SchedulerId, SessionId, SessionKey, VerifierId
+from specedge.link.base import Link, Message
+from specedge.link.memory import MemoryHub
+from specedge.params import StopRule
+from specedge.profiles import DeviceProfile
+from specedge.protocol import subjects
+from specedge.protocol.codec import decode_down, decode_open_reply
+from specedge.protocol.edge_session import EdgeSession
+from specedge.protocol.effects import (
+    Answered,
+    AskDraft,
+    CancelAsked,
+    Committed,
+    Drafted,
+    EdgeEffect,
+    EdgeEvent,
+    Ended,
+    OpenAnswered,
+    OpenFailed,
+    RequestOpen,
+    SendUp,
+    SetTimer,
+    Started,
+    TimerDue,
+)
+from specedge.protocol.messages import DownMessage, Limits, SessionParams, Verdict
+from specedge.protocol.refusals import ANY_WEIGHTS
+from specedge.protocol.subjects import Up
+from specedge.service.compute import ComputeThread
+from specedge.service.health import HealthState
+from specedge.service.metrics import ServiceMetrics
+from specedge.service.runtime import ServiceContext, Tasks, service_context
+from specedge.tree.token_tree import TokenTree
+from specedge_scheduler import app as scheduler_app
+from specedge_scheduler.policy.types import SchedulerLimits
+from specedge_verifier import app as verifier_app
+from specedge_verifier.engines import LoadedEngine
+from specedge_verifier.metrics import VerifierMetrics
+from specedge_verifier.sessions import SessionTimes
+
+TEXT = EmulatedText()
+LIMITS = Limits(nodes=32, append=64, context=4096, grant=32)
+
+
+class WatchedTarget(EmulatedTarget):
+    """An emulated target that remembers what each step held, as (rows, prefill rows, sessions)."""
+
+    def __init__(self, *, step_ms: float, prefill_token_ms: float, slots: int) -> None:
+        profile = DeviceProfile(
+            "test", "made up", fixed_ms=step_ms, prefill_token_ms=prefill_token_ms
+        )
+        import time
+
+        super().__init__(TEXT, profile=profile, sleep=time.sleep, slots=slots)
+        self.steps: list[tuple[int, int, int]] = []
+
+    def step(self, items: Sequence[StepItem]) -> list[NodeChoices | None]:
+        choices = super().step(items)
+        rows = sum(item.num_rows for item in items)
+        prefill = sum(item.num_rows for item in items if item.tree is None)
+        self.steps.append((rows, prefill, len(items)))
+        return choices
+
+
+@dataclass
+class RunningVerifier:
+    """One verifier service; ``kill`` is kill -9, ``drain`` is SIGTERM."""
+
+    engine: WatchedTarget
+    context: ServiceContext
+    task: asyncio.Task[None]
+    loaded: LoadedEngine
+
+    async def kill(self) -> None:
+        self.task.cancel()
+        await asyncio.wait([self.task])
+
+    async def drain(self) -> None:
+        self.context.begin_drain()
+        await self.task
+
+
+@dataclass
+class Cloud:
+    """A scheduler, and verifiers as a test wants them."""
+
+    hub: MemoryHub
+    clock: Timers
+    tasks: Tasks
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+    stats: dict[str, int] = field(default_factory=dict)
+    _watch: Link | None = None
+    _seen: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def start_scheduler(self, limits: SchedulerLimits | None = None) -> None:
+        who = scheduler_app.SchedulerIdentity(
+            SchedulerId("scheduler-1"), GroupId("main"), Epoch(1, 0), secrets.token_hex(4)
+        )
+        link = self.hub.link("scheduler")
+
+        async def run() -> None:
+            async with service_context() as context:
+                await scheduler_app.serve(
+                    who,
+                    limits or SchedulerLimits(),
+                    link=link,
+                    context=context,
+                    metrics=ServiceMetrics("scheduler"),
+                    health=HealthState(),
+                )
+
+        self.tasks.start(run(), name="scheduler")
+        await link.flush()
+
+    async def start_verifier(
+        self,
+        name: str,
+        *,
+        step_ms: float = 1.0,
+        prefill_token_ms: float = 0.0,
+        slots: int = 8,
+        max_step_tokens: int = 256,
+        limits: Limits = LIMITS,
+        times: SessionTimes | None = None,
+    ) -> RunningVerifier:
+        """Start one and wait until it has reported."""
+        engine = WatchedTarget(step_ms=step_ms, prefill_token_ms=prefill_token_ms, slots=slots)
+        loaded = LoadedEngine(engine, engine.identity, slots, max_step_tokens)
+        options = verifier_app.VerifierOptions(
+            VerifierId(name), secrets.token_hex(4), limits, times or SessionTimes(), drain_s=5.0
+        )
+        ready: asyncio.Future[ServiceContext] = asyncio.get_running_loop().create_future()
+        reported = asyncio.Event()
+        watcher = self.hub.link("watcher")
+        heard = await watcher.subscribe(
+            subjects.verifier_stat(VerifierId(name)), lambda _: reported.set()
+        )
+
+        async def run() -> None:
+            compute = ComputeThread(name)
+            link = self.hub.link(name)
+            try:
+                async with service_context() as context:
+                    ready.set_result(context)
+                    await verifier_app.serve(
+                        options,
+                        loaded,
+                        compute=compute,
+                        link=link,
+                        context=context,
+                        metrics=VerifierMetrics(ServiceMetrics("verifier").registry),
+                    )
+            finally:
+                await link.close()
+                await compute.close()
+
+        task = self.tasks.start(run(), name=name)
+        await reported.wait()
+        await heard.unsubscribe()
+        await watcher.close()
+        return RunningVerifier(engine, await ready, task, loaded)
+
+
+@asynccontextmanager
+async def cloud() -> AsyncIterator[Cloud]:
+    """A hub with nothing on it yet."""
+    async with service_context() as context:
+        hub = MemoryHub(context.clock)
+        yield Cloud(hub, context.clock, context.tasks)
+
+
+def edge_id(letter: str) -> EdgeId:
+    return EdgeId("U" + letter * 55)
+
+
+Draw = Callable[[Sequence[int], int], Drafted]
+
+
+def truth(num_nodes: int = 4, wrong_every: int = 3) -> Draw:
+    """Drafts what the target will say, with a wrong node now and then."""
+    turns = itertools.count(1)
+
+    def draw(committed: Sequence[int], max_nodes: int) -> Drafted:
+        stop = StopRule(max_tokens=num_nodes)
+        tokens = emulated_continuation(committed, stop, text=TEXT)[:max_nodes]
+        if next(turns) % wrong_every == 0 and tokens:
+            tokens[-1] = (tokens[-1] + 1) % TEXT.vocab_size
+        tree = TokenTree.from_parents([int(committed[-1]), *tokens], [-1, *range(len(tokens))])
+        return Drafted(tree)
+
+    return draw
+
+
+def hosted(run: int = 16) -> Draw:
+    """Lets the verifier generate alone."""
+    return lambda committed, _: Drafted(TokenTree.root_only(int(committed[-1])), run)
+
+
+class ScriptedEdge:
+    """An edge without a drafter or an API: sessions' machines, and a link."""
+
+    def __init__(self, world: Cloud, letter: str) -> None:
+        self.id = edge_id(letter)
+        self.link = world.hub.link(f"edge-{letter}", inbox_prefix=subjects.edge_inbox(self.id))
+        self._clock = world.clock
+        self._tasks = world.tasks
+        self._numbers = itertools.count(1)
+        self._listeners: dict[SessionKey, Callable[[DownMessage], None]] = {}
+
+    async def start(self) -> "ScriptedEdge":
+        await self.link.subscribe(subjects.down_all_sessions(self.id), self._on_down)
+        return self
+
+    def key(self) -> SessionKey:
+        return SessionKey(self.id, SessionId(f"{next(self._numbers):032x}"))
+
+    def listen(self, key: SessionKey, listener: Callable[[DownMessage], None]) -> None:
+        self._listeners[key] = listener
+
+    def session(
+        self, prompt: Sequence[int], max_tokens: int, draw: Draw, **params: object
+    ) -> "ScriptedSession":
+        identity = TEXT.identity()
+        session_params = SessionParams(
+            model=identity.name,
+            weights=ANY_WEIGHTS,
+            tokenizer=identity.tokenizer_fingerprint,
+            prompt=len(prompt),
+            max_tokens=max_tokens,
+        ).model_copy(update=params)
+        machine = EdgeSession(session_params, np.asarray(prompt, dtype=np.int32))
+        return ScriptedSession(self, self.key(), machine, draw, self._clock, self._tasks)
+
+    def _on_down(self, message: Message) -> None:
+        key = subjects.parse_down_session(message.subject)
+        if key in self._listeners:
+            self._listeners[key](decode_down(message.payload))
+
+
+class ScriptedSession:
+    """Performs one session machine's effects."""
+
+    def __init__(
+        self,
+        edge: ScriptedEdge,
+        key: SessionKey,
+        machine: EdgeSession,
+        draw: Draw,
+        clock: Timers,
+        tasks: Tasks,
+    ) -> None:
+        self.key = key
+        self.machine = machine
+        self.verdicts: list[Verdict] = []
+        self.heard: list[DownMessage] = []
+        self.committed_some = asyncio.Event()
+        self.ended: Ended | None = None
+        self._edge = edge
+        self._draw = draw
+        self._clock = clock
+        self._tasks = tasks
+        self._events: asyncio.Queue[EdgeEvent] = asyncio.Queue()
+        self._timer: Cancellable | None = None
+        self.tokens: list[int] = []
+        edge.listen(key, self._on_answer)
+
+    def tell(self, event: EdgeEvent) -> None:
+        self._events.put_nowait(event)
+
+    def cancel(self) -> None:
+        self.tell(CancelAsked())
+
+    async def run(self) -> Ended:
+        """To the end, whichever it is."""
+        self.tell(Started())
+        while self.ended is None:
+            event = await self._events.get()
+            for effect in self.machine.on(event, self._clock.now_s()):
+                await self._perform(effect)
+        self._set_timer(None)
+        return self.ended
+
+    def _on_answer(self, message: DownMessage) -> None:
+        self.heard.append(message)
+        self.tell(Answered(message))
+
+    async def _perform(self, effect: EdgeEffect) -> None:
+        match effect:
+            case RequestOpen():
+                self._tasks.start(self._open(effect), name="open")
+            case SendUp():
+                await self._edge.link.publish(self._subject(effect.kind), effect.payload)
+            case SetTimer():
+                self._set_timer(effect.at_s)
+            case AskDraft():
+                committed = self.machine.committed[: effect.base].tolist()
+                drafted = self._draw(committed, effect.max_nodes)
+                self.tell(replace(drafted, base=effect.base))
+            case Committed():
+                self.tokens += effect.tokens
+                self.verdicts.append(effect.verdict)
+                self.committed_some.set()
+            case Ended():
+                self.ended = effect
+
+    async def _open(self, effect: RequestOpen) -> None:
+        try:
+            reply = await self._edge.link.request(
+                subjects.up_open(self.key), effect.payload, timeout_s=effect.timeout_s
+            )
+        except RetryableError as error:
+            self.tell(OpenFailed(error))
+        else:
+            self.tell(OpenAnswered(decode_open_reply(reply)))
+
+    def _subject(self, kind: Up) -> str:
+        group = self.machine.group or "main"
+        match kind:
+            case Up.CONTEXT:
+                return subjects.up_context(self.key, group)
+            case Up.DRAFT:
+                return subjects.up_draft(self.key, group)
+            case Up.CANCEL:
+                return subjects.up_cancel(self.key)
+            case _:
+                return subjects.up_close(self.key)
+
+    def _set_timer(self, at_s: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        if at_s is not None:
+            self._timer = self._clock.call_at(at_s, lambda: self.tell(TimerDue()))
+
+
+def reference(prompt: Sequence[int], max_tokens: int) -> list[int]:
+    """What plain decoding yields."""
+    return emulated_continuation(prompt, StopRule(max_tokens=max_tokens), text=TEXT)
