@@ -4,23 +4,35 @@ engines, and edges that are driven by a script. For tests."""
 import asyncio
 import itertools
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import orjson
 
 from specedge.clock import Cancellable, Timers
 from specedge.engine.emulated import EmulatedTarget, EmulatedText, emulated_continuation
 from specedge.engine.ports import NodeChoices, StepItem
 from specedge.errors import RetryableError
-from specedge.ids import EdgeId, Epoch, GroupId, SchedulerId, SessionId, SessionKey, VerifierId
-from specedge.link.base import Link, Message
+from specedge.ids import (
+    EdgeId,
+    Epoch,
+    GroupId,
+    Round,
+    SchedulerId,
+    SessionId,
+    SessionKey,
+    VerifierId,
+)
+from specedge.link.base import Message
 from specedge.link.memory import MemoryHub
 from specedge.params import StopRule
 from specedge.profiles import DeviceProfile
 from specedge.protocol import subjects
-from specedge.protocol.codec import decode_down, decode_open_reply
+from specedge.protocol.codec import decode_down, decode_open_reply, encode
+from specedge.protocol.context import context_chunks
 from specedge.protocol.edge_session import EdgeSession
 from specedge.protocol.effects import (
     Answered,
@@ -39,9 +51,18 @@ from specedge.protocol.effects import (
     Started,
     TimerDue,
 )
-from specedge.protocol.messages import DownMessage, Limits, SessionParams, Verdict
+from specedge.protocol.messages import (
+    DownMessage,
+    Limits,
+    Opened,
+    OpenRequest,
+    Progress,
+    SessionParams,
+    Verdict,
+)
 from specedge.protocol.refusals import ANY_WEIGHTS
 from specedge.protocol.subjects import Up
+from specedge.protocol.token_log import TokenLog
 from specedge.service.compute import ComputeThread
 from specedge.service.health import HealthState
 from specedge.service.metrics import ServiceMetrics
@@ -55,6 +76,7 @@ from specedge_verifier.metrics import VerifierMetrics
 from specedge_verifier.sessions import SessionTimes
 
 TEXT = EmulatedText()
+FIRST_TERM = Epoch(1, 0)
 LIMITS = Limits(nodes=32, append=64, context=4096, grant=32)
 
 
@@ -65,8 +87,6 @@ class WatchedTarget(EmulatedTarget):
         profile = DeviceProfile(
             "test", "made up", fixed_ms=step_ms, prefill_token_ms=prefill_token_ms
         )
-        import time
-
         super().__init__(TEXT, profile=profile, sleep=time.sleep, slots=slots)
         self.steps: list[tuple[int, int, int]] = []
 
@@ -85,7 +105,6 @@ class RunningVerifier:
     engine: WatchedTarget
     context: ServiceContext
     task: asyncio.Task[None]
-    loaded: LoadedEngine
 
     async def kill(self) -> None:
         self.task.cancel()
@@ -103,30 +122,36 @@ class Cloud:
     hub: MemoryHub
     clock: Timers
     tasks: Tasks
-    started: asyncio.Event = field(default_factory=asyncio.Event)
-    stats: dict[str, int] = field(default_factory=dict)
-    _watch: Link | None = None
-    _seen: asyncio.Condition = field(default_factory=asyncio.Condition)
+    verifiers: dict[str, "RunningVerifier"] = field(default_factory=dict)
 
-    async def start_scheduler(self, limits: SchedulerLimits | None = None) -> None:
+    async def start_scheduler(
+        self, limits: SchedulerLimits | None = None, epoch: Epoch = FIRST_TERM
+    ) -> asyncio.Task[None]:
+        """Start one; return when it listens. Cancelling the task is kill -9."""
         who = scheduler_app.SchedulerIdentity(
-            SchedulerId("scheduler-1"), GroupId("main"), Epoch(1, 0), secrets.token_hex(4)
+            SchedulerId("scheduler-1"), GroupId("main"), epoch, secrets.token_hex(4)
         )
         link = self.hub.link("scheduler")
+        health = HealthState()
 
         async def run() -> None:
             async with service_context() as context:
-                await scheduler_app.serve(
-                    who,
-                    limits or SchedulerLimits(),
-                    link=link,
-                    context=context,
-                    metrics=ServiceMetrics("scheduler"),
-                    health=HealthState(),
-                )
+                try:
+                    await scheduler_app.serve(
+                        who,
+                        limits or SchedulerLimits(),
+                        link=link,
+                        context=context,
+                        metrics=ServiceMetrics("scheduler"),
+                        health=health,
+                    )
+                finally:
+                    await link.close()
 
-        self.tasks.start(run(), name="scheduler")
-        await link.flush()
+        task = self.tasks.start(run(), name="scheduler")
+        while not health.is_ready:
+            await asyncio.sleep(0)
+        return task
 
     async def start_verifier(
         self,
@@ -174,7 +199,9 @@ class Cloud:
         await reported.wait()
         await heard.unsubscribe()
         await watcher.close()
-        return RunningVerifier(engine, await ready, task, loaded)
+        running = RunningVerifier(engine, await ready, task)
+        self.verifiers[name] = running
+        return running
 
 
 @asynccontextmanager
@@ -352,3 +379,58 @@ class ScriptedSession:
 def reference(prompt: Sequence[int], max_tokens: int) -> list[int]:
     """What plain decoding yields."""
     return emulated_continuation(prompt, StopRule(max_tokens=max_tokens), text=TEXT)
+
+
+class ReadyToDraft:
+    """A session whose context is at its verifier, and whose drafts a test spells byte by byte."""
+
+    def __init__(self, edge: ScriptedEdge, prompt: Sequence[int]) -> None:
+        identity = TEXT.identity()
+        self.key = edge.key()
+        self._edge = edge
+        self._heard: asyncio.Queue[DownMessage] = asyncio.Queue()
+        self._tries = itertools.count()
+        self._params = SessionParams(
+            model=identity.name,
+            weights=identity.weights_fingerprint,
+            tokenizer=identity.tokenizer_fingerprint,
+            prompt=len(prompt),
+            max_tokens=50,
+        )
+        self._log = TokenLog(self._params, prompt)
+        edge.listen(self.key, self._heard.put_nowait)
+
+    @classmethod
+    async def make(cls, edge: ScriptedEdge, prompt: Sequence[int]) -> "ReadyToDraft":
+        session = cls(edge, prompt)
+        request = OpenRequest(
+            model=session._params.model, tokenizer=session._params.tokenizer, context=100
+        )
+        reply = await edge.link.request(
+            subjects.up_open(session.key), encode(request), timeout_s=2.0
+        )
+        assert isinstance(decode_open_reply(reply), Opened)
+        for chunk in context_chunks(session._log, session._params, Round(0)):
+            await edge.link.publish(subjects.up_context(session.key, "main"), chunk)
+        return session
+
+    async def say(self, change: dict[str, object]) -> DownMessage:
+        """Round 0 on the prompt, with ``change``: the first answer that is not progress."""
+        base = len(self._log)
+        fields = {
+            "v": 1,
+            "round": 0,
+            "try": next(self._tries),
+            "base": base,
+            "hash": self._log.hash_at(base),
+            "budget_ms": 2000,
+        }
+        return await self.say_bytes(orjson.dumps(fields | change))
+
+    async def say_bytes(self, payload: bytes) -> DownMessage:
+        """A draft of these bytes."""
+        await self._edge.link.publish(subjects.up_draft(self.key, "main"), payload)
+        async with asyncio.timeout(5):
+            while isinstance(answer := await self._heard.get(), Progress):
+                pass
+        return answer

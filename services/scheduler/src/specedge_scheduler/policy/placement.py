@@ -9,14 +9,11 @@ from specedge.ids import VerifierId
 from specedge_scheduler.cluster import ModelKey, Verifier
 
 
-def num_occupied(verifier: Verifier) -> int:
-    """Slots taken or promised: what it reports, or the sessions placed there, if more."""
-    return max(verifier.stat.slots[0], len(verifier.sessions))
-
-
 def has_free_slot(verifier: Verifier) -> bool:
-    """Whether another session finds a place."""
-    return num_occupied(verifier) < verifier.stat.slots[1]
+    """Whether another session finds a place. Counted by what was placed there, not by its report,
+    which does not know yet of the session that was closed a moment ago; where the count is wrong
+    (this scheduler is new), the verifier itself says busy."""
+    return len(verifier.sessions) < verifier.stat.slots[1]
 
 
 def serves(verifier: Verifier, wants: ModelKey | None) -> bool:
@@ -46,7 +43,6 @@ def place(
 
 
 def _rank(verifier: Verifier) -> tuple[bool, float, float, str]:
-    occupied = num_occupied(verifier)
-    load = occupied / max(verifier.stat.slots[1], 1)
+    load = len(verifier.sessions) / max(verifier.stat.slots[1], 1)
     waits_ms = verifier.estimator.predict_ms(max(verifier.stat.running, 1))
     return not has_free_slot(verifier), load, waits_ms, verifier.name
