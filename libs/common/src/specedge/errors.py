@@ -29,7 +29,7 @@ class RetryableError(SpecEdgeError):
 
 
 class LinkDown(RetryableError):
-    """Not connected. Drafts and verdicts are dropped, not buffered: the round's retry covers them."""
+    """Not connected. Drafts and verdicts are dropped, not buffered: the retry covers them."""
 
 
 class LinkTimeout(RetryableError):

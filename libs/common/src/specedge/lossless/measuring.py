@@ -14,6 +14,7 @@ from specedge.engine.reference import Decoded, ReferenceDecoder
 from specedge.lossless.asking import Task, ask_all
 from specedge.lossless.comparison import Divergence, Outcome, Report, first_difference, token_at
 from specedge.params import SamplingParams
+from specedge.sampling.noise import choice_seed
 from specedge.tree.token_tree import IntArray
 
 Advance = Callable[[], None]
@@ -51,7 +52,7 @@ class PlainDecoding:
         else:
             decoded = self._decoder.sample(
                 prompt,
-                SamplingParams(temperature=task.temperature, seed=task.seed),
+                SamplingParams(temperature=task.temperature, seed=choice_seed(task.seed, 0)),
                 max_tokens=task.max_tokens,
                 stop_ids=self._stop_ids,
                 with_scores=with_scores,
