@@ -79,6 +79,11 @@ class EdgeWorld:
         """From now on the target writes this."""
         self.cloud.script = Reciter(self.tokenizer, text)
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the edge's tokenizer."""
+        return tokenizer_fingerprint(self.tokenizer)
+
     async def complete(self, **fields: Any) -> httpx.Response:
         body = {"model": MODEL, "prompt": "the fox", "max_tokens": 100, **fields}
         return await self.client.post("/v1/completions", json=body)
@@ -89,13 +94,19 @@ class EdgeWorld:
 
 
 @asynccontextmanager
-async def edge_world(folder: Path, **settings: Any) -> AsyncIterator[EdgeWorld]:
-    """An edge that has loaded, and its cloud. ``settings`` are the edge's."""
+async def edge_world(
+    folder: Path, *, cloud_tokenizer_extra: Sequence[str] = (), **settings: Any
+) -> AsyncIterator[EdgeWorld]:
+    """An edge that has loaded, and its cloud. ``settings`` are the edge's;
+    ``cloud_tokenizer_extra`` are tokens that only the cloud knows."""
     tokenizer = make_tokenizer(folder / MODEL)
+    theirs = tokenizer
+    if cloud_tokenizer_extra:
+        theirs = make_tokenizer(folder / "theirs", extra=cloud_tokenizer_extra)
     async with service_context() as context:
         hub = MemoryHub(LoopClock())
         cloud = ScriptedCloud(
-            hub.link("cloud"), identity_of(tokenizer), Reciter(tokenizer, "hello there")
+            hub.link("cloud"), identity_of(theirs), Reciter(tokenizer, "hello there")
         )
         context.tasks.start(cloud.run(), name="cloud")
         await cloud.is_up.wait()

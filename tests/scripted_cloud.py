@@ -51,6 +51,7 @@ class ScriptedCloud:
     refusal     answer openings with this instead
     rejection   answer drafts with this reason instead
     is_silent   take drafts and say nothing
+    num_to_lose how many of the next drafts never arrive
     is_gone     take everything and say nothing
     """
 
@@ -61,13 +62,15 @@ class ScriptedCloud:
         default_factory=lambda: Limits(nodes=64, append=8192, context=4096, grant=64)
     )
     refusal: Refused | None = None
-    rejection: Reason | None = None
+    rejection: Reason | str | None = None
     is_silent: bool = False
+    num_to_lose: int = 0
     is_gone: bool = False
     sessions: dict[SessionKey, Session] = field(default_factory=dict)
     ended: list[tuple[Up, SessionKey]] = field(default_factory=list)
     opened: list[OpenRequest] = field(default_factory=list)
     drafts: list[Draft] = field(default_factory=list)
+    draft_payloads: list[bytes] = field(default_factory=list)
     _inbox: list[Message] = field(default_factory=list)
 
     async def run(self) -> None:
@@ -90,6 +93,17 @@ class ScriptedCloud:
         self.is_up = asyncio.Event()
         self.changed = asyncio.Event()
 
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        """Wait until what was received makes ``is_so`` true."""
+        async with asyncio.timeout(10):
+            while not is_so():
+                self.changed.clear()
+                await self.changed.wait()
+
+    def refuse(self, reason: str, message: str, retry_ms: int | None = None) -> None:
+        """From now on every opening is refused."""
+        self.refusal = Refused(refused=Reason(reason), message=message, retry_ms=retry_ms)
+
     async def _answer(self, message: Message) -> None:
         address = parse_up(message.subject)
         assert address is not None, message.subject
@@ -101,6 +115,7 @@ class ScriptedCloud:
             case Up.CONTEXT:
                 self._take_context(address.key, message.payload)
             case Up.DRAFT:
+                self.draft_payloads.append(message.payload)
                 await self._verify(address.key, decode(Draft, message.payload))
             case Up.CANCEL | Up.CLOSE:
                 self.sessions.pop(address.key, None)
@@ -138,8 +153,11 @@ class ScriptedCloud:
         self.drafts.append(draft)
         if self.is_silent:
             return
+        if self.num_to_lose:
+            self.num_to_lose -= 1
+            return
         if self.rejection is not None:
-            rejected = Rejected(round=draft.round, try_=draft.try_, rejected=self.rejection)
+            rejected = Rejected(round=draft.round, try_=draft.try_, rejected=Reason(self.rejection))
             await self.link.publish(down_session(key), encode(rejected))
             return
         if draft.run == 0:

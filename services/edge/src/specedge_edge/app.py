@@ -41,7 +41,7 @@ from specedge_edge.loading import Loaded, load
 from specedge_edge.metrics import EdgeMetrics
 from specedge_edge.openai.routes import Backend, BackendSlot
 from specedge_edge.router import SessionRouter
-from specedge_edge.served import ServedModel
+from specedge_edge.served import ServedModel, spell_out
 
 SERVICE: Final = "edge"
 
@@ -200,7 +200,7 @@ class Cloud:
     def why_no_session(self) -> str | None:
         """Why the last trial opening failed; None if it did not."""
         problem = self.served.problem
-        return None if problem is None else f"no session: {problem}"
+        return None if problem is None else f"no session: {spell_out(problem)}"
 
 
 def _wall_s() -> float:

@@ -113,15 +113,23 @@ class ServedModel:
             try:
                 await self.ask()
             except SpecEdgeError as error:
-                if told != str(error):
-                    _log.warning("trial_open_failed", reason=str(error))
-                told = str(error)
+                reason = spell_out(error)
+                if told != reason:
+                    _log.warning("trial_open_failed", reason=reason)
+                told = reason
                 await asyncio.sleep(RETRY_S)
             else:
                 if told is not None or self._served is None:
                     _log.info("trial_open_succeeded", model=self.name)
                 told = None
                 await asyncio.sleep(RECHECK_S)
+
+
+def spell_out(error: SpecEdgeError) -> str:
+    """An error in one line; a mismatch with both fingerprints, whoever worded it."""
+    if isinstance(error, FingerprintMismatch):
+        return f"{error} (edge: {error.ours}, verifier: {error.theirs})"
+    return str(error)
 
 
 def new_session_id() -> SessionId:

@@ -20,6 +20,7 @@ from specedge.errors import (
     RetryableError,
     SpecEdgeError,
 )
+from specedge_edge.served import spell_out
 
 MAX_MESSAGE_CHARS: Final = 1000
 DEFAULT_RETRY_MS: Final = 1000
@@ -87,7 +88,7 @@ def from_exception(error: BaseException) -> ApiError:
             )
         case FingerprintMismatch():
             # Nothing the client sent: this edge cannot work with these verifiers.
-            return ApiError(503, _mismatch(error), "server_error", code="fingerprint_mismatch")
+            return ApiError(503, spell_out(error), "server_error", code="fingerprint_mismatch")
         case InvalidRequest():
             return ApiError(400, str(error), "invalid_request_error", error.field, error.code)
         case Busy():
@@ -164,7 +165,3 @@ def _param(loc: tuple[int | str, ...]) -> str | None:
     for step in _path(loc):
         spelled += f"[{step}]" if isinstance(step, int) else f".{step}"
     return spelled.removeprefix(".") or None
-
-
-def _mismatch(error: FingerprintMismatch) -> str:
-    return f"{error} (edge: {error.ours}, verifier: {error.theirs})"

@@ -109,7 +109,7 @@ def _plan(
                 ChoicePlan(
                     index=len(plans),
                     prompt=np.array(prompt, dtype=np.int32),
-                    params=_params(body, len(prompt), limit, _seed_of(seed, choice), served),
+                    params=_params(body, len(prompt), limit, choice_seed(seed, choice), served),
                     stops=body.stops,
                     include_stop=bool(body.include_stop_str_in_output),
                     skip_special_tokens=body.skip_special_tokens is not False,
@@ -118,12 +118,6 @@ def _plan(
                 )
             )
     return plans
-
-
-def _seed_of(seed: int, choice: int) -> int:
-    """The first choice has the request's own seed, so that one choice is what the reference decoder
-    gives with that seed; the others' are drawn from it, whatever their number."""
-    return seed if choice == 0 else choice_seed(seed, choice)
 
 
 def _params(

@@ -39,7 +39,7 @@ from specedge_edge.openai.schemas import (
 )
 from specedge_edge.openai.serving import Order, StreamedAnswer, WholeAnswer
 from specedge_edge.plan import ChoicePlan
-from specedge_edge.served import Served, ServedModel
+from specedge_edge.served import Served, ServedModel, spell_out
 from specedge_edge.text import TextCodec
 
 OWNER: Final = "specedge"
@@ -226,7 +226,7 @@ def _cluster(backend: Backend) -> dict[str, Any]:
         "limits": known.limits.model_dump() if known is not None else None,
         "round_trip_ms": None if round_trip_s is None else round(round_trip_s * 1000, 3),
         "running": backend.desk.num_running,
-        "problem": None if served.problem is None else str(served.problem),
+        "problem": None if served.problem is None else spell_out(served.problem),
     }
 
 

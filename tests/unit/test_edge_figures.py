@@ -1,0 +1,112 @@
+"""A response's figures, and the framing of a stream."""
+
+import orjson
+from prometheus_client import CollectorRegistry, generate_latest
+
+from specedge.protocol.effects import Committed
+from specedge.protocol.messages import Timing, Verdict
+from specedge_edge.account import Account, merge
+from specedge_edge.metrics import EdgeMetrics
+from specedge_edge.openai import figures, sse
+
+
+def account_of(*accepted: int, started_s: float = 10.0) -> Account:
+    """An account of rounds on trees of 4 nodes, 100 ms apart, that accepted so many of them."""
+    account = Account(started_s=started_s, num_spec_tokens=4)
+    for index, count in enumerate(accepted, start=1):
+        verdict = Verdict(
+            round=index,
+            at="v",
+            bonus=1,
+            kept=4,
+            base=9,
+            hash="0" * 16,
+            timing=Timing(held=1.0, queue=2.0, step=20.0),
+        )
+        tokens = tuple(range(count + 1))
+        account.on_committed(Committed(tokens, True, verdict, 0.030), started_s + 0.1 * index)
+        account.num_tokens += count + 1
+    return account
+
+
+def test_the_histogram_has_an_entry_for_every_length() -> None:
+    spec = figures.metrics(account_of(0, 2, 4, 2))["speculative_decoding"]
+
+    assert spec["acceptance_histogram"] == [1, 0, 2, 0, 1]
+    assert len(spec["acceptance_histogram"]) == spec["num_spec_tokens"] + 1
+    assert spec["num_spec_steps"] == 4
+    assert spec["num_accepted_draft_tokens"] == 8
+    assert spec["num_draft_tokens"] == 16
+    assert spec["mean_acceptance_length"] == 3.0
+    assert spec["draft_acceptance_rate"] == 0.5
+
+
+def test_a_round_trip_is_split_without_remainder() -> None:
+    own = figures.metrics(account_of(1))["specedge"]
+
+    assert (own["queue_ms"], own["verify_ms"], own["network_ms"]) == (3.0, 20.0, 7.0)
+
+
+def test_times_are_counted_from_the_request() -> None:
+    told = figures.metrics(account_of(1, 1, 1))
+
+    assert told["time_to_first_token_ms"] == 100.0
+    assert told["generation_time_ms"] == 300.0
+    assert told["mean_itl_ms"] == 40.0
+    assert told["tokens_per_second"] == 20.0
+    assert told["queue_time_ms"] == 3.0
+
+
+def test_an_answer_without_tokens_has_figures_too() -> None:
+    told = figures.metrics(Account(started_s=1.0))
+
+    assert told["time_to_first_token_ms"] is None
+    assert told["tokens_per_second"] == 0.0
+    assert told["speculative_decoding"]["acceptance_histogram"] == [0]
+
+
+def test_choices_side_by_side_add_up() -> None:
+    both = merge([account_of(1, 3), account_of(2, started_s=11.0)])
+
+    assert both.num_tokens == 9
+    assert both.rounds == 3
+    assert both.num_accepted == 6
+    assert (both.started_s, both.first_token_s, both.last_token_s) == (10.0, 10.1, 11.1)
+
+
+def test_both_families_of_metrics_agree() -> None:
+    registry = CollectorRegistry()
+    metrics = EdgeMetrics(registry, "m")
+
+    metrics.on_finished("stop", 5, account_of(0, 2, 4))
+
+    text = generate_latest(registry).decode()
+    for prefix in ("specedge_", "vllm:"):
+        label = '{model_name="m"}'
+        assert f"{prefix}spec_decode_num_drafts_total{label} 3.0" in text
+        assert f"{prefix}spec_decode_num_draft_tokens_total{label} 12.0" in text
+        assert f"{prefix}spec_decode_num_accepted_tokens_total{label} 6.0" in text
+        per_position = f"{prefix}spec_decode_num_accepted_tokens_per_pos_total"
+        counts = [2.0, 2.0, 1.0, 1.0]
+        for position, count in enumerate(counts):
+            assert f'{per_position}{{model_name="m",position="{position}"}} {count}' in text
+
+
+def test_other_names_can_be_left_out() -> None:
+    registry = CollectorRegistry()
+
+    EdgeMetrics(registry, "m", compat=False)
+
+    assert "vllm:" not in generate_latest(registry).decode()
+
+
+def test_an_event_is_one_line_whatever_its_text() -> None:
+    event = sse.event({"text": "a\n\ndata: b\r\n"})
+
+    assert event.startswith(b"data: ") and event.endswith(b"\n\n")
+    assert event.count(b"\n") == 2
+    assert orjson.loads(event[6:]) == {"text": "a\n\ndata: b\r\n"}
+
+
+def test_a_comment_is_no_event() -> None:
+    assert sse.KEEP_ALIVE.startswith(b":") and sse.KEEP_ALIVE.endswith(b"\n\n")
