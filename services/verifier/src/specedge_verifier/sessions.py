@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, assert_never
 
+import numpy as np
 import structlog
 
 from specedge.clock import Cancellable, Timers
@@ -36,10 +37,12 @@ from specedge.protocol.effects import (
 from specedge.protocol.messages import DownMessage, Progress, SessionParams
 from specedge.protocol.verifier_session import VerifierSession
 from specedge.protocol.verifier_states import VerifierState
+from specedge.tree.token_tree import IntArray
 from specedge_verifier.batches import BatchLedger
 from specedge_verifier.slots import KeepCall, SlotLease, SlotPool
 
 MAX_SESSIONS: Final = 8192
+NO_ROWS: Final[IntArray] = np.empty(0, dtype=np.int32)
 
 _log = structlog.get_logger("specedge.verifier")
 
@@ -188,7 +191,7 @@ class SessionTable:
         entry = min(idle, key=lambda entry: entry.active_s)
         lease, entry.lease = entry.lease, None
         assert lease is not None
-        self._pool.give_back(entry.key.edge, lease, entry.machine.committed[:0])
+        self._pool.give_back(entry.key.edge, lease, NO_ROWS)
         self.feed(entry, SlotTaken())
         return True
 
@@ -215,7 +218,7 @@ class SessionTable:
             case WantSlot():
                 return self._lease(entry, effect)
             case DropSlot():
-                self._drop_slot(entry, effect.keep_rows)
+                self._drop_slot(entry, effect.tokens)
             case SetTimer():
                 self._set_timer(entry, effect.at_s)
             case Gone():
@@ -232,10 +235,9 @@ class SessionTable:
         entry.lease, rows_ready = leased
         return SlotGiven(rows_ready)
 
-    def _drop_slot(self, entry: Entry, keep_rows: int) -> None:
+    def _drop_slot(self, entry: Entry, valid: IntArray) -> None:
         lease, entry.lease = entry.lease, None
         if lease is not None:
-            valid = entry.machine.committed[:keep_rows]
             self._pool.give_back(entry.key.edge, lease, valid)
             self.work.set()
 
@@ -257,7 +259,7 @@ class SessionTable:
     def _forget(self, entry: Entry) -> None:
         self._withdraw(entry)
         self._set_timer(entry, None)
-        self._drop_slot(entry, 0)
+        self._drop_slot(entry, NO_ROWS)
         self._ledger.settle(entry.key)
         del self._entries[entry.key]
 
