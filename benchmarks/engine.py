@@ -23,6 +23,7 @@ PARTS: Final = (
 )
 
 GOALS: Final[dict[str, Goal]] = {
+
     "round_up_payload_bytes": Goal("NATS payload of a 32-node draft, bytes", at_most=512),
     "round_down_payload_bytes": Goal("NATS payload of its verdict, bytes", at_most=256),
     "round_up_socket_bytes": Goal("the draft on the edge's socket, bytes"),

@@ -64,7 +64,12 @@ def probe(model: PreTrainedModel) -> list[AttentionFacts]:
     found: dict[int, AttentionFacts] = {}
     tokens = torch.zeros((1, 2), dtype=torch.long, device=model.device)
     with attention(model, PROBE_NAME), torch.inference_mode():
-        model(input_ids=tokens, use_cache=False, attention_probe=found)
+        try:
+            model(input_ids=tokens, use_cache=False, attention_probe=found)
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise ModelUnusable(
+                f"{config.model_type} cannot run in this engine: {error}"
+            ) from error
     layers = int(config.num_hidden_layers)
     if sorted(found) != list(range(layers)):
         raise ModelUnusable(
