@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from specedge import __version__
 from specedge.cli.main import app
-from specedge.cli.stack import StackOptions, plan_processes
+from specedge.cli.stack import StackOptions, available_cores, plan_processes
 from specedge.cli.waiting import ProgressDisplay, Progression, read_progress
 
 
@@ -49,11 +49,12 @@ def test_every_process_listens_on_loopback_and_knows_the_broker() -> None:
 
 
 def test_verifiers_are_told_apart_and_share_the_cores() -> None:
-    options = StackOptions(verifiers=2, threads=None)
+    options = StackOptions(verifiers=2)
 
     assert flags(options, "verifier-1")["--verifier-id"] == "verifier-1"
     assert flags(options, "verifier-2")["--verifier-id"] == "verifier-2"
-    assert options.verifier_threads >= 1
+    assert 2 * options.verifier_threads <= max(2, available_cores() - 1)
+    assert StackOptions(threads=7).verifier_threads == 7
 
 
 def test_what_was_not_chosen_is_left_to_the_service() -> None:

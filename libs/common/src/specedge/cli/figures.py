@@ -101,7 +101,11 @@ def _rows(shown: Sequence[Figures]) -> list[tuple[str, list[str]]]:
 
 def _share(part_ms: float, figures: Figures) -> str:
     whole_ms = figures.draft_ms + figures.network_ms + figures.queue_ms + figures.verify_ms
-    return f"{part_ms / 1000:.2f} s {part_ms / whole_ms:4.0%}" if whole_ms else MISSING
+    if not whole_ms:
+        return MISSING
+    part_s = part_ms / 1000
+    digits = 2 if part_s < 10 else 1 if part_s < 100 else 0
+    return f"{part_s:.{digits}f} s {part_ms / whole_ms:.0%}"
 
 
 def _ratio(above: float, below: float) -> float | None:

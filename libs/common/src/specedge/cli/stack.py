@@ -20,7 +20,9 @@ class StackOptions:
     """What a person chose. None leaves a setting to the service's own default.
 
     port     of the first edge; 0 picks a free one. Everything else listens on free ports
-    threads  compute threads of each verifier; None divides the machine's cores among them
+    threads  compute threads of each verifier; None divides the machine's cores among them, less
+             one for everything else: a compute thread that has to wait for its core holds up all
+             others of its step
     """
 
     model: str | None = None
@@ -37,7 +39,7 @@ class StackOptions:
     @property
     def verifier_threads(self) -> int:
         """Compute threads for one verifier."""
-        return self.threads or max(1, (os.cpu_count() or 1) // self.verifiers)
+        return self.threads or max(1, (available_cores() - 1) // self.verifiers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,13 @@ def plan_processes(options: StackOptions, *, nats_url: str, run_dir: Path) -> li
         }
         plans.append(_plan(name, EDGE_MODULE, own, options))
     return plans
+
+
+def available_cores() -> int:
+    """Cores that this process may run on; a container may allow fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def edge_names(options: StackOptions) -> list[str]:
