@@ -23,7 +23,12 @@ PARTS: Final = (
 )
 
 GOALS: Final[dict[str, Goal]] = {
-
+    "engine_step_1x16_bf16": Goal("step of 1 × 16 nodes over a plain forward, bf16", at_most=1.25),
+    "engine_step_8x8_bf16": Goal("step of 8 × 8 nodes over a plain forward, bf16", at_most=1.35),
+    "engine_batching_8x8_bf16": Goal("8 × 8 in one step over one by one, bf16", at_least=2.3),
+    "engine_step_1x16_fp32": Goal("step of 1 × 16 nodes over a plain forward, fp32"),
+    "engine_step_8x8_fp32": Goal("step of 8 × 8 nodes over a plain forward, fp32"),
+    "engine_batching_8x8_fp32": Goal("8 × 8 in one step over one by one, fp32"),
     "round_up_payload_bytes": Goal("NATS payload of a 32-node draft, bytes", at_most=512),
     "round_down_payload_bytes": Goal("NATS payload of its verdict, bytes", at_most=256),
     "round_up_socket_bytes": Goal("the draft on the edge's socket, bytes"),

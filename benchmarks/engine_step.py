@@ -10,8 +10,8 @@ per session, and r rows per session being the root and its drafted nodes:
 ``engine_plain_17_ms_<dtype>``, ``engine_plain_72_ms_<dtype>``  the plain forwards, milliseconds
 
 The plain forward is ``model(input_ids)`` without cache or context, so a ratio of 1 is out of reach:
-the step also attends to the context. Batching gains only where a step is bound by reading weights or by overhead:
-a CPU without bf16 arithmetic computes bf16 so slowly, row by row, that there is little to gain.
+the step also attends to the context. Batching gains only where a step is bound by reading weights
+or by overhead: a CPU without bf16 arithmetic computes bf16 row by row, with little to gain.
 """
 
 import statistics

@@ -1,5 +1,7 @@
 """The buddy allocator of KV rows."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,7 +32,7 @@ def test_blocks_never_overlap_are_conserved_and_merge_again(
         elif (offset := rows.try_take(block_rows_for(wanted))) is not None:
             held.append((offset, block_rows_for(wanted)))
         taken = sorted(held)
-        assert all(a + size <= b for (a, size), (b, _) in zip(taken, taken[1:], strict=False))
+        assert all(a + size <= b for (a, size), (b, _) in itertools.pairwise(taken))
         assert all(offset % size == 0 and offset + size <= num_rows for offset, size in held)
         assert rows.free_rows + sum(size for _, size in held) == rows.num_rows
     for block in held:
