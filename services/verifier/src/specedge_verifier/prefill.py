@@ -5,6 +5,7 @@ left, so that a long prompt never stalls other people's rounds, but never less t
 so that it ends however busy the verifier is.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -29,11 +30,7 @@ def plan_chunks(remaining: Sequence[int], room: int) -> list[int]:
     left = max(0, room)
     by_size = sorted(range(len(remaining)), key=lambda index: remaining[index])
     for done, index in enumerate(by_size):
-        share = left // (len(by_size) - done)
+        share = math.ceil(left / (len(by_size) - done))
         chunks[index] = min(remaining[index], share)
         left -= chunks[index]
-    for index, tokens in enumerate(remaining):  # what did not divide evenly
-        extra = min(left, tokens - chunks[index])
-        chunks[index] += extra
-        left -= extra
     return chunks

@@ -1,0 +1,112 @@
+"""Deficit round robin: nobody starves or waits while there is room, nothing is over its bound."""
+
+from collections import Counter
+
+from specedge.ids import SessionKey
+from specedge.protocol.codec import batch_item, encode
+from specedge.protocol.messages import MAX_BATCH_BYTES, Batch
+from specedge_scheduler.cluster import PendingDraft
+from specedge_scheduler.policy.batching import BatchPlanner, DeficitRing, message_bytes
+from tests.unit.scheduler_facts import draft, key
+
+
+def pending(nodes: int) -> PendingDraft:
+    return PendingDraft(draft(nodes=nodes), 0.0, 1.0)
+
+
+def test_everything_that_fits_goes_at_once() -> None:
+    waiting = {key("A", number): pending(3) for number in range(10)}
+
+    chosen = BatchPlanner().plan(waiting, max_rows=100)
+
+    assert {session for session, _ in chosen} == set(waiting)
+
+
+def test_a_batch_is_not_over_its_rows() -> None:
+    waiting = {key("A", number): pending(9) for number in range(10)}
+
+    chosen = BatchPlanner().plan(waiting, max_rows=35)
+
+    assert sum(one.num_rows for _, one in chosen) <= 35
+    assert len(chosen) == 3
+
+
+def test_a_round_larger_than_a_batch_still_goes_alone() -> None:
+    chosen = BatchPlanner().plan({key(): pending(50)}, max_rows=10)
+
+    assert len(chosen) == 1
+
+
+def test_a_batch_fits_one_message() -> None:
+    waiting = {key("A", number): pending(32) for number in range(200)}
+
+    chosen = BatchPlanner().plan(waiting, max_rows=100_000)
+
+    items = tuple(batch_item(p.draft, k, budget_ms=1, held_ms=0.123) for k, p in chosen)
+    assert len(encode(Batch(epoch=(1, 0), seq=1, items=items))) <= MAX_BATCH_BYTES
+    assert 0 < len(chosen) < 200
+
+
+def test_the_bound_of_an_items_bytes_is_one() -> None:
+    worst = draft(round_=2**31 - 1, nodes=32, at="v" * 32, budget_ms=2**31 - 1)
+    worst = worst.model_copy(update={"token": (2**31 - 1,) * 32, "run": 2**31 - 1})
+
+    item = batch_item(worst, key(), budget_ms=2**31 - 1, held_ms=123456.789)
+
+    assert len(encode(item)) <= message_bytes(PendingDraft(worst, 0.0, 1.0))
+
+
+def test_an_edge_with_many_sessions_gets_no_more_rows_than_one_with_few() -> None:
+    planner = BatchPlanner()
+    many = [key("A", number) for number in range(30)]
+    few = [key("B", number) for number in range(3)]
+    served = serve(planner, dict.fromkeys((*many, *few), 7), max_rows=24, batches=100)
+
+    rows = Counter[str]()
+    for session, count in served.items():
+        rows[session.edge] += 8 * count
+    assert abs(rows[few[0].edge] - rows[many[0].edge]) <= 0.1 * rows[many[0].edge]
+
+
+def test_a_session_with_large_drafts_takes_no_turns_from_one_with_small_ones() -> None:
+    planner = BatchPlanner()
+    large, small = key("A", 1), key("A", 2)
+
+    served = serve(planner, {large: 31, small: 7}, max_rows=32, batches=200)
+
+    assert served[small] >= served[large] > 0
+
+
+def test_nobody_waits_for_ever_behind_others_large_drafts() -> None:
+    planner = BatchPlanner()
+    sessions = {key("A", number): 31 for number in range(5)} | {key("B", 1): 31, key("C", 1): 0}
+
+    served = serve(planner, sessions, max_rows=32, batches=30)
+
+    assert all(served[session] > 0 for session in sessions)
+
+
+def test_who_leaves_the_ring_takes_no_credit_along() -> None:
+    ring: DeficitRing[str] = DeficitRing(quantum=10)
+    ring.set_members(["a", "b"])
+    assert ring.choose(lambda _: 25) == "a"  # both saved up on the way
+
+    ring.set_members(["b"])
+    ring.set_members(["b", "a"])
+    ring.pay("b", 25)
+
+    assert ring.choose(lambda _: 10) == "b"
+    assert ring.choose(lambda _: 10) == "b"
+
+
+def serve(
+    planner: BatchPlanner, sessions: dict[SessionKey, int], *, max_rows: int, batches: int
+) -> Counter[SessionKey]:
+    """Batches served while every session asks again at once: how often each was."""
+    served: Counter[SessionKey] = Counter()
+    waiting = {session: pending(nodes) for session, nodes in sessions.items()}
+    for _ in range(batches):
+        chosen = planner.plan(waiting, max_rows)
+        assert chosen
+        served.update(session for session, _ in chosen)
+    return served

@@ -1,0 +1,563 @@
+"""The scheduler's decisions, event by event."""
+
+from specedge.clock import ManualClock
+from specedge.ids import GroupId, SessionKey, VerifierId
+from specedge.protocol.messages import (
+    ContextHeader,
+    Limits,
+    Opened,
+    OpenRequest,
+    Reason,
+    Refused,
+    Rejected,
+    SessionParams,
+    SessionReport,
+    Stat,
+)
+from specedge_scheduler.policy.decide import SchedulerPolicy
+from specedge_scheduler.policy.types import (
+    AnswerOpen,
+    AnswerSession,
+    BadMessageArrived,
+    ByeArrived,
+    ContextArrived,
+    DraftArrived,
+    Effect,
+    EndingArrived,
+    Event,
+    Forward,
+    LoopStalled,
+    OpenAsked,
+    SchedulerLimits,
+    SendBatch,
+    StatArrived,
+    TurnEnded,
+    VerifierLost,
+)
+from tests.unit.scheduler_facts import IDENTITY, LIMITS, draft, key, stat
+
+V1, V2 = VerifierId("v1"), VerifierId("v2")
+
+
+class World:
+    """A policy, and a clock that a test turns."""
+
+    def __init__(self, **limits: object) -> None:
+        self.clock = ManualClock(100.0)
+        self.policy = SchedulerPolicy(
+            GroupId("main"),
+            (1, 0),
+            SchedulerLimits(**limits),  # type: ignore[arg-type]
+        )
+        self._seq = 0
+
+    def tell(self, *events: Event) -> list[Effect]:
+        """The events, and the end of their turn."""
+        now_s = self.clock.now_s()
+        return [
+            effect for event in (*events, TurnEnded()) for effect in self.policy.on(event, now_s)
+        ]
+
+    def stat(self, verifier: VerifierId = V1, **fields: object) -> list[Effect]:
+        self._seq += 1
+        return self.tell(StatArrived(verifier, stat(self._seq, **fields)))  # type: ignore[arg-type]
+
+    def wait(self, seconds: float, *alive: VerifierId) -> list[Effect]:
+        """Time passes; those named go on reporting."""
+        effects: list[Effect] = []
+        for _ in range(round(seconds / 0.1)):
+            self.clock.advance(0.1)
+            for verifier in alive:
+                known = self.policy.cluster.verifiers.get(verifier)
+                last = known.stat if known is not None else Stat.model_construct()
+                fields = {"batches": last.batches, "last": last.last, "inc": last.inc}
+                effects += self.stat(verifier, **fields)
+            effects += self.tell()
+        return effects
+
+    def open(
+        self, session: SessionKey, *, model: str = "big", tokenizer: str = "bb", context: int = 100
+    ) -> Opened | Refused:
+        request = OpenRequest(model=model, tokenizer=tokenizer, context=context)
+        (answer,) = self.tell(OpenAsked(session, request, "inbox"))
+        assert isinstance(answer, AnswerOpen)
+        return answer.reply
+
+
+def sent(effects: list[Effect]) -> list[SendBatch]:
+    return [effect for effect in effects if isinstance(effect, SendBatch)]
+
+
+def sessions_in(batch: SendBatch) -> set[SessionKey]:
+    return {key_of(item.e, item.s) for item in batch.batch.items}
+
+
+def key_of(edge: str, session: str) -> SessionKey:
+    return key(edge[1], int(session, 16))
+
+
+def context(wants: dict[str, object] | None = None) -> ContextHeader:
+    params = {"model": "big", "weights": "aa", "tokenizer": "bb", "prompt": 3, "max_tokens": 9}
+    return ContextHeader(
+        round=0,
+        off=0,
+        total=3,
+        hash="0" * 16,
+        params=SessionParams(**params | (wants or {})),  # type: ignore[arg-type]
+    )
+
+
+# ---------------------------------------------------------------- batches
+
+
+def test_an_idle_verifier_gets_what_waits_at_once() -> None:
+    world = World()
+    world.stat()
+
+    (batch,) = sent(world.tell(DraftArrived(key("A"), draft()), DraftArrived(key("B"), draft())))
+
+    assert batch.verifier == V1
+    assert sessions_in(batch) == {key("A"), key("B")}
+    assert batch.batch.seq == 1
+    assert batch.num_nodes == 8
+
+
+def test_one_batch_runs_and_one_is_staged_and_the_rest_waits_here() -> None:
+    world = World()
+    world.stat()
+
+    batches = [
+        len(sent(world.tell(DraftArrived(key("A", number), draft())))) for number in range(4)
+    ]
+
+    assert batches == [1, 1, 0, 0]
+
+
+def test_a_finished_batch_makes_room_for_all_that_waits() -> None:
+    world = World()
+    world.stat()
+    for number in range(5):
+        world.tell(DraftArrived(key("A", number), draft()))
+
+    (batch,) = sent(world.stat(batches=[2], last=2))
+
+    assert sessions_in(batch) == {key("A", 2), key("A", 3), key("A", 4)}
+    assert batch.batch.seq == 3
+
+
+def test_a_verifier_with_work_waiting_is_never_left_without_a_batch() -> None:
+    world = World(max_batch_nodes=8)
+    world.stat()
+    for number in range(20):
+        world.tell(DraftArrived(key("A", number), draft(nodes=3)))
+
+    held, num_sent = [1, 2], 2
+    while held:
+        held.pop(0)
+        for batch in sent(world.stat(batches=held, last=num_sent)):
+            num_sent += 1
+            held.append(batch.batch.seq)
+            assert batch.num_nodes <= 8
+        waiting = len(world.policy.cluster.waiting)
+        assert len(held) == 2 or waiting == 0
+
+    assert num_sent == 2 + 18 // 2
+
+
+def test_the_newest_round_and_try_takes_the_one_place_of_its_session() -> None:
+    world = World()
+
+    world.tell(DraftArrived(key(), draft(3, try_=1)))
+    world.tell(DraftArrived(key(), draft(3)))
+    world.tell(DraftArrived(key(), draft(2)))
+    (batch,) = sent(world.stat())
+
+    assert [(item.round, item.try_) for item in batch.batch.items] == [(3, 1)]
+
+
+def test_what_is_left_of_the_budget_goes_on_with_how_long_it_was_held() -> None:
+    world = World()
+    world.tell(DraftArrived(key(), draft(budget_ms=1000)))
+    world.clock.advance(0.3)
+
+    (batch,) = sent(world.stat())
+
+    (item,) = batch.batch.items
+    assert item.budget_ms in (699, 700)
+    assert abs(item.held_ms - 300) < 0.01
+
+
+def test_a_round_whose_time_is_over_is_answered_expired() -> None:
+    world = World()
+    world.tell(DraftArrived(key(), draft(7, try_=2, budget_ms=400)))
+
+    effects = world.wait(0.5)
+
+    (answer,) = effects
+    assert isinstance(answer, AnswerSession)
+    assert isinstance(answer.message, Rejected)
+    assert (answer.message.rejected, answer.message.round, answer.message.try_) == (
+        Reason.EXPIRED,
+        7,
+        2,
+    )
+    assert not sent(world.stat())
+
+
+def test_a_batch_that_never_arrived_is_sent_again() -> None:
+    world = World()
+    world.stat()
+    world.tell(DraftArrived(key(), draft(budget_ms=5000)))
+
+    effects = world.wait(0.7, V1)
+
+    (again,) = sent(effects)
+    assert again.batch.seq == 2
+    assert sessions_in(again) == {key()}
+
+
+def test_a_batch_that_its_verifier_still_holds_is_not_sent_again() -> None:
+    world = World()
+    world.stat()
+    world.tell(DraftArrived(key(), draft(budget_ms=5000)))
+    world.stat(batches=[1], last=1)
+
+    assert not sent(world.wait(2.0, V1))
+
+
+# ---------------------------------------------------------------- verifiers that go away
+
+
+def test_a_silent_verifiers_rounds_go_to_another() -> None:
+    world = World()
+    world.stat(V1)
+    world.tell(DraftArrived(key(), draft(budget_ms=9000)))
+    world.stat(V2)
+
+    effects = world.wait(0.5, V2)
+
+    assert [e for e in effects if isinstance(e, VerifierLost)] == [VerifierLost(V1, "silent", 1)]
+    (batch,) = sent(effects)
+    assert batch.verifier == V2
+
+
+def test_silence_of_less_than_350_ms_is_no_death() -> None:
+    world = World()
+    world.stat()
+
+    assert not world.wait(0.3)
+    assert world.wait(0.1) == [VerifierLost(V1, "silent", 0)]
+
+
+def test_a_verifier_that_was_slow_of_late_is_waited_for_longer_but_not_for_ever() -> None:
+    world = World()
+    world.stat()
+    world.wait(0.3)
+    world.stat()
+
+    assert not world.wait(1.1)
+    assert world.wait(0.2) == [VerifierLost(V1, "silent", 0)]
+
+    slow = World()
+    slow.stat()
+    slow.clock.advance(2.0)
+    slow.policy.on(StatArrived(V1, stat(99)), slow.clock.now_s())
+    assert not slow.wait(1.4)
+    assert slow.wait(0.2) == [VerifierLost(V1, "silent", 0)]
+
+
+def test_a_new_incarnation_means_that_everything_in_flight_there_is_gone() -> None:
+    world = World()
+    world.stat()
+    world.tell(DraftArrived(key(), draft(budget_ms=9000)))
+
+    effects = world.stat(inc="two")
+
+    assert effects[0] == VerifierLost(V1, "restarted", 1)
+    (batch,) = sent(effects)
+    assert sessions_in(batch) == {key()}
+    assert batch.batch.seq == 2  # never a number twice
+
+
+def test_after_bye_rounds_and_sessions_move() -> None:
+    world = World()
+    world.stat(V1)
+    world.tell(DraftArrived(key(), draft(budget_ms=9000)))
+    world.stat(V2)
+
+    effects = world.tell(ByeArrived(V1))
+
+    assert effects[0] == VerifierLost(V1, "bye", 1)
+    (batch,) = sent(effects)
+    assert batch.verifier == V2
+
+
+def test_a_draining_verifier_gets_nothing_new() -> None:
+    world = World()
+    world.stat(V1)
+    world.tell(DraftArrived(key(), draft(0)))
+    world.stat(V2)
+
+    world.stat(V1, draining=True)
+    (batch,) = sent(world.tell(DraftArrived(key(), draft(1, at="v1"))))
+
+    assert batch.verifier == V2
+    assert isinstance(world.open(key("B")), Opened)
+    assert world.policy.cluster.sessions[key("B")].verifier == V2
+
+
+def test_after_a_stall_of_its_own_it_declares_nobody_dead() -> None:
+    world = World()
+    world.stat()
+    world.clock.advance(3.0)
+
+    assert world.tell(LoopStalled()) == []
+    assert world.wait(0.5) == [VerifierLost(V1, "silent", 0)]
+
+
+def test_a_verifier_under_an_earlier_term_holds_none_of_this_ones_batches() -> None:
+    world = World()
+    world.stat(epoch=(0, 7), last=40, batches=[39, 40])
+
+    (batch,) = sent(world.tell(DraftArrived(key(), draft(budget_ms=9000))))
+    world.stat(epoch=(0, 7), last=40, batches=[40])
+
+    assert batch.batch.epoch == (1, 0)
+    assert list(world.policy.cluster.verifiers[V1].sent) == [1]
+
+
+def test_a_report_that_was_overtaken_changes_nothing() -> None:
+    world = World()
+    world.tell(StatArrived(V1, stat(5)))
+    world.tell(DraftArrived(key(), draft()))
+
+    world.tell(StatArrived(V1, stat(4, last=1)))
+
+    assert list(world.policy.cluster.verifiers[V1].sent) == [1]
+
+
+# ---------------------------------------------------------------- places
+
+
+def test_sessions_spread_over_the_verifiers_by_load() -> None:
+    world = World()
+    world.stat(V1, slots=2)
+    world.stat(V2, slots=4)
+
+    for number in range(6):
+        assert isinstance(world.open(key("A", number)), Opened)
+
+    verifiers = world.policy.cluster.verifiers
+    assert (len(verifiers[V1].sessions), len(verifiers[V2].sessions)) == (2, 4)
+
+
+def test_when_all_places_are_taken_an_edge_is_told_busy() -> None:
+    world = World()
+    world.stat(slots=1)
+    world.open(key("A"))
+
+    refused = world.open(key("B"))
+    again = world.open(key("A"))
+
+    assert isinstance(refused, Refused)
+    assert refused.refused is Reason.BUSY
+    assert refused.retry_ms
+    assert isinstance(again, Opened)
+
+
+def test_a_closed_session_gives_its_place_back_at_once() -> None:
+    world = World()
+    world.stat(slots=1)
+    world.open(key("A"))
+
+    effects = world.tell(EndingArrived(key("A"), "close", b"body"))
+
+    assert effects == [Forward("close", V1, key("A"), b"body")]
+    assert isinstance(world.open(key("B")), Opened)
+
+
+def test_a_session_stays_where_its_rows_are() -> None:
+    world = World()
+    world.stat(V1)
+    world.open(key("A"))
+    world.stat(V2)
+
+    batches = [sent(world.tell(DraftArrived(key("A"), draft(round_)))) for round_ in range(2)]
+
+    assert [batch.verifier for (batch,) in batches] == [V1, V1]
+
+
+def test_a_draft_of_an_unknown_session_goes_where_it_was_last() -> None:
+    world = World()
+    world.stat(V1)
+    world.stat(V2)
+
+    (batch,) = sent(world.tell(DraftArrived(key(), draft(9, at="v2"))))
+    (other,) = sent(world.tell(DraftArrived(key("B"), draft(9, at="v9"))))
+
+    assert batch.verifier == V2
+    assert other.verifier == V1
+
+
+def test_context_is_passed_on_as_it_came_to_the_sessions_verifier() -> None:
+    world = World()
+    world.stat(V1)
+    world.open(key())
+    world.stat(V2)
+
+    effects = world.tell(ContextArrived(key(), context(), b"chunk"))
+
+    assert effects == [Forward("ctx", V1, key(), b"chunk")]
+
+
+def test_context_finds_the_verifier_of_its_model() -> None:
+    world = World()
+    world.stat(V1)
+    other = IDENTITY.model_copy(update={"model": "other", "weights": "cc"})
+    world.stat(V2, identity=other)
+
+    header = context({"model": "other", "weights": "cc"})
+    known = world.tell(ContextArrived(key(), header, b"chunk"))
+    unknown = world.tell(ContextArrived(key("B"), context({"model": "third"}), b"chunk"))
+
+    assert known == [Forward("ctx", V2, key(), b"chunk")]
+    (answer,) = unknown
+    assert isinstance(answer, AnswerSession)
+    assert isinstance(answer.message, Rejected)
+    assert answer.message.rejected is Reason.UNKNOWN_MODEL
+
+
+def test_the_end_of_a_session_not_known_here_is_passed_on_to_all() -> None:
+    world = World()
+    world.stat(V1)
+    world.stat(V2)
+
+    effects = world.tell(EndingArrived(key(), "cancel", b"body"))
+
+    assert effects == [Forward("cancel", name, key(), b"body") for name in (V1, V2)]
+
+
+def test_a_cancelled_sessions_round_does_not_come_back_when_its_verifier_dies() -> None:
+    world = World()
+    world.stat(V1)
+    world.tell(DraftArrived(key(), draft(budget_ms=9000)))
+    world.tell(EndingArrived(key(), "cancel", b""))
+    world.stat(V2)
+
+    effects = world.wait(1.0, V2)
+
+    assert not sent(effects)
+    assert not world.policy.cluster.sessions
+
+
+def test_a_silent_session_is_forgotten_unless_its_verifier_works_for_it() -> None:
+    world = World()
+    world.stat()
+    quiet, prefilling = key("A"), key("B")
+    world.open(quiet)
+    world.open(prefilling)
+    report = SessionReport(e=prefilling.edge, s=prefilling.session, round=-1, state="filling")
+
+    for _ in range(32):
+        world.wait(1.0, V1)
+        world.stat(sessions=(report,))
+
+    assert set(world.policy.cluster.sessions) == {prefilling}
+
+
+# ---------------------------------------------------------------- admission
+
+
+def test_without_a_verifier_an_edge_is_told_when_to_come_again() -> None:
+    refused = World().open(key())
+
+    assert isinstance(refused, Refused)
+    assert refused.refused is Reason.NO_VERIFIER
+    assert refused.retry_ms
+
+
+def test_what_cannot_be_served_is_refused_by_field() -> None:
+    world = World()
+    world.stat()
+
+    model = world.open(key(), model="small")
+    tokenizer = world.open(key(), tokenizer="cc")
+    length = world.open(key(), context=1001)
+
+    assert isinstance(model, Refused)
+    assert (model.refused, model.field) == (Reason.UNKNOWN_MODEL, "model")
+    assert isinstance(tokenizer, Refused)
+    assert (tokenizer.refused, tokenizer.field) == (Reason.FINGERPRINT, "tokenizer")
+    assert (tokenizer.ours, tokenizer.theirs) == ("bb", "cc")
+    assert isinstance(length, Refused)
+    assert (length.refused, length.field) == (Reason.TOO_LONG, "context")
+    assert not world.policy.cluster.sessions
+
+
+def test_an_opened_session_learns_its_limits_and_the_model() -> None:
+    world = World(max_batch_nodes=20)
+    world.stat()
+
+    opened = world.open(key())
+
+    assert isinstance(opened, Opened)
+    assert opened.limits == Limits(nodes=19, append=8, context=1000, grant=16)
+    assert opened.identity == IDENTITY
+    assert (opened.at, opened.group) == ("v1", "main")
+
+
+def test_a_draft_over_the_limit_is_rejected_before_it_costs_anything() -> None:
+    world = World()
+    world.stat()
+    world.open(key())
+
+    (answer,) = world.tell(DraftArrived(key(), draft(nodes=LIMITS.nodes + 1)))
+
+    assert isinstance(answer, AnswerSession)
+    assert isinstance(answer.message, Rejected)
+    assert (answer.message.rejected, answer.message.field) == (Reason.OVER_LIMIT, "token")
+
+
+def test_an_edge_has_a_bounded_number_of_sessions() -> None:
+    world = World(sessions_per_edge=2)
+    world.stat(slots=10)
+    world.open(key("A", 1))
+    world.tell(DraftArrived(key("A", 2), draft()))
+
+    refused = world.open(key("A", 3))
+    (rejected,) = world.tell(DraftArrived(key("A", 4), draft()))
+
+    assert isinstance(refused, Refused)
+    assert refused.refused is Reason.BUSY
+    assert isinstance(rejected, AnswerSession)
+    assert isinstance(rejected.message, Rejected)
+    assert rejected.message.rejected is Reason.BUSY
+    assert isinstance(world.open(key("B", 1)), Opened)
+
+
+def test_an_edge_that_floods_is_told_to_wait_and_costs_no_other_edge_anything() -> None:
+    world = World(messages_per_s=10.0, burst_s=1.0)
+    world.stat()
+
+    effects = world.tell(*(DraftArrived(key("A"), draft(n)) for n in range(30)))
+    calm = world.tell(DraftArrived(key("B"), draft()))
+
+    rejected = [e for e in effects if isinstance(e, AnswerSession)]
+    assert len(rejected) == 20
+    message = rejected[0].message
+    assert isinstance(message, Rejected)
+    assert message.retry_ms
+    assert sent(calm)
+    world.clock.advance(message.retry_ms / 1000)
+    assert not [
+        e for e in world.tell(DraftArrived(key("A"), draft(99))) if isinstance(e, AnswerSession)
+    ]
+
+
+def test_junk_is_answered_within_bounds_only() -> None:
+    world = World(messages_per_s=10.0, burst_s=1.0)
+    answer = AnswerSession(key(), Rejected(round=0, rejected=Reason.INVALID))
+
+    effects = world.tell(*(BadMessageArrived(key(), answer) for _ in range(50)))
+
+    assert effects == [answer] * 10

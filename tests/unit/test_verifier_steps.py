@@ -1,0 +1,125 @@
+"""What goes into a step, and which batches still have rounds here."""
+
+import numpy as np
+import pytest
+
+from specedge.ids import SessionKey
+from specedge.protocol.effects import WantStep
+from specedge.protocol.messages import Batch
+from specedge.tree.token_tree import TokenTree
+from specedge_verifier.batches import BatchLedger
+from specedge_verifier.prefill import plan_chunks, room_for_decoding
+from specedge_verifier.step_plan import num_rows, plan_step
+from tests.unit.scheduler_facts import key
+
+
+def a_round(nodes: int, *, is_hosted: bool = False) -> WantStep:
+    tree = TokenTree.from_parents([1] * (nodes + 1), [-1, *range(nodes)])
+    return WantStep(4, np.ones(1, dtype=np.int32), tree, None, is_hosted)
+
+
+def a_prefill(tokens: int) -> WantStep:
+    return WantStep(0, np.ones(tokens, dtype=np.int32), None, None)
+
+
+def planned(wants: list[WantStep], max_step_tokens: int) -> dict[int, int]:
+    """By number of the want: how much of its chain is taken."""
+    keys: dict[SessionKey, WantStep] = {key("A", n): want for n, want in enumerate(wants)}
+    return {int(one.key.session, 16): one.num_chain for one in plan_step(keys, max_step_tokens)}
+
+
+def test_rounds_come_first_then_hosted_rows_and_prefill_takes_what_is_left() -> None:
+    wants = [a_prefill(1000), a_round(0, is_hosted=True), a_round(9)]
+
+    keys = [key("A", number) for number in range(3)]
+    plan = plan_step(dict(zip(keys, wants, strict=True)), 64)
+
+    assert [int(one.key.session, 16) for one in plan] == [2, 1, 0]
+    assert plan[-1].num_chain == 64 - 10 - 1
+
+
+def test_a_step_is_not_over_its_rows() -> None:
+    wants = [a_round(9) for _ in range(20)] + [a_prefill(500)]
+
+    plan = planned(wants, 64)
+
+    rows = sum(num_rows(wants[n]) if wants[n].tree is not None else c for n, c in plan.items())
+    assert rows <= 64
+
+
+def test_rounds_that_do_not_fit_wait_their_turn_in_order() -> None:
+    wants = [a_round(9) for _ in range(20)]
+
+    assert list(planned(wants, 64)) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_round_larger_than_a_step_goes_alone() -> None:
+    assert planned([a_round(99), a_round(1)], 64) == {0: 1}
+
+
+def test_however_many_rounds_wait_a_prefill_moves_on() -> None:
+    wants = [a_round(9) for _ in range(20)] + [a_prefill(500)]
+
+    assert planned(wants, 64)[20] >= 64 // 8
+
+
+def test_without_prefill_rounds_have_the_whole_step() -> None:
+    assert room_for_decoding(64, prefill_waits=False) == 64
+    assert room_for_decoding(64, prefill_waits=True) == 56
+
+
+@pytest.mark.parametrize(
+    ("remaining", "room", "chunks"),
+    [
+        ([100], 30, [30]),
+        ([10], 30, [10]),
+        ([100, 100], 30, [15, 15]),
+        ([5, 100], 30, [5, 25]),
+        ([100, 5, 100], 35, [15, 5, 15]),
+        ([100, 100, 100], 31, [11, 10, 10]),
+        ([9, 9, 9], 2, [1, 1, 0]),
+        ([9], 0, [0]),
+        ([], 10, []),
+    ],
+)
+def test_prefills_share_the_room_and_short_ones_end_first(
+    remaining: list[int], room: int, chunks: list[int]
+) -> None:
+    assert plan_chunks(remaining, room) == chunks
+
+
+def a_batch(seq: int, epoch: tuple[int, int] = (1, 0)) -> Batch:
+    return Batch(epoch=epoch, seq=seq, items=())
+
+
+def test_a_batch_is_held_until_its_last_round_is_settled() -> None:
+    ledger = BatchLedger()
+    assert ledger.admit(a_batch(1))
+    ledger.add(1, key("A"))
+    ledger.add(1, key("B"))
+    ledger.settle(key("A"))
+    assert ledger.held == (1,)
+
+    ledger.settle(key("B"))
+    ledger.settle(key("B"))
+
+    assert ledger.held == ()
+    assert ledger.last == 1
+
+
+def test_batches_of_an_earlier_term_are_not_admitted() -> None:
+    ledger = BatchLedger()
+    ledger.admit(a_batch(7, (2, 0)))
+
+    assert not ledger.admit(a_batch(8, (1, 9)))
+    assert (ledger.epoch, ledger.last) == ((2, 0), 7)
+
+
+def test_a_new_term_counts_its_own_batches() -> None:
+    ledger = BatchLedger()
+    ledger.admit(a_batch(7))
+    ledger.add(7, key())
+
+    assert ledger.admit(a_batch(1, (2, 0)))
+
+    assert (ledger.epoch, ledger.last, ledger.held) == ((2, 0), 1, ())
