@@ -49,7 +49,10 @@ DrafterName = Annotated[
 Dtype = Annotated[str | None, typer.Option(help="fp32, bf16 or auto.")]
 Verifiers = Annotated[int, typer.Option(min=1, max=16, help="Verifier processes.")]
 Threads = Annotated[
-    int | None, typer.Option(min=1, help="Compute threads of each verifier.", show_default="cores but one, shared")
+    int | None,
+    typer.Option(
+        min=1, help="Compute threads of each verifier.", show_default="cores but one, shared"
+    ),
 ]
 ApiKey = Annotated[
     str | None, typer.Option(envvar="SPECEDGE_API_KEY", help="Key of the edge's OpenAI API.")

@@ -23,9 +23,5 @@ QUESTIONS: Final[tuple[Question, ...]] = (
         max_tokens=80,
     ),
     Question("question", "What is the capital of France? Answer in one sentence.", max_tokens=40),
-    Question(
-        "explain",
-        "Explain in three short sentences why the sky is blue.",
-        max_tokens=80,
-    ),
+    Question("explain", "Explain in two short sentences why the sky is blue.", max_tokens=48),
 )
