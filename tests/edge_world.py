@@ -12,9 +12,11 @@ from transformers import PreTrainedTokenizerFast
 
 from specedge.credentials.nkey import UserKey
 from specedge.engine.fingerprints import logical_vocab_size, tokenizer_fingerprint
+from specedge.ids import EdgeId
 from specedge.link.base import Link
-from specedge.link.memory import MemoryHub, MemoryLink
+from specedge.link.memory import MemoryHub
 from specedge.protocol.messages import Identity, SessionParams
+from specedge.protocol.subjects import edge_inbox
 from specedge.service.runtime import LoopClock, service_context
 from specedge_edge.app import Edge
 from specedge_edge.config import EdgeSettings
@@ -122,8 +124,7 @@ def connect_to(hub: MemoryHub) -> Any:
     """A way for an edge to connect."""
 
     async def connect(key: UserKey) -> Link:
-        link: MemoryLink = hub.link(key.public_key)
-        return link
+        return hub.link(key.public_key, inbox_prefix=edge_inbox(EdgeId(key.public_key)))
 
     return connect
 
