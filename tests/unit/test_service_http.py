@@ -184,6 +184,32 @@ async def test_closing_lets_a_request_end(tasks: Tasks) -> None:
             await client.get(server.url)
 
 
+async def test_the_end_of_its_tasks_cuts_off_requests_and_frees_the_port() -> None:
+    arrived = asyncio.Event()
+
+    async def hang(_: Request) -> Response:
+        arrived.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def ask(client: httpx.AsyncClient, url: str) -> None:
+        with pytest.raises(httpx.TransportError):
+            await client.get(url)
+
+    app = Starlette(routes=[Route("/", hang)])
+    async with httpx.AsyncClient() as client, Tasks() as asking:
+        async with Tasks() as tasks:
+            server = await serve_http(app, host="127.0.0.1", port=0, tasks=tasks)
+            answer = asking.start(ask(client, server.url), name="ask")
+            await arrived.wait()
+
+        async with asyncio.timeout(5.0):
+            await answer
+        with socket.socket() as again:
+            again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            again.bind(("127.0.0.1", server.port))
+
+
 async def test_a_taken_port_is_named(tasks: Tasks) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

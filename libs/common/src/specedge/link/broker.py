@@ -15,7 +15,7 @@ import sysconfig
 from collections import deque
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, cast
 
 from specedge.errors import SpecEdgeError
 from specedge.link import _tethered
@@ -192,8 +192,7 @@ class _Process(asyncio.SubprocessProtocol):
                 self._transport.send_signal(number)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.SubprocessTransport)
-        self._transport = transport
+        self._transport = cast(asyncio.SubprocessTransport, transport)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         self._log.write(data)

@@ -14,6 +14,7 @@ from specedge.errors import InvalidRequest
 from specedge.service.runtime import Tasks
 
 GRACE_S: Final = 5
+CUT_OFF_S: Final = 1.0
 BACKLOG: Final = 2048
 
 _log = structlog.get_logger("specedge.service")
@@ -83,10 +84,26 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self.listening.set()
 
+    async def cut_off(self) -> None:
+        """End everything at once: requests are cancelled, connections aborted."""
+        for server in self.servers if self.listening.is_set() else ():
+            server.close()
+        requests = set(self.server_state.tasks)
+        for request in requests:
+            request.cancel()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        if requests:
+            await asyncio.wait(requests, timeout=CUT_OFF_S)
+
 
 async def _run(server: _Server, listener: socket.socket) -> None:
     with contextlib.closing(listener):
-        await server.serve(sockets=[listener])
+        try:
+            await server.serve(sockets=[listener])
+        except asyncio.CancelledError:
+            await server.cut_off()
+            raise
 
 
 def _bind(host: str, port: int) -> socket.socket:
