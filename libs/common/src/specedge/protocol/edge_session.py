@@ -12,6 +12,8 @@ Rounds number from 0; a try is one send of a round. One round, or one grant, is 
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+
 from specedge.errors import Busy, ProtocolViolation, RetryableError, SpecEdgeError
 from specedge.ids import Round
 from specedge.protocol.codec import encode
@@ -83,7 +85,8 @@ class EdgeSession:
         self.counters: Counter[str] = Counter()
         self._config = config or EdgeSessionConfig()
         self._params = params
-        self._log = TokenLog(params, prompt)
+        self._prompt = np.array(prompt, dtype=np.int32)
+        self._log = TokenLog(params)  # filled once the handshake has completed the params
         self._open_payload = encode(
             OpenRequest(
                 model=params.model,
@@ -123,13 +126,13 @@ class EdgeSession:
 
     @property
     def committed(self) -> IntArray:
-        """Prompt and generated tokens, (base,) int32, read-only; the last one is the root."""
-        return self._log.view()
+        """Prompt and generated tokens, (base,) int32, the root last; not to be written."""
+        return self._prompt if self._opened is None else self._log.view()
 
     @property
     def base(self) -> int:
         """How many tokens are committed."""
-        return len(self._log)
+        return len(self.committed)
 
     @property
     def round(self) -> Round:
@@ -244,7 +247,7 @@ class EdgeSession:
         identity = opened.identity
         told = {"model": identity.model, "weights": identity.weights}
         self._params = self._params.model_copy(update=told)
-        self._log = TokenLog(self._params, self._log.view())
+        self._log = TokenLog(self._params, self._prompt)
         self._opened, self._verifier = opened, opened.at
         self._advanced_s = now_s
         self._state = EdgeState.DRAFTING
@@ -341,8 +344,7 @@ class EdgeSession:
             self._on_other_round(verdict, now_s)
             return
         tokens = (*verdict.path, verdict.bonus)
-        base = len(self._log) + len(tokens)
-        if verdict.base != base or self._log.hash_after(tokens) != verdict.hash:
+        if not self._is_consistent(verdict, tokens):
             self._on_mismatch(verdict, now_s)
             return
         # A grant that ran ahead may answer the round before the drafted tree got there.
@@ -358,6 +360,15 @@ class EdgeSession:
             self._end(verdict.final)
         else:
             self._begin_round(now_s)
+
+    def _is_consistent(self, verdict: Verdict, tokens: tuple[int, ...]) -> bool:
+        """Whether the verdict continues our own prefix, in our own vocabulary."""
+        assert self._opened is not None
+        return (
+            verdict.base == len(self._log) + len(tokens)
+            and max(tokens) < self._opened.identity.vocab_size
+            and verdict.hash == self._log.hash_after(tokens)
+        )
 
     def _begin_round(self, now_s: float) -> None:
         self._round = Round(self._round + 1)

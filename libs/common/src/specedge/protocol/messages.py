@@ -376,6 +376,7 @@ class Stat(Body):
     last: Count = 0
     queued: Count = 0
     running: Count = 0
+    step_rows: Count = 0
     hosted: Count = 0
     steps: tuple[StepReport, ...] = ()
     draining: bool = False

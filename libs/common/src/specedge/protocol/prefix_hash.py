@@ -68,10 +68,11 @@ class PrefixHash:
         """Fold in more tokens (plain ints). Inlined splitmix64: this runs over whole prompts."""
         state = self._states[-1]
         append = self._states.append
+        gamma, multiplier_1, multiplier_2, mask = GAMMA, MULTIPLIER_1, MULTIPLIER_2, MASK
         for token in tokens:
-            z = ((state ^ (token + 1)) + GAMMA) & MASK
-            z = ((z ^ (z >> 30)) * MULTIPLIER_1) & MASK
-            z = ((z ^ (z >> 27)) * MULTIPLIER_2) & MASK
+            z = ((state ^ (token + 1)) + gamma) & mask
+            z = ((z ^ (z >> 30)) * multiplier_1) & mask
+            z = ((z ^ (z >> 27)) * multiplier_2) & mask
             state = z ^ (z >> 31)
             append(state)
 

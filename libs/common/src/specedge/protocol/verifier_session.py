@@ -528,11 +528,10 @@ class VerifierSession:
         at_s, self._timer_at_s = self._timer_at_s, None
         if at_s is None or now_s < at_s - _SAME_MOMENT_S:
             return  # stale, or early: ``_arm`` asks again
-        now_s += _SAME_MOMENT_S
-        expires_at_s = self._expires_at_s()
-        if self._progress_at_s is not None and now_s >= self._progress_at_s:
+        due_s, expires_at_s = now_s + _SAME_MOMENT_S, self._expires_at_s()
+        if self._progress_at_s is not None and due_s >= self._progress_at_s:
             self._report_progress(now_s)
-        elif expires_at_s is not None and now_s >= expires_at_s:
+        elif expires_at_s is not None and due_s >= expires_at_s:
             self._drop_job(_EXPIRED)
 
     def _expires_at_s(self) -> float | None:
@@ -595,6 +594,8 @@ class VerifierSession:
             return VerifierState.RUNNING if is_round else VerifierState.FILLING
         if self._job is not None or self._assembly is not None or self._is_prefilling:
             return VerifierState.FILLING
+        if self._lease is _Lease.ASKED:
+            return VerifierState.FILLING  # nobody needs it any more, but the answer is owed
         return VerifierState.ABSENT if self._log is None else VerifierState.READY
 
     def _begin_ending(self) -> None:

@@ -1,0 +1,154 @@
+"""The two ends of a session against each other, whatever lies between them: every run ends, with
+exactly the reference tokens, and nothing stays held."""
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from specedge.errors import RetryableError
+from specedge.protocol.effects import CancelAsked, CloseAsked
+from specedge.protocol.round_timer import EdgeSessionConfig
+from tests.properties.session_nodes import IDLE_S, EdgeNode, reference
+from tests.properties.session_world import Network, Request, World
+
+lean = settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+seeds = st.integers(0, 2**32 - 1)
+requests = st.builds(
+    Request,
+    prompt_len=st.sampled_from((1, 2, 30, 90, 8193)),
+    max_tokens=st.integers(1, 25),
+    seed=st.integers(0, 1000),
+    stop=st.sampled_from(((), (3,), (1, 2, 5, 8, 13, 21, 34, 55))),
+    min_tokens=st.sampled_from((0, 0, 4)),
+    grants=st.sampled_from(("never", "always", "sometimes")),
+    accuracy=st.sampled_from((0.0, 0.7, 1.0)),
+)
+networks = st.builds(
+    Network,
+    loss=st.sampled_from((0.0, 0.05, 0.3)),
+    duplication=st.sampled_from((0.0, 0.3)),
+    latency_s=st.sampled_from((0.001, 0.02, 0.2)),
+    jitter_s=st.sampled_from((0.0, 0.01, 0.3)),
+)
+
+
+def assert_right(edge: EdgeNode) -> None:
+    expected = reference(edge.params, edge.prompt)
+    assert edge.ended is not None
+    if edge.ended.reason in ("cancelled", "closed"):
+        assert edge.got == expected[: len(edge.got)]
+    else:
+        assert edge.ended.error is None, edge.ended
+        assert edge.got == expected
+        is_stop = expected[-1] in edge.params.stop and len(expected) > edge.params.min_tokens
+        assert edge.ended.reason == ("stop" if is_stop else "length")
+    assert edge.session.committed.tolist() == edge.prompt + edge.got
+
+
+def assert_nothing_stays(world: World) -> None:
+    world.clock.advance(3 * IDLE_S)
+    for verifier in world.verifiers.values():
+        assert verifier.slots_used == 0
+        assert not verifier.held
+    assert world.clock.next_due_s() is None
+
+
+@lean
+@given(seed=seeds, request=requests)
+def test_a_calm_run_gives_the_reference_tokens_without_any_repeat(
+    seed: int, request: Request
+) -> None:
+    world = World(seed)
+
+    edge = world.start(request)
+    world.run()
+
+    assert_right(edge)
+    assert edge.session.counters["resyncs"] == 0
+    assert_nothing_stays(world)
+
+
+@lean
+@given(
+    seed=seeds,
+    requests=st.lists(requests, min_size=1, max_size=3),
+    network=networks,
+    num_verifiers=st.integers(1, 3),
+    num_slots=st.integers(1, 3),
+    fail_rate=st.sampled_from((0.0, 0.1)),
+    hold_s=st.sampled_from((0.0, 0.1, 1.5)),
+    migration=st.sampled_from((0.0, 0.2)),
+    crashes=st.lists(st.tuples(st.floats(0, 5), st.integers(0, 2), st.floats(0.01, 3)), max_size=4),
+    cuts=st.lists(st.tuples(st.floats(0, 3), st.floats(0.01, 2)), max_size=2),
+    leavings=st.lists(st.tuples(st.floats(0, 3), st.booleans()), max_size=1),
+)
+def test_every_run_ends_with_the_reference_tokens_and_nothing_held(
+    seed,
+    requests,
+    network,
+    num_verifiers,
+    num_slots,
+    fail_rate,
+    hold_s,
+    migration,
+    crashes,
+    cuts,
+    leavings,
+) -> None:
+    world = World(
+        seed,
+        network=network,
+        num_verifiers=num_verifiers,
+        num_slots=num_slots,
+        fail_rate=fail_rate,
+        hold_s=hold_s,
+        migration=migration,
+    )
+    for when_s, number, down_s in crashes:
+        name = f"v{number % num_verifiers}"
+        world.at(when_s, lambda name=name, down_s=down_s: world.crash(name, down_s))
+
+    edges = [world.start(request) for request in requests]
+    for when_s, for_s in cuts:
+        world.at(when_s, lambda for_s=for_s: world.cut(edges[0], for_s))
+    for when_s, is_cancel in leavings:
+        event = CancelAsked() if is_cancel else CloseAsked()
+        world.at(when_s, lambda event=event: edges[0].ended or edges[0].feed(event))
+    world.run()
+
+    for edge in edges:
+        assert_right(edge)
+    assert_nothing_stays(world)
+
+
+@lean
+@given(seed=seeds, request=requests, when_s=st.floats(0, 2))
+def test_a_cancel_frees_the_slot_after_at_most_the_step_under_way(seed, request, when_s) -> None:
+    world = World(seed)
+    edge = world.start(request)
+    world.at(when_s, lambda: edge.ended or edge.feed(CancelAsked()))
+    world.run()
+
+    world.clock.advance(0.25)
+
+    assert not world.verifiers["v0"].held
+    assert_right(edge)
+
+
+@lean
+@given(seed=seeds, request=requests, when_s=st.floats(0, 1))
+def test_when_the_cloud_is_gone_for_good_the_session_ends_with_a_retryable_error(
+    seed, request, when_s
+) -> None:
+    world = World(seed, config=EdgeSessionConfig(give_up_s=5.0))
+    edge = world.start(request)
+    world.at(when_s, lambda: world.crash("v0", 1e9))
+
+    world.run(limit_s=when_s + 30.0)
+
+    if edge.ended.error is not None:
+        assert isinstance(edge.ended.error, RetryableError)
+        assert edge.got == reference(edge.params, edge.prompt)[: len(edge.got)]
