@@ -5,8 +5,8 @@ from collections import Counter
 from specedge.ids import SessionKey
 from specedge.protocol.codec import batch_item, encode
 from specedge.protocol.messages import MAX_BATCH_BYTES, Batch
-from specedge_scheduler.cluster import PendingDraft
 from specedge_scheduler.policy.batching import BatchPlanner, DeficitRing, message_bytes
+from specedge_scheduler.views import PendingDraft
 from tests.unit.scheduler_facts import draft, key
 
 

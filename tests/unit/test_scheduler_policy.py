@@ -122,46 +122,81 @@ def test_an_idle_verifier_gets_what_waits_at_once() -> None:
     assert batch.num_nodes == 8
 
 
-def test_one_batch_runs_and_one_is_staged_and_the_rest_waits_here() -> None:
-    world = World()
+def test_a_full_batch_runs_and_a_full_one_is_staged_and_the_rest_waits_here() -> None:
+    world = World(max_batch_nodes=8)
     world.stat()
 
     batches = [
-        len(sent(world.tell(DraftArrived(key("A", number), draft())))) for number in range(4)
+        len(sent(world.tell(DraftArrived(key("A", number), draft(nodes=3))))) for number in range(6)
     ]
 
-    assert batches == [1, 1, 0, 0]
+    assert batches == [1, 1, 1, 1, 0, 0]
 
 
-def test_a_finished_batch_makes_room_for_all_that_waits() -> None:
+def test_what_arrives_while_a_step_runs_joins_the_staged_batch() -> None:
     world = World()
     world.stat()
-    for number in range(5):
-        world.tell(DraftArrived(key("A", number), draft()))
+    world.tell(DraftArrived(key("A", 1), draft()))
+    world.stat(batches=[1], last=1)
 
-    (batch,) = sent(world.stat(batches=[2], last=2))
+    batches = [sent(world.tell(DraftArrived(key("A", number), draft()))) for number in (2, 3)]
 
-    assert sessions_in(batch) == {key("A", 2), key("A", 3), key("A", 4)}
-    assert batch.batch.seq == 3
+    assert [len(batch) for batch in batches] == [1, 1]
 
 
-def test_a_verifier_with_work_waiting_is_never_left_without_a_batch() -> None:
+def test_a_finished_batch_makes_room_for_as_much() -> None:
     world = World(max_batch_nodes=8)
     world.stat()
-    for number in range(20):
+    for number in range(8):
         world.tell(DraftArrived(key("A", number), draft(nodes=3)))
 
-    held, num_sent = [1, 2], 2
-    while held:
-        held.pop(0)
-        for batch in sent(world.stat(batches=held, last=num_sent)):
-            num_sent += 1
-            held.append(batch.batch.seq)
-            assert batch.num_nodes <= 8
-        waiting = len(world.policy.cluster.waiting)
-        assert len(held) == 2 or waiting == 0
+    (batch,) = sent(world.stat(batches=[3, 4], last=4))
 
-    assert num_sent == 2 + 18 // 2
+    assert sessions_in(batch) == {key("A", 4), key("A", 5)}
+    assert batch.batch.seq == 5
+
+
+def test_a_verifier_with_small_steps_gets_small_batches() -> None:
+    world = World()
+
+    world.tell(*(DraftArrived(key("A", number), draft(nodes=3)) for number in range(9)))
+    batches = sent(world.stat(step_rows=10))
+
+    assert [batch.num_nodes for batch in batches] == [8, 8, 4]
+
+
+def test_a_large_round_is_not_passed_by_small_ones_for_ever() -> None:
+    world = World(max_batch_nodes=16)
+    world.stat()
+    world.tell(*(DraftArrived(key("A", number), draft(nodes=3)) for number in range(7)))
+    large = key("B")
+    world.tell(DraftArrived(large, draft(nodes=15)))
+
+    held, number, passed = [1, 2], 10, 0
+    while large in world.policy.cluster.waiting:
+        number += 1
+        passed += 1
+        arrival = DraftArrived(key("A", number), draft(nodes=3))
+        effects = world.tell(arrival) + world.stat(batches=held[1:], last=max(held))
+        held = [*held[1:], *(batch.batch.seq for batch in sent(effects))]
+
+    assert passed < 10
+
+
+def test_a_verifier_is_never_idle_while_rounds_wait() -> None:
+    world = World(max_batch_nodes=8)
+    world.stat()
+    first = [DraftArrived(key("A", number), draft(nodes=3)) for number in range(20)]
+
+    held = [batch.batch.seq for batch in sent(world.tell(*first))]
+    served = 2 * len(held)
+    while held:
+        effects = world.stat(batches=held[1:], last=max(held))
+        held = [*held[1:], *(batch.batch.seq for batch in sent(effects))]
+        served += 2 * len(sent(effects))
+        assert len(held) == 2 or not world.policy.cluster.waiting
+
+    assert served == 20
 
 
 def test_the_newest_round_and_try_takes_the_one_place_of_its_session() -> None:

@@ -4,123 +4,11 @@ Soft state, all of it: a scheduler that starts anew learns the verifiers from th
 the sessions from their next drafts. Decides nothing; ``policy`` does. One owner, the driver's task.
 """
 
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+import math
 
 from specedge.ids import EdgeId, SessionId, SessionKey, VerifierId
-from specedge.protocol.messages import Draft, Identity, Stat
-from specedge.protocol.refusals import ANY_WEIGHTS
-from specedge_scheduler.estimator import StepEstimator
-
-MIN_SILENCE_S: Final = 0.35  # three and a half heartbeats
-MAX_SILENCE_S: Final = 1.5
-GAPS_TOLERATED: Final = 4.0
-GAP_WINDOW_S: Final = 5.0
-
-
-class ModelKey(NamedTuple):
-    """What must be equal for a session to move from one verifier to another. ``weights`` may be
-    ``ANY_WEIGHTS``: the edge did not say."""
-
-    name: str
-    weights: str
-    tokenizer: str
-
-    @classmethod
-    def of(cls, identity: Identity) -> "ModelKey":
-        """The model that a verifier serves."""
-        return cls(identity.model, identity.weights, identity.tokenizer)
-
-    def admits(self, other: "ModelKey") -> bool:
-        """Whether a session that wants this may go where ``other`` is served."""
-        same_weights = self.weights in (ANY_WEIGHTS, other.weights)
-        return same_weights and (self.name, self.tokenizer) == (other.name, other.tokenizer)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PendingDraft:
-    """A round that waits here, or is at a verifier. Times in the clock's seconds."""
-
-    draft: Draft
-    arrived_s: float
-    deadline_s: float
-
-    @property
-    def num_rows(self) -> int:
-        """Rows it adds to a step: the root, what is appended, what is drafted."""
-        return 1 + len(self.draft.append) + len(self.draft.token)
-
-    @property
-    def order(self) -> tuple[int, int]:
-        """Newest wins: the round, then the try."""
-        return self.draft.round, self.draft.try_
-
-
-@dataclass(slots=True)
-class Session:
-    """A session as the scheduler knows it.
-
-    verifier  where its KV is, or will be; None: to be placed with its next round
-    wants     the model it was opened for; None while only drafts were seen
-    pending   the one round that waits here
-    """
-
-    key: SessionKey
-    heard_s: float
-    verifier: VerifierId | None = None
-    wants: ModelKey | None = None
-    pending: PendingDraft | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SentBatch:
-    """A batch at a verifier, as far as is known."""
-
-    items: tuple[tuple[SessionKey, PendingDraft], ...]
-    sent_s: float
-
-
-class GapWindow:
-    """The largest recent gap between reports: of this window of five seconds and the one before."""
-
-    def __init__(self, now_s: float) -> None:
-        self._since_s = now_s
-        self._largest_s = 0.0
-        self._before_s = 0.0
-
-    def add(self, gap_s: float, now_s: float) -> None:
-        """A report came ``gap_s`` after the one before."""
-        if now_s - self._since_s > GAP_WINDOW_S:
-            self._since_s, self._before_s, self._largest_s = now_s, self._largest_s, 0.0
-        self._largest_s = max(self._largest_s, gap_s)
-
-    @property
-    def patience_s(self) -> float:
-        """How long silence is no sign of death."""
-        wanted_s = GAPS_TOLERATED * max(self._largest_s, self._before_s)
-        return min(MAX_SILENCE_S, max(MIN_SILENCE_S, wanted_s))
-
-
-@dataclass(slots=True)
-class Verifier:
-    """A live verifier: its last report, and the batches it was sent that it has not finished."""
-
-    name: VerifierId
-    stat: Stat
-    seen_s: float
-    gaps: GapWindow
-    estimator: StepEstimator = field(default_factory=StepEstimator)
-    sent: dict[int, SentBatch] = field(default_factory=dict)
-    sessions: set[SessionKey] = field(default_factory=set)
-
-    @property
-    def model(self) -> ModelKey:
-        """What it serves."""
-        return ModelKey.of(self.stat.identity)
-
-    def is_silent(self, now_s: float) -> bool:
-        """Whether it is taken for dead."""
-        return now_s - self.seen_s > self.gaps.patience_s
+from specedge.protocol.messages import Stat
+from specedge_scheduler.views import GapWindow, PendingDraft, SentBatch, Session, Verifier
 
 
 class Cluster:
@@ -132,6 +20,7 @@ class Cluster:
         self.sessions: dict[SessionKey, Session] = {}
         self.waiting: dict[SessionKey, Session] = {}  # those with a pending round, oldest first
         self.sessions_of: dict[EdgeId, set[SessionKey]] = {}
+        self.next_deadline_s = math.inf  # no waiting round expires before
         self._next_seq: dict[VerifierId, int] = {}
 
     # ------------------------------------------------------------ verifiers
@@ -197,7 +86,7 @@ class Cluster:
         """The rounds leave for the verifier as one batch: its sequence number."""
         seq = self._next_seq.get(verifier.name, 1)
         self._next_seq[verifier.name] = seq + 1
-        verifier.sent[seq] = SentBatch(items, now_s)
+        verifier.sent[seq] = SentBatch(items, now_s, sum(one.num_rows for _, one in items))
         for key, _ in items:
             self.drop_pending(self.sessions[key])
         return seq
@@ -239,7 +128,22 @@ class Cluster:
             return False
         session.pending = pending
         self.waiting[session.key] = session
+        self.next_deadline_s = min(self.next_deadline_s, pending.deadline_s)
         return True
+
+    def take_expired(self, now_s: float) -> list[tuple[SessionKey, PendingDraft]]:
+        """The rounds whose time is over; they wait no more."""
+        expired: list[tuple[SessionKey, PendingDraft]] = []
+        self.next_deadline_s = math.inf
+        for key, session in list(self.waiting.items()):
+            pending = session.pending
+            assert pending is not None  # that is what ``waiting`` means
+            if pending.deadline_s > now_s:
+                self.next_deadline_s = min(self.next_deadline_s, pending.deadline_s)
+            else:
+                expired.append((key, pending))
+                self.drop_pending(session)
+        return expired
 
     def drop_pending(self, session: Session) -> None:
         """Nothing of the session waits any more."""

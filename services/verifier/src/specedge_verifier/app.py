@@ -92,7 +92,13 @@ class Verifier:
             say=self.say,
         )
         self.reporter = Reporter(
-            Who(options.name, options.incarnation, identity, options.limits),
+            Who(
+                options.name,
+                options.incarnation,
+                identity,
+                options.limits,
+                loaded.max_step_tokens,
+            ),
             table=self.table,
             pool=self.pool,
             ledger=self.ledger,

@@ -32,6 +32,7 @@ class Who:
     incarnation: str
     identity: Identity
     limits: Limits
+    step_rows: int
 
 
 class Reporter:
@@ -111,6 +112,7 @@ class Reporter:
             last=self._ledger.last,
             queued=sum(num_rows(want) for want in wants),
             running=self._running_rows(),
+            step_rows=self._who.step_rows,
             hosted=sum(want.is_hosted for want in wants),
             steps=tuple(self._steps),
             draining=self.is_draining,

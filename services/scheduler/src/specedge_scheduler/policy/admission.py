@@ -19,8 +19,8 @@ from specedge.protocol.messages import (
     Refused,
     Rejected,
 )
-from specedge_scheduler.cluster import Verifier
 from specedge_scheduler.policy.placement import has_free_slot
+from specedge_scheduler.views import Verifier
 
 RETRY_FLOOR_MS: Final = 10
 

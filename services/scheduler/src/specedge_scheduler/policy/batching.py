@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Generic, TypeVar
 
 from specedge.ids import EdgeId, SessionKey
-from specedge_scheduler.cluster import PendingDraft
+from specedge_scheduler.views import PendingDraft
 
 K = TypeVar("K")
 
@@ -63,10 +63,14 @@ class BatchPlanner:
         self._sessions: dict[EdgeId, DeficitRing[SessionKey]] = {}
 
     def plan(
-        self, waiting: Mapping[SessionKey, PendingDraft], max_rows: int
+        self,
+        waiting: Mapping[SessionKey, PendingDraft],
+        max_rows: int,
+        *,
+        at_least_one: bool = True,
     ) -> list[tuple[SessionKey, PendingDraft]]:
-        """The next batch out of ``waiting``: at most ``max_rows`` rows and one message's bytes, yet
-        never empty while anything waits."""
+        """The next batch out of ``waiting``: at most ``max_rows`` rows and one message's bytes.
+        ``at_least_one``: it is not empty, however large the first round is."""
         of_edge: dict[EdgeId, list[SessionKey]] = {}
         for key in waiting:
             of_edge.setdefault(key.edge, []).append(key)
@@ -78,7 +82,7 @@ class BatchPlanner:
             pending = waiting[key]
             rows_left -= pending.num_rows
             bytes_left -= message_bytes(pending)
-            if chosen and (rows_left < 0 or bytes_left < 0):
+            if (chosen or not at_least_one) and (rows_left < 0 or bytes_left < 0):
                 break  # it keeps its turn and its credit, and is first in the next batch
             chosen.append((key, pending))
             self._serve(key, pending.num_rows, of_edge)

@@ -6,7 +6,8 @@ A session stays where it was placed, since its KV is there; see ``decide`` for w
 from collections.abc import Iterable
 
 from specedge.ids import VerifierId
-from specedge_scheduler.cluster import ModelKey, Verifier
+from specedge_scheduler.cluster import Cluster
+from specedge_scheduler.views import ModelKey, Session, Verifier
 
 
 def has_free_slot(verifier: Verifier) -> bool:
@@ -40,6 +41,14 @@ def place(
             return verifier.name
     best = min(candidates, key=_rank, default=None)
     return None if best is None else best.name
+
+
+def home(cluster: Cluster, session: Session, *, prefer: str = "") -> VerifierId | None:
+    """Where the session lives; it is placed now if it has no home. None: nobody serves it."""
+    if session.verifier is None:
+        name = place(cluster.verifiers.values(), session.wants, prefer=prefer)
+        cluster.move(session, name)
+    return session.verifier
 
 
 def _rank(verifier: Verifier) -> tuple[bool, float, float, str]:

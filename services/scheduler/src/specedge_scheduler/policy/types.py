@@ -23,8 +23,10 @@ from specedge.protocol.messages import (
 class SchedulerLimits:
     """What the scheduler allows. Every default is generous: it stops abuse, not use.
 
-    max_batch_nodes    rows of one batch: drafted nodes, roots and appended tokens
-    max_batches        batches at a verifier: one runs, one is staged
+    max_batch_nodes    rows of one batch: drafted nodes, roots and appended tokens; a verifier's own
+                       bound of a step's rows may lower it
+    max_batches        full batches at a verifier: one runs, one is staged. The staged one is topped
+                       up as rounds arrive, so it is as full as it can be when its turn comes
     sessions_per_edge  open at once
     messages_per_s, nodes_per_s   refill of an edge's two buckets; they hold ``burst_s`` worth
     session_silent_s   a session without a word for so long is forgotten

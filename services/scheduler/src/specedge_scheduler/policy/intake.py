@@ -1,0 +1,185 @@
+"""What edges' messages mean: opening, drafts, context, endings, within their allowance. Pure.
+
+Changes the cluster's state; what is to be sent to verifiers in batches is decided elsewhere.
+"""
+
+from specedge.ids import EdgeId, GroupId, SessionKey
+from specedge.protocol.messages import Reason, Refused, Rejected
+from specedge_scheduler.cluster import Cluster
+from specedge_scheduler.policy.admission import (
+    TokenBucket,
+    opened,
+    refuse_draft,
+    refuse_open,
+    serving,
+)
+from specedge_scheduler.policy.placement import home, place
+from specedge_scheduler.policy.types import (
+    AnswerOpen,
+    AnswerSession,
+    BadMessageArrived,
+    ContextArrived,
+    DraftArrived,
+    Effect,
+    EndingArrived,
+    Forward,
+    OpenAsked,
+    SchedulerLimits,
+)
+from specedge_scheduler.views import ModelKey, PendingDraft, Session
+
+
+class _Allowance:
+    """One edge's two buckets."""
+
+    def __init__(self, limits: SchedulerLimits, now_s: float) -> None:
+        burst_s = limits.burst_s
+        self.messages = TokenBucket(limits.messages_per_s, limits.messages_per_s * burst_s, now_s)
+        self.nodes = TokenBucket(limits.nodes_per_s, limits.nodes_per_s * burst_s, now_s)
+
+    def take(self, num_nodes: int, now_s: float) -> int:
+        """Pay for a message; 0, or the milliseconds to wait: then nothing was paid."""
+        wait_ms = max(self.messages.wait_ms(now_s), self.nodes.wait_ms(now_s))
+        if wait_ms == 0:
+            self.messages.take(1)
+            self.nodes.take(num_nodes)
+        return wait_ms
+
+    def is_unused(self, now_s: float) -> bool:
+        """Whether a new one would allow as much."""
+        return self.messages.is_full(now_s) and self.nodes.is_full(now_s)
+
+
+class Intake:
+    """Takes edges' messages in. Shares the cluster with the policy that owns it."""
+
+    def __init__(self, cluster: Cluster, group: GroupId, limits: SchedulerLimits) -> None:
+        self._cluster = cluster
+        self._group = group
+        self._limits = limits
+        self._allowances: dict[EdgeId, _Allowance] = {}
+
+    def on_bad(self, event: BadMessageArrived, now_s: float) -> list[Effect]:
+        """Junk: answered while the edge's allowance lasts."""
+        is_over = self._allowance(event.key.edge, now_s).take(0, now_s) > 0
+        return [] if is_over or event.answer is None else [event.answer]
+
+    def forget_unused(self, now_s: float) -> None:
+        """Drop the allowances of edges that went away."""
+        for edge, allowance in list(self._allowances.items()):
+            if edge not in self._cluster.sessions_of and allowance.is_unused(now_s):
+                del self._allowances[edge]
+
+    def on_open(self, event: OpenAsked, now_s: float) -> list[Effect]:
+        """Find the session a place, or say why not."""
+        reply = self._refuse_open(event, now_s)
+        if reply is not None:
+            return [AnswerOpen(event.reply_to, reply)]
+        candidates = serving(event.request, self._cluster.verifiers.values())
+        session = self._cluster.session(event.key, now_s)
+        name = place(candidates, None, prefer=session.verifier or "")
+        assert name is not None  # _refuse_open saw one that fits
+        verifier = self._cluster.verifiers[name]
+        self._cluster.move(session, name)
+        session.wants = verifier.model
+        reply_with = opened(verifier, self._group, self._limits.max_batch_nodes)
+        return [AnswerOpen(event.reply_to, reply_with)]
+
+    def _refuse_open(self, event: OpenAsked, now_s: float) -> Refused | None:
+        wait_ms = self._allowance(event.key.edge, now_s).take(0, now_s)
+        if wait_ms:
+            return Refused(refused=Reason.BUSY, message="too many messages", retry_ms=wait_ms)
+        limits = self._limits
+        refused = refuse_open(
+            event.request,
+            self._cluster.verifiers.values(),
+            no_verifier_ms=limits.no_verifier_retry_ms,
+            busy_ms=limits.busy_retry_ms,
+        )
+        known = self._cluster.sessions.get(event.key)
+        if refused is not None:
+            has_place = known is not None and known.verifier is not None
+            return None if refused.refused is Reason.BUSY and has_place else refused
+        if known is None and self._has_too_many(event.key.edge):
+            return Refused(
+                refused=Reason.BUSY,
+                message=f"at most {limits.sessions_per_edge} sessions per edge",
+                retry_ms=limits.busy_retry_ms,
+            )
+        return None
+
+    def on_draft(self, event: DraftArrived, now_s: float) -> list[Effect]:
+        """Let the round wait for a batch, or say why not."""
+        draft, key = event.draft, event.key
+        session = self._cluster.sessions.get(key)
+        refused = self._refuse_work(key, session, 1 + len(draft.token), now_s)
+        if refused is not None:
+            return [AnswerSession(key, _rejected(draft.round, draft.try_, *refused))]
+        session = self._cluster.session(key, now_s)
+        at = self._cluster.verifiers.get(session.verifier) if session.verifier else None
+        over = refuse_draft(draft, at.stat.limits) if at is not None else None
+        if over is not None:
+            return [AnswerSession(key, over)]
+        pending = PendingDraft(draft, now_s, now_s + draft.budget_ms / 1000)
+        self._cluster.set_pending(session, pending)
+        return []
+
+    def on_context(self, event: ContextArrived, now_s: float) -> list[Effect]:
+        """Pass the chunk on to the session's verifier, which it may have to be given first."""
+        key, header = event.key, event.header
+        refused = self._refuse_work(key, self._cluster.sessions.get(key), 0, now_s)
+        if refused is not None:
+            return [AnswerSession(key, _rejected(header.round, 0, *refused))]
+        session = self._cluster.session(key, now_s)
+        params = header.params
+        wants = ModelKey(params.model, params.weights, params.tokenizer)
+        if session.wants is None or not wants.admits(session.wants):
+            session.wants = wants
+            self._cluster.move(session, None)
+        name = home(self._cluster, session)
+        if name is not None:
+            return [Forward("ctx", name, key, event.payload)]
+        if not self._cluster.verifiers:
+            return []  # the edge's timer brings it again when there is one
+        unknown = Rejected(
+            round=header.round,
+            rejected=Reason.UNKNOWN_MODEL,
+            message=f"no verifier serves {params.model!r}",
+            field="model",
+        )
+        return [AnswerSession(key, unknown)]
+
+    def on_ending(self, event: EndingArrived, now_s: float) -> list[Effect]:
+        """Pass it on and forget the session."""
+        self._allowance(event.key.edge, now_s).take(0, now_s)
+        session = self._cluster.sessions.get(event.key)
+        home = session.verifier if session is not None else None
+        # Of a session not known here (a restart lost it) any verifier may hold the slot.
+        names = [home] if home is not None else list(self._cluster.verifiers)
+        self._cluster.forget(event.key)
+        return [Forward(event.kind, name, event.key, event.payload) for name in names]
+
+    def _refuse_work(
+        self, key: SessionKey, session: Session | None, num_nodes: int, now_s: float
+    ) -> tuple[str, int] | None:
+        wait_ms = self._allowance(key.edge, now_s).take(num_nodes, now_s)
+        if wait_ms:
+            return "more than this edge may send", wait_ms
+        if session is None and self._has_too_many(key.edge):
+            return "too many sessions of this edge", self._limits.busy_retry_ms
+        return None
+
+    def _has_too_many(self, edge: EdgeId) -> bool:
+        return len(self._cluster.sessions_of.get(edge, ())) >= self._limits.sessions_per_edge
+
+    def _allowance(self, edge: EdgeId, now_s: float) -> _Allowance:
+        allowance = self._allowances.get(edge)
+        if allowance is None:
+            allowance = self._allowances[edge] = _Allowance(self._limits, now_s)
+        return allowance
+
+
+def _rejected(round_: int, try_: int, message: str, retry_ms: int) -> Rejected:
+    return Rejected(
+        round=round_, try_=try_, rejected=Reason.BUSY, message=message, retry_ms=retry_ms
+    )
