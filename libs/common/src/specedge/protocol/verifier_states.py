@@ -43,7 +43,7 @@ def _to(*states: VerifierState) -> frozenset[VerifierState]:
 
 VERIFIER_TRANSITIONS: Final[Mapping[VerifierState, Mapping[type, frozenset[VerifierState]]]] = {
     S.ABSENT: {
-        ContextArrived: _to(S.ABSENT, S.FILLING, S.READY),
+        ContextArrived: _to(S.ABSENT, S.FILLING),
         WorkArrived: _to(S.ABSENT),
         TimerDue: _to(S.ABSENT),
         EndingArrived: _to(S.GONE),
@@ -60,7 +60,7 @@ VERIFIER_TRANSITIONS: Final[Mapping[VerifierState, Mapping[type, frozenset[Verif
         EndingArrived: _to(S.GONE, S.ENDING),
     },
     S.READY: {
-        ContextArrived: _to(S.READY, S.FILLING, S.RUNNING),
+        ContextArrived: _to(S.READY, S.FILLING),
         WorkArrived: _to(S.READY, S.FILLING, S.RUNNING),
         SlotTaken: _to(S.READY),
         TimerDue: _to(S.READY),
