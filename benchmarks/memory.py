@@ -1,23 +1,25 @@
 """What each process holds resident after real work: the real model, prompt lookup, some prompts.
 
 Figures, in MiB: ``scheduler_rss_mib``, ``edge_rss_mib``, ``verifier_rss_mib`` (VmRSS),
-``verifier_weights_mib`` and ``verifier_kv_mib`` (what the verifier itself reports),
-``verifier_beyond_model_mib`` (the rest), and ``scheduler_torch_mapped`` (1 if a library of torch is
-mapped into the scheduler, else 0). Linux only. ``PROMPTS`` names a file of prompts, one JSON string
-a line.
+``verifier_weights_mib`` (from the model's files, in fp32), ``verifier_beyond_weights_mib`` (what is
+left, KV included), and ``scheduler_torch_mapped`` (1 if a library of torch is mapped into the
+scheduler, else 0). Linux only. ``PROMPTS`` names a file of prompts, one JSON string a line.
 """
 
+import json
+import math
 import os
 import re
 from pathlib import Path
 from typing import Final
 
-import httpx
-
 from benchmarks import asking, stack
+from specedge.engine.loading import resolve_model
 from specedge.lossless.prompts import choose_prompts
 
 MIB: Final = 1024 * 1024
+DTYPE_BYTES: Final = 4
+CACHE: Final = Path("~/.cache/specedge")
 NUM_PROMPTS: Final = 6
 TOKENS: Final = 48
 
@@ -26,20 +28,18 @@ def run() -> dict[str, float]:
     """One system, a few prompts, then a look at each process."""
     prompts_file = os.environ.get("PROMPTS")
     prompts = choose_prompts(NUM_PROMPTS, Path(prompts_file) if prompts_file else None)
-    with stack.running(["--dtype", "bf16"]) as system:
+    with stack.running(["--dtype", "fp32"]) as system:
         for prompt in prompts:
             request = {"model": system.model, "prompt": prompt, "max_tokens": TOKENS}
             asking.stream(system.base_url, request)
-        verifier = _rss_mib(system.pid("verifier-1"))
-        weights, kv = _held_by_model(system.processes["verifier-1"]["url"])
+        verifier, weights = _rss_mib(system.pid("verifier-1")), _weights_mib(system.model)
         return {
             "scheduler_rss_mib": _rss_mib(system.pid("scheduler")),
             "scheduler_torch_mapped": float(_maps_torch(system.pid("scheduler"))),
             "edge_rss_mib": _rss_mib(system.pid("edge")),
             "verifier_rss_mib": verifier,
             "verifier_weights_mib": weights,
-            "verifier_kv_mib": kv,
-            "verifier_beyond_model_mib": verifier - weights - kv,
+            "verifier_beyond_weights_mib": verifier - weights,
         }
 
 
@@ -54,17 +54,16 @@ def _maps_torch(pid: int) -> bool:
     return "/torch/" in Path(f"/proc/{pid}/maps").read_text()
 
 
-def _held_by_model(verifier_url: str) -> tuple[float, float]:
-    """Weights and KV in MiB, from the verifier's metrics."""
-    metrics = httpx.get(f"{verifier_url}/metrics", trust_env=False).text
-    return (
-        _metric(metrics, "specedge_model_weights_bytes") / MIB,
-        _metric(metrics, "specedge_kv_cache_bytes") / MIB,
-    )
+def _weights_mib(model: str) -> float:
+    """Size of the model's weights in the dtype they are run in; tied weights are stored once."""
+    folder = resolve_model(model, CACHE)
+    assert isinstance(folder, Path), "the built-in model is a folder"
+    elements = sum(_elements(file) for file in folder.glob("*.safetensors"))
+    return elements * DTYPE_BYTES / MIB
 
 
-def _metric(text: str, name: str) -> float:
-    found = re.search(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
-    if found is None:
-        raise RuntimeError(f"the verifier reports no {name}")
-    return float(found[1])
+def _elements(file: Path) -> int:
+    """From the header: its length in eight bytes, then JSON with a shape for each tensor."""
+    with file.open("rb") as opened:
+        header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name[:2] != "__")

@@ -2,10 +2,11 @@
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,10 +27,12 @@ class Stack:
 
 
 @contextlib.contextmanager
-def running(flags: Sequence[str]) -> Iterator[Stack]:
-    """A system on free ports, ready; ended afterwards."""
+def running(flags: Sequence[str], *, settings: Mapping[str, str] | None = None) -> Iterator[Stack]:
+    """A system on free ports, ready; ended afterwards. ``settings`` are SPECEDGE_* variables that
+    the services read for themselves."""
     command = [sys.executable, "-m", "specedge.cli.main", "up", "--port", "0", "--json", *flags]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    environment = {**os.environ, **(settings or {})}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         try:
             line = process.stdout.readline()
