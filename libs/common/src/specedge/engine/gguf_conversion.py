@@ -11,14 +11,20 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from specedge.engine.builtin_model import STAGE_DONE
+
 
 def convert(gguf: Path, folder: Path) -> None:
     """Write ``folder`` with safetensors in fp32, config, tokenizer and chat template."""
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    _tell("libraries")
     tokenizer = AutoTokenizer.from_pretrained(**source)
+    _tell("tokenizer")
     loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    _tell("weights")
     _without_quantization(loaded).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    _tell("saved")
 
 
 def _without_quantization(loaded: PreTrainedModel) -> PreTrainedModel:
@@ -32,6 +38,10 @@ def _without_quantization(loaded: PreTrainedModel) -> PreTrainedModel:
     model.tie_weights()
     model.generation_config = loaded.generation_config
     return model
+
+
+def _tell(stage: str) -> None:
+    print(STAGE_DONE, stage, flush=True)  # noqa: T201 (how the parent process knows)
 
 
 if __name__ == "__main__":
