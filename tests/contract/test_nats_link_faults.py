@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
+import statistics
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -512,3 +514,44 @@ asyncio.run(main())
     finally:
         asyncio.get_running_loop().remove_reader(descriptor)
         os.close(descriptor)
+
+
+async def test_a_client_that_stops_reading_slows_nobody_else(
+    tasks: Tasks, nats_server: str
+) -> None:
+    sender = await NatsLink.connect(options(nats_server), tasks=tasks)
+    good = await NatsLink.connect(options(nats_server), tasks=tasks)
+    received = Received()
+    await good.subscribe("test.stall.good", received)
+
+    async def median_round_s() -> float:
+        rounds_s, before = [], len(received.messages)
+        for number in range(80):
+            started = time.perf_counter()
+            for _ in range(4):  # in all far more than the broker keeps for one client
+                await sender.publish("test.stall.bad", bytes(100_000))
+            await sender.publish("test.stall.good", b"")
+            await received.at_least(before + number + 1)
+            rounds_s.append(time.perf_counter() - started)
+        return statistics.median(rounds_s[40:])
+
+    alone_s = await median_round_s()
+    with await subscribed_and_silent(nats_server, "test.stall.bad"):
+        beside_s = await median_round_s()
+
+    # A broker that stalled the sender for the silent one would add some milliseconds each time.
+    assert beside_s < alone_s + 0.005
+    await sender.close()
+    await good.close()
+
+
+async def subscribed_and_silent(url: str, subject: str) -> socket.socket:
+    """A client that subscribes and then reads nothing more."""
+    loop = asyncio.get_running_loop()
+    client = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))
+    client.setblocking(False)
+    await loop.sock_sendall(client, b"CONNECT {}\r\nSUB " + subject.encode() + b" 1\r\nPING\r\n")
+    greeting = b""
+    while not greeting.endswith(b"PONG\r\n"):
+        greeting += await loop.sock_recv(client, 4096)
+    return client

@@ -16,7 +16,7 @@ from typing import BinaryIO, Final
 import orjson
 
 from specedge.cli.stack import ProcessPlan
-from specedge.link import _tethered
+from specedge.link import tether
 
 LOG_LINE_LIMIT_BYTES: Final = 1 << 20
 LAST_LINES: Final = 25
@@ -92,7 +92,7 @@ class Child:
             _signal(self._process, signal.SIGKILL)
 
     def _command(self) -> list[str]:
-        tethered = [sys.executable, "-I", "-S", _tethered.__file__, str(os.getpid())]
+        tethered = [sys.executable, "-I", "-S", tether.__file__, str(os.getpid())]
         return [*tethered, sys.executable, "-m", self.plan.module, *self.plan.flags]
 
     async def _keep_log(self, process: asyncio.subprocess.Process, log: BinaryIO) -> None:

@@ -56,7 +56,11 @@ class Subscription(Protocol):
 
 
 class Link(Protocol):
-    """A connection to the broker. Made connected; used by many tasks of one event loop."""
+    """A connection to the broker. Made connected; used by many tasks of one event loop.
+
+    Once CLOSED, every call raises LinkDown; if the broker refused the credentials for good,
+    AuthenticationFailed, which no retry mends.
+    """
 
     @property
     def is_connected(self) -> bool:
@@ -89,7 +93,10 @@ class Link(Protocol):
 
         ``handler`` must not block: it decodes and puts the result somewhere. What it raises is
         counted and logged, and the subscription lives on. Beyond ``max_pending`` undelivered
-        messages the newest is dropped and counted. Returns when the broker knows the subscription.
+        messages the newest is dropped and counted. Returns when the broker knows the subscription:
+        while disconnected, that is when the connection is back. Cancelling it takes the
+        subscription back. Raises InvalidRequest for what is no pattern, LinkTimeout when the
+        broker does not answer.
         """
         ...
 
@@ -98,7 +105,8 @@ class Link(Protocol):
         ...
 
     async def flush(self) -> None:
-        """Return when the broker has processed everything published and subscribed before."""
+        """Return when the broker has processed everything published and subscribed before. Raises
+        LinkDown or LinkTimeout. Cancelling it gives up waiting and nothing else."""
         ...
 
     async def close(self) -> None:

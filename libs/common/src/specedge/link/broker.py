@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Final, Self, cast
 
 from specedge.errors import SpecEdgeError
-from specedge.link import _tethered
+from specedge.link import tether
 from specedge.link._broker_config import (
     MAX_PAYLOAD_BYTES,
     BrokerTls,
@@ -159,8 +159,8 @@ class Broker:
             ),
             encoding="utf-8",
         )
-        tether = [sys.executable, "-I", "-S", _tethered.__file__, str(os.getpid())]
-        return [*tether, find_broker_binary(), "-c", str(config_file)]
+        tied = [sys.executable, "-I", "-S", tether.__file__, str(os.getpid())]
+        return [*tied, find_broker_binary(), "-c", str(config_file)]
 
 
 class _Process(asyncio.SubprocessProtocol):

@@ -1,4 +1,4 @@
-"""Run a program that dies with its parent: ``python _tethered.py <parent pid> <program> [args…]``.
+"""Run a program that dies with its parent: ``python tether.py <parent pid> <program> [args…]``.
 
 A script of its own, run with ``-I -S`` so that it starts in milliseconds: the kernel must be asked
 from inside the child, and between fork and exec nothing of ours runs safely in a process that has
