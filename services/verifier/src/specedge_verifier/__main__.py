@@ -11,6 +11,10 @@ from specedge_verifier.app import SERVICE, run
 from specedge_verifier.config import VerifierSettings
 
 
+# The event loop must not wait long for the interpreter while the compute thread prepares a step.
+SWITCH_INTERVAL_S = 0.0005
+
+
 def main() -> int:
     """Run until told to stop; the exit code."""
     try:
@@ -21,6 +25,7 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     configure_logging(SERVICE, level=settings.log_level, log_format=settings.log_format)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     incarnation = secrets.token_hex(8)
     return run_service(lambda context: run(settings, incarnation, context))
 

@@ -113,6 +113,8 @@ class EngineLoop:
             parts = self._begin()
             turn = self._submit(parts)
             if unsaid is not None:
+                if turn is not None:
+                    await asyncio.sleep(0)  # the turn's task hands it to the compute thread
                 self._finish(unsaid, goes_on=False)
                 self._report(unsaid)
                 unsaid = None
