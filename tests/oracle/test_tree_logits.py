@@ -271,6 +271,20 @@ def test_rows_beyond_the_models_positions_are_refused() -> None:
         engine.step([StepItem(slot, 0, random_tokens(np.random.default_rng(9), 33))])
 
 
+def test_a_tree_at_the_last_position_may_be_as_wide_as_it_likes_but_not_deeper() -> None:
+    engine = TorchTarget(loaded(build("llama"), 32), num_slots=2, kv_bytes=KV_BYTES)
+    prompt = random_tokens(np.random.default_rng(12), 31)
+    slot = engine.lease(32)
+    wide = TokenTree.from_parents([int(prompt[-1]), *range(10, 22)], [-1, *[0] * 12])
+    deep = TokenTree.from_parents([int(prompt[-1]), 10, 11], [-1, 0, 1])
+
+    (found,) = engine.step([StepItem(slot, 0, prompt, wide, greedy(prompt, 31))])
+
+    assert found is not None and len(found.choice) == 13
+    with pytest.raises(ContextTooLong):
+        engine.step([StepItem(slot, 30, prompt[-1:], deep, greedy(prompt, 31))])
+
+
 def test_logprobs_are_those_of_the_models_own_distribution() -> None:
     plain, engine = build("qwen3"), target("qwen3")
     prompt = random_tokens(np.random.default_rng(10), 12)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from specedge.engine.kv_cache import LayerShape
+from specedge.engine.tree_attention import no_mask
 from specedge.errors import ModelUnusable
 
 PROBE_NAME: Final = "specedge_probe"
@@ -132,9 +133,5 @@ def _rope_parameters(config: Any) -> list[dict[str, Any]]:
     return [part for part in rope.values() if isinstance(part, dict)]
 
 
-def _no_mask(*_args: Any, **_kwargs: Any) -> None:
-    return None
-
-
 AttentionInterface.register(PROBE_NAME, _probe_attention)
-AttentionMaskInterface.register(PROBE_NAME, _no_mask)
+AttentionMaskInterface.register(PROBE_NAME, no_mask)

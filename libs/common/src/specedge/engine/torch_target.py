@@ -80,10 +80,11 @@ class TorchTarget:
     def _make_room(self, items: Sequence[StepItem]) -> None:
         limit = self._identity.max_context_tokens
         for item in items:
-            if item.start + item.num_rows > limit:
-                raise ContextTooLong(
-                    f"{item.start + item.num_rows} rows; the model serves {limit}", field="context"
-                )
+            depth = 0 if item.tree is None else int(item.tree.depth.max())
+            length = item.start + len(item.chain) + depth
+            if length > limit:
+                message = f"{length} tokens down to the deepest node; the model serves {limit}"
+                raise ContextTooLong(message, field="context")
         for item in items:
             self._cache.grow(item.slot, item.start + item.num_rows, item.start)
 

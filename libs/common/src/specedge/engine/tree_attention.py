@@ -37,7 +37,7 @@ class TreeStep:
 def register() -> None:
     """Make the attention known to transformers. Idempotent."""
     AttentionInterface.register(ATTENTION_NAME, tree_attention)
-    AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)
+    AttentionMaskInterface.register(ATTENTION_NAME, no_mask)
 
 
 def tree_attention(  # noqa: PLR0913 (the signature is transformers')
@@ -130,5 +130,5 @@ def _causal_bias(rows: int, scores: Tensor) -> Tensor:
     return scores.new_full((rows, rows), -torch.inf).triu(1)
 
 
-def _no_mask(*_args: Any, **_kwargs: Any) -> None:
+def no_mask(*_args: Any, **_kwargs: Any) -> None:
     """Visibility comes from the StepTable; transformers need not build any mask."""
