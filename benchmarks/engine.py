@@ -23,9 +23,6 @@ PARTS: Final = (
 )
 
 GOALS: Final[dict[str, Goal]] = {
-    "engine_step_1x16_bf16": Goal("engine step over plain forward, 1 × 16 nodes", at_most=1.25),
-    "engine_step_8x8_bf16": Goal("engine step over plain forward, 8 × 8 nodes", at_most=1.35),
-    "engine_batching_8x8_bf16": Goal("8 × 8 in one step over one by one", at_least=2.3),
     "engine_step_1x16_bf16": Goal("step of 1 × 16 nodes over a plain forward, bf16", at_most=1.25),
     "engine_step_8x8_bf16": Goal("step of 8 × 8 nodes over a plain forward, bf16", at_most=1.35),
     "engine_batching_8x8_bf16": Goal("8 × 8 in one step over one by one, bf16", at_least=2.3),
