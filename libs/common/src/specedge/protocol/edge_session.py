@@ -14,10 +14,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from specedge.errors import Busy, ProtocolViolation, RetryableError, SpecEdgeError
+from specedge.errors import ProtocolViolation, RetryableError, SpecEdgeError
 from specedge.ids import Round
 from specedge.protocol.codec import encode
 from specedge.protocol.context import context_chunks
+from specedge.protocol.edge_opening import EdgeOpening
+from specedge.protocol.edge_round import EdgeRound
 from specedge.protocol.edge_states import EDGE_TRANSITIONS, EdgeState, kind_of
 from specedge.protocol.effects import (
     Answered,
@@ -32,7 +34,6 @@ from specedge.protocol.effects import (
     LinkRestored,
     OpenAnswered,
     OpenFailed,
-    RequestOpen,
     SendUp,
     SetTimer,
     Started,
@@ -40,11 +41,9 @@ from specedge.protocol.effects import (
     TimerDue,
 )
 from specedge.protocol.messages import (
-    MAX_NODES,
     RETRYABLE_REASONS,
     Cold,
     DownMessage,
-    Draft,
     Ending,
     Limits,
     Opened,
@@ -60,7 +59,6 @@ from specedge.protocol.refusals import error_of, mismatch_of
 from specedge.protocol.round_timer import EdgeSessionConfig, RoundTimer
 from specedge.protocol.subjects import Up
 from specedge.protocol.token_log import TokenLog
-from specedge.protocol.wire_tree import to_wire
 from specedge.tree.path import reroot
 from specedge.tree.token_tree import IntArray, TokenTree
 
@@ -87,7 +85,7 @@ class EdgeSession:
         self._params = params
         self._prompt = np.array(prompt, dtype=np.int32)
         self._log = TokenLog(params)  # filled once the handshake has completed the params
-        self._open_payload = encode(
+        request = encode(
             OpenRequest(
                 model=params.model,
                 tokenizer=params.tokenizer,
@@ -98,16 +96,9 @@ class EdgeSession:
         self._state = EdgeState.NEW
         self._out: list[EdgeEffect] = []
         self._opened: Opened | None = None
-        self._open_by_s = 0.0
-        self._is_request_out = False
+        self._opening = EdgeOpening(request, self._config)
         self._verifier = ""
-        self._round = Round(0)
-        self._try = -1  # the newest send of the current round; -1: it was not sent
-        self._sent_s: dict[int, float] = {}  # when each try of the current round was sent
-        self._tree: TokenTree | None = None  # what is out: a tree, or a grant of ``_run`` tokens
-        self._run = 0
-        self._grant_end = 0  # base at which the grant is used up
-        self._gap_round = -1  # the round for which a gap was answered already
+        self._current = EdgeRound()
         self._ask_base: int | None = None  # base of the open AskDraft; None: none is open
         self._timer = RoundTimer(self._config)
         self._timer_at_s: float | None = None
@@ -137,7 +128,7 @@ class EdgeSession:
     @property
     def round(self) -> Round:
         """The current round: the next one to be answered."""
-        return self._round
+        return self._current.number
 
     @property
     def params(self) -> SessionParams:
@@ -196,7 +187,6 @@ class EdgeSession:
             case TimerDue():
                 self._on_timer(now_s)
             case Started():
-                self._open_by_s = now_s + self._config.open_s
                 self._state = EdgeState.OPENING
                 self._request_open(now_s)
             case LinkRestored():
@@ -210,17 +200,14 @@ class EdgeSession:
     # ------------------------------------------------------------ opening
 
     def _request_open(self, now_s: float) -> None:
-        left_s = self._open_by_s - now_s
-        self._is_request_out = True
         self._set_timer(None)
-        timeout_s = max(min(self._config.open_timeout_s, left_s), _SAME_MOMENT_S)
-        self._out.append(RequestOpen(self._open_payload, timeout_s))
+        self._out.append(self._opening.ask(now_s))
 
     def _on_open_outcome(self, event: OpenAnswered | OpenFailed, now_s: float) -> None:
-        if self._state is not EdgeState.OPENING or not self._is_request_out:
+        if self._state is not EdgeState.OPENING or not self._opening.is_out:
             self.counters["stale_open"] += 1
             return
-        self._is_request_out = False
+        self._opening.is_out = False
         match event:
             case OpenFailed(error):
                 self._retry_open(error, now_s)
@@ -230,15 +217,10 @@ class EdgeSession:
                 self._on_opened(opened, now_s)
 
     def _retry_open(self, error: SpecEdgeError, now_s: float) -> None:
-        """Ask again, unless asking is useless, or the answer would come too late. A pool that is
-        full says so once: the client is told when to come back, and does not wait in line."""
-        patient = isinstance(error, RetryableError) and not isinstance(error, Busy)
-        retry_ms = error.retry_ms if isinstance(error, RetryableError) else None
-        wait_s = self._config.open_retry_s if retry_ms is None else retry_ms / 1e3
-        if patient and now_s + wait_s < self._open_by_s:
-            self._set_timer(now_s + wait_s)
-        else:
+        if (at_s := self._opening.retry_at_s(error, now_s)) is None:
             self._end("error", error)
+        else:
+            self._set_timer(at_s)
 
     def _on_opened(self, opened: Opened, now_s: float) -> None:
         if (error := mismatch_of(opened, self._params)) is not None:
@@ -261,7 +243,7 @@ class EdgeSession:
         if self._ask_base is None:
             assert self._opened is not None
             self._ask_base = len(self._log)
-            self._out.append(AskDraft(self._round, self._opened.limits.nodes, self._ask_base))
+            self._out.append(AskDraft(self.round, self._opened.limits.nodes, self._ask_base))
 
     def _on_drafted(self, event: Drafted, now_s: float) -> None:
         if self._ask_base is None or self._opened is None:
@@ -270,8 +252,8 @@ class EdgeSession:
         if event.run < 0 or (event.run > 0 and limits.grant == 0):
             raise ProtocolViolation("a grant where hosted sessions are not offered")
         base = self._ask_base if event.base is None else event.base
-        self._tree = None if event.run else self._carry_over(event.tree, base)
-        self._run = min(event.run, limits.grant)
+        self._current.tree = None if event.run else self._carry_over(event.tree, base)
+        self._current.run = min(event.run, limits.grant)
         self._ask_base = None
         self._state = EdgeState.HOSTED if event.run else EdgeState.AWAITING
         self._say(now_s)
@@ -284,35 +266,18 @@ class EdgeSession:
         return reroot(tree, since)[1] if since else tree
 
     def _say(self, now_s: float, *, is_repeat: bool = False) -> None:
-        """Send the round, or the grant from where we stand now, as a new try. Try 0 of a grant
-        extends the one that runs; a repeated one asks the verifier to start again from our base."""
+        """Send the round, or the grant from where we stand now, as a new try."""
         assert self._opened is not None
-        self._try = max(self._try + 1, 1 if is_repeat else 0)
-        self._sent_s[self._try] = self._heard_s = now_s
-        if len(self._sent_s) == 1:
+        if not self._current.sent_s:
             self._advanced_s = now_s
-        token, parent = ((), ()) if self._tree is None else self._wire_tree(self._tree)
-        draft = Draft(
-            round=self._round,
-            try_=self._try,
-            at=self._verifier,
-            base=len(self._log),
-            hash=self._log.hash_at(len(self._log)),
-            token=token,
-            parent=parent,
-            run=self._run,
-            budget_ms=round(2e3 * self._timer.wait_s),
-        )
-        self._grant_end = len(self._log) + self._run
+        max_nodes, wait_s = self._opened.limits.nodes, self._timer.wait_s
+        draft = self._current.say(self._log, self._verifier, max_nodes, wait_s, now_s, is_repeat)
+        self._heard_s = now_s
         self._out.append(SendUp(Up.DRAFT, encode(draft)))
         self._wait(now_s)
 
-    def _wire_tree(self, tree: TokenTree) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        assert self._opened is not None
-        return to_wire(tree, min(self._opened.limits.nodes, MAX_NODES))
-
     def _send_context(self) -> None:
-        for chunk in context_chunks(self._log, self._params, self._round):
+        for chunk in context_chunks(self._log, self._params, self.round):
             self._out.append(SendUp(Up.CONTEXT, chunk))
 
     # ------------------------------------------------------------ answers
@@ -337,20 +302,18 @@ class EdgeSession:
     def _is_current(self, message: Cold | Rejected) -> bool:
         """Whether it answers exactly what is out now."""
         named = (message.round, message.try_)
-        return self._state in _RUNNING and named == (self._round, self._try)
+        return self._state in _RUNNING and named == (self.round, self._current.try_)
 
     def _on_verdict(self, verdict: Verdict, now_s: float) -> None:
-        if verdict.round != self._round:
+        if verdict.round != self.round:
             self._on_other_round(verdict, now_s)
             return
         tokens = (*verdict.path, verdict.bonus)
         if not self._is_consistent(verdict, tokens):
             self._on_mismatch(verdict, now_s)
             return
-        # A grant that ran ahead may answer the round before the drafted tree got there.
-        has_tried = verdict.kept > 0 or self._tree is None or self._tree.num_drafted == 0
-        was_tree = self._state is EdgeState.AWAITING and has_tried
-        sent_s = self._sent_s.get(verdict.try_)
+        was_tree = self._state is EdgeState.AWAITING and self._current.has_tried(verdict)
+        sent_s = self._current.sent_s.get(verdict.try_)
         self._timer.observe(now_s - (self._heard_s if sent_s is None else sent_s))
         round_trip_s = now_s - sent_s if was_tree and sent_s is not None else None
         self._log.extend(tokens)
@@ -371,16 +334,14 @@ class EdgeSession:
         )
 
     def _begin_round(self, now_s: float) -> None:
-        self._round = Round(self._round + 1)
-        self._try = -1
-        self._sent_s.clear()
+        self._current.advance()
         self._timer.reset()
         self._heard_s = self._advanced_s = now_s
         self._no_verifier_since_s = None
-        left = self._grant_end - len(self._log)
+        left = self._current.grant_end - len(self._log)
         if self._state is EdgeState.HOSTED and left > 0:
             self._wait(now_s)
-            if 2 * left <= self._run:
+            if 2 * left <= self._current.run:
                 self._ask_draft()
             return
         self._state = EdgeState.DRAFTING
@@ -390,11 +351,11 @@ class EdgeSession:
     def _on_other_round(self, verdict: Verdict, now_s: float) -> None:
         """Older: a duplicate. Newer: while a grant runs, the one between was lost; asked for once,
         since those behind it are on their way too."""
-        if verdict.round < self._round:
+        if verdict.round < self.round:
             self.counters["stale_verdict"] += 1
-        elif self._state is EdgeState.HOSTED and self._gap_round != self._round:
+        elif self._state is EdgeState.HOSTED and not self._current.has_asked_for_gap:
             self.counters["gaps"] += 1
-            self._gap_round = self._round
+            self._current.has_asked_for_gap = True
             self._say(now_s, is_repeat=True)
         else:
             self.counters["newer_verdict"] += 1
@@ -403,7 +364,7 @@ class EdgeSession:
         """The verifier holds another prefix. Only an answer to what is out now is worth a resync:
         others are left over from a verifier that the session has left."""
         self.counters["mismatched_verdict"] += 1
-        if self._state in _RUNNING and verdict.try_ == max(self._try, 0):
+        if self._state in _RUNNING and verdict.try_ == max(self._current.try_, 0):
             self._resync(now_s)
 
     def _resync(self, now_s: float) -> None:
@@ -412,7 +373,7 @@ class EdgeSession:
         self._say(now_s, is_repeat=True)
 
     def _on_progress(self, progress: Progress, now_s: float) -> None:
-        if self._state not in _RUNNING or progress.round != self._round:
+        if self._state not in _RUNNING or progress.round != self.round:
             self.counters["stale_progress"] += 1
             return
         self._verifier = progress.at or self._verifier
@@ -423,7 +384,7 @@ class EdgeSession:
         self._wait(now_s)
 
     def _on_rejected(self, rejected: Rejected, now_s: float) -> None:
-        if rejected.round != self._round:
+        if rejected.round != self.round:
             self.counters["stale_rejected"] += 1
         elif rejected.rejected not in RETRYABLE_REASONS:
             self._end("error", error_of(rejected, self._params.tokenizer))
@@ -481,7 +442,7 @@ class EdgeSession:
             self._say(now_s, is_repeat=True)
 
     def _on_link_restored(self, now_s: float) -> None:
-        if self._state is EdgeState.OPENING and not self._is_request_out:
+        if self._state is EdgeState.OPENING and not self._opening.is_out:
             self._request_open(now_s)
         elif self._state in _RUNNING:
             self._timer.reset()
@@ -491,7 +452,7 @@ class EdgeSession:
         self._set_timer(None)
         if self._state is not EdgeState.NEW:
             kind = Up.CANCEL if reason == "cancelled" else Up.CLOSE
-            self._out.append(SendUp(kind, encode(Ending(round=self._round))))
+            self._out.append(SendUp(kind, encode(Ending(round=self.round))))
         self._state = EdgeState.ENDED
         self._ask_base = None
         self._out.append(Ended(reason, error))

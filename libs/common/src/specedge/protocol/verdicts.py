@@ -1,13 +1,16 @@
 """From the target's choices to a verdict: the accepted path, cut where the sequence ends.
 
-Pure; knows nothing of states, slots or rounds.
+Pure; knows nothing of states or slots.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from specedge.protocol.messages import SessionParams, TokenLogprobs
+from specedge.protocol.effects import Stepped
+from specedge.protocol.messages import SessionParams, Timing, TokenLogprobs, Verdict
+from specedge.protocol.token_log import TokenLog
+from specedge.protocol.verifier_job import Job
 from specedge.tree.path import walk
 from specedge.tree.token_tree import IntArray, TokenTree
 
@@ -43,6 +46,32 @@ def decide(
     end, final = _find_end(tokens, params, num_generated)
     path = walked.path[: end - 1]
     return Outcome(tuple(tokens[:end]), path, final, _along(path, logprobs))
+
+
+def verdict_of(
+    outcome: Outcome, job: Job, log: TokenLog, *, at: str, kept: int, step: Stepped
+) -> Verdict:
+    """The message, once ``log`` holds the outcome's tokens. Figures rounded: they are for people,
+    and every digit costs a byte."""
+    timing = Timing(
+        held=round(job.item.held_ms, 2),
+        queue=round(step.queue_ms, 2),
+        step=round(step.step_ms, 2),
+        rows=step.step_rows,
+    )
+    return Verdict(
+        round=job.round,
+        try_=job.try_,
+        at=at,
+        path=outcome.tokens[:-1],
+        bonus=outcome.tokens[-1],
+        kept=kept,
+        base=len(log),
+        hash=log.hash_at(len(log)),
+        final=outcome.final,
+        lp=outcome.lp,
+        timing=timing,
+    )
 
 
 def _find_end(

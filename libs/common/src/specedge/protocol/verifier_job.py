@@ -77,6 +77,16 @@ class WantedStep:
     num_chain: int = 0
     has_begun: bool = False
 
+    def can_begin(self, num_chain: int) -> bool:
+        """Whether a step may begin with so much of the chain: a tree needs all of it."""
+        least = 1 if self.tree is None else len(self.chain)
+        return not self.has_begun and least <= num_chain <= len(self.chain)
+
+    def is_answered_by(self, choice: IntArray | None) -> bool:
+        """Whether a step that ended with ``choice`` is this one: a choice per node, or prefill."""
+        size = None if choice is None else len(choice)
+        return self.has_begun and size == (None if self.tree is None else len(self.tree))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answered:

@@ -21,7 +21,7 @@ import numpy as np
 
 from specedge.errors import ProtocolViolation
 from specedge.ids import SessionKey
-from specedge.protocol.context import ContextAssembly
+from specedge.protocol.context_intake import ContextIntake
 from specedge.protocol.effects import (
     ContextArrived,
     DropSlot,
@@ -52,11 +52,9 @@ from specedge.protocol.messages import (
     Reason,
     Rejected,
     SessionParams,
-    Timing,
-    Verdict,
 )
 from specedge.protocol.token_log import TokenLog
-from specedge.protocol.verdicts import Outcome, decide
+from specedge.protocol.verdicts import Outcome, decide, verdict_of
 from specedge.protocol.verifier_job import (
     Answered,
     Arrival,
@@ -101,9 +99,7 @@ class VerifierSession:
         self._out: list[VerifierEffect] = []
         self._params: SessionParams | None = None
         self._log: TokenLog | None = None
-        self._assembly: ContextAssembly | None = None
-        self._has_moved = False  # chunks came since the last draft that waits for them
-        self._is_news = False  # chunks came since the last progress message
+        self._intake = ContextIntake()
         self._context_round = 0
         self._lease = _Lease.NONE
         self._rows = 0
@@ -172,23 +168,17 @@ class VerifierSession:
 
     def _is_in_turn(self, event: VerifierEvent) -> bool:
         """Whether a local answer was asked for, and fits what was asked."""
-        step = self._step
         match event:
             case SlotGiven() | SlotDenied():
                 return self._lease is _Lease.ASKED
             case SlotTaken():
                 return self._lease is _Lease.HELD
             case StepBegun(num_chain):
-                if step is None or step.has_begun:
-                    return False
-                least = 1 if step.tree is None else len(step.chain)
-                return least <= num_chain <= len(step.chain)
+                return self._step is not None and self._step.can_begin(num_chain)
             case Stepped(choice):
-                if step is None or not step.has_begun or (choice is None) != (step.tree is None):
-                    return False
-                return choice is None or step.tree is None or len(choice) == len(step.tree)
+                return self._step is not None and self._step.is_answered_by(choice)
             case StepFailed():
-                return step is not None
+                return self._step is not None
         return True
 
     def _dispatch(self, event: VerifierEvent, now_s: float) -> None:
@@ -225,25 +215,13 @@ class VerifierSession:
         elif self._log is not None and self._log.agrees(header.total, header.hash):
             self.counters["held_context"] += 1
         else:
-            self._take_chunk(event)
+            count = self._intake.take(header, event.ids)
+            self.counters.update([count] if count else [])
 
-    def _take_chunk(self, event: ContextArrived) -> None:
-        header, assembly = event.header, self._assembly
-        if assembly is None or not assembly.owns(header):
-            if assembly is not None:
-                if header.round < assembly.header.round:
-                    self.counters["stale_context"] += 1
-                    return
-                self.counters["replaced_context"] += 1
-            assembly = self._assembly = ContextAssembly(header)
-        if assembly.add(header, event.ids):
-            self._has_moved = self._is_news = True
-        else:
-            self.counters["duplicate_chunk"] += 1
-
-    def _install(self, assembly: ContextAssembly) -> None:
+    def _install(self) -> None:
         """The context is complete: it replaces what was held. Rows of a common prefix stay."""
-        header, self._assembly = assembly.header, None
+        assembly = self._intake.pop()
+        header = assembly.header
         log = TokenLog(header.params, assembly.tokens)
         if log.hash_at(len(log)) != header.hash:
             message = "hash does not fit the params and tokens of the context"
@@ -316,12 +294,11 @@ class VerifierSession:
     def _wait_or_say_cold(self, arrival: Arrival) -> None:
         """Its context may still be on the way: then it waits, once. If it is said again and no
         chunk came in between, some were lost."""
-        assembly, round_ = self._assembly, arrival.item.round
-        if assembly is not None and assembly.header.round == round_ and self._has_moved:
-            self._waiting, self._has_moved = arrival, False
+        round_ = arrival.item.round
+        if self._intake.is_worth_waiting_for(round_):
+            self._waiting = arrival
             return
-        if assembly is not None and assembly.header.round < round_:
-            self._assembly = None
+        self._intake.drop_before(round_)
         self.counters["cold"] += 1
         self._job = None
         answer = Cold(round=round_, try_=arrival.item.try_, at=self._verifier)
@@ -338,8 +315,7 @@ class VerifierSession:
     def _admit(self, arrival: Arrival) -> None:
         item, log = arrival.item, self._log
         assert log is not None
-        if self._assembly is not None and self._assembly.header.round <= item.round:
-            self._assembly = None
+        self._intake.drop_before(item.round + 1)
         start = item.base + len(item.append)
         round_ = item.round
         if item.run and item.try_ == 0 and not item.append and self._line.get(round_) == start:
@@ -383,9 +359,9 @@ class VerifierSession:
         """Ask for what is needed next. Nothing while a step is under way."""
         if self._step is not None and self._step.has_begun:
             return
-        if self._assembly is not None and self._assembly.is_complete:
-            self._install(self._assembly)
-        if self._waiting is not None and self._assembly is None:
+        if self._intake.is_complete:
+            self._install()
+        if self._waiting is not None and not self._intake.is_open:
             self._take(self._waiting, now_s)
         if self._log is None or (self._job is None and not self._is_prefilling):
             self._want(None)
@@ -458,7 +434,8 @@ class VerifierSession:
         outcome = decide(step.tree, event.choice, event.logprobs, params, num_generated)
         log.extend(outcome.tokens)
         self._rows = base + len(outcome.path)
-        verdict = self._verdict(step, job, event, outcome)
+        kept = step.tree.num_drafted
+        verdict = verdict_of(outcome, job, log, at=self._verifier, kept=kept, step=event)
         self._last = Answered(job.base, job.hash, verdict)
         self._out.append(Reply(verdict))
         if len(outcome.path):
@@ -479,28 +456,6 @@ class VerifierSession:
             return None
         hash_ = self._log.hash_at(base)
         return replace(job, round=job.round + 1, try_=0, base=base, hash=hash_, deadline_s=None)
-
-    def _verdict(self, step: WantedStep, job: Job, event: Stepped, outcome: Outcome) -> Verdict:
-        assert self._log is not None and step.tree is not None
-        timing = Timing(
-            held=round(job.item.held_ms, 2),
-            queue=round(event.queue_ms, 2),
-            step=round(event.step_ms, 2),
-            rows=event.step_rows,
-        )
-        return Verdict(
-            round=job.round,
-            try_=job.try_,
-            at=self._verifier,
-            path=outcome.tokens[:-1],
-            bonus=outcome.tokens[-1],
-            kept=step.tree.num_drafted,
-            base=len(self._log),
-            hash=self._log.hash_at(len(self._log)),
-            final=outcome.final,
-            lp=outcome.lp,
-            timing=timing,
-        )
 
     # ------------------------------------------------------------ rejections, time
 
@@ -541,15 +496,14 @@ class VerifierSession:
 
     def _report_progress(self, now_s: float) -> None:
         """A sign of life to the edge, whose own timer starts again: so do the deadlines."""
-        self._progress_at_s, self._is_news = None, False
+        self._progress_at_s, self._intake.is_news = None, False
         for late in (self._next, self._waiting, self._job):
             if late is not None and late.deadline_s is not None:
                 late.deadline_s = max(late.deadline_s, now_s + late.budget_s)
         round_, try_ = self._name_of_progress()
-        if self._assembly is not None:
-            figures = (self._assembly.num_received, self._assembly.header.total)
-        else:
-            figures = (self._rows, len(self.committed))
+        figures = (self._rows, len(self.committed))
+        if (assembly := self._intake.assembly) is not None:
+            figures = (assembly.num_received, assembly.header.total)
         answer = Progress(round=round_, try_=try_, at=self._verifier, progress=figures)
         self._out.append(Reply(answer))
 
@@ -560,14 +514,14 @@ class VerifierSession:
             return self._job.round, self._job.try_
         if self._waiting is not None:
             return self._waiting.name
-        if self._assembly is not None:
-            return self._assembly.header.round, 0
+        if self._intake.assembly is not None:
+            return self._intake.assembly.header.round, 0
         return self._context_round, 0
 
     def _arm(self, now_s: float) -> None:
         is_busy = (
             *(self._job is not None, self._next is not None, self._is_prefilling),
-            self._assembly is not None and self._is_news,
+            self._intake.is_open and self._intake.is_news,
         )
         if not any(is_busy):
             self._progress_at_s = None
@@ -592,14 +546,15 @@ class VerifierSession:
         if self._step is not None:
             is_round = self._step.job is not None
             return VerifierState.RUNNING if is_round else VerifierState.FILLING
-        if self._job is not None or self._assembly is not None or self._is_prefilling:
+        if self._job is not None or self._intake.is_open or self._is_prefilling:
             return VerifierState.FILLING
         if self._lease is _Lease.ASKED:
             return VerifierState.FILLING  # nobody needs it any more, but the answer is owed
         return VerifierState.ABSENT if self._log is None else VerifierState.READY
 
     def _begin_ending(self) -> None:
-        self._job = self._next = self._waiting = self._assembly = None
+        self._job = self._next = self._waiting = None
+        self._intake = ContextIntake()
         self._is_prefilling = False
         self._set_timer(None)
         has_begun = self._step is not None and self._step.has_begun

@@ -1,0 +1,66 @@
+"""The current round as an edge says it: its number, its tries, and what is out. Changed by
+``edge_session`` alone."""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from specedge.ids import Round
+from specedge.protocol.messages import MAX_NODES, Draft, Verdict
+from specedge.protocol.token_log import TokenLog
+from specedge.protocol.wire_tree import to_wire
+from specedge.tree.token_tree import TokenTree
+
+FIRST_ROUND: Final = Round(0)
+
+
+@dataclass(slots=True)
+class EdgeRound:
+    """One round at a time; a grant stays out over many.
+
+    try_       the newest send of this round; -1: it was not sent
+    sent_s     when each try of this round was sent
+    tree       what is out: a tree, or None for a grant of ``run`` tokens up to base ``grant_end``
+    has_asked_for_gap  a verdict beyond this round came, and the round was asked for
+    """
+
+    number: Round = FIRST_ROUND
+    try_: int = -1
+    sent_s: dict[int, float] = field(default_factory=dict)
+    tree: TokenTree | None = None
+    run: int = 0
+    grant_end: int = 0
+    has_asked_for_gap: bool = False
+
+    def advance(self) -> None:
+        """The round was answered."""
+        self.number = Round(self.number + 1)
+        self.try_ = -1
+        self.sent_s.clear()
+        self.has_asked_for_gap = False
+
+    def has_tried(self, verdict: Verdict) -> bool:
+        """Whether ``verdict`` looked at the tree that is out: a grant that ran ahead may have
+        answered the round before the tree got there."""
+        return verdict.kept > 0 or self.tree is None or self.tree.num_drafted == 0
+
+    def say(
+        self, log: TokenLog, at: str, max_nodes: int, wait_s: float, now_s: float, is_repeat: bool
+    ) -> Draft:
+        """The next try of this round. Try 0 of a grant extends the one that runs; a repeated grant
+        is at least try 1, which asks the verifier to start again from our base."""
+        self.try_ = max(self.try_ + 1, 1 if is_repeat else 0)
+        self.sent_s[self.try_] = now_s
+        self.grant_end = len(log) + self.run
+        limit = min(max_nodes, MAX_NODES)
+        token, parent = ((), ()) if self.tree is None else to_wire(self.tree, limit)
+        return Draft(
+            round=self.number,
+            try_=self.try_,
+            at=at,
+            base=len(log),
+            hash=log.hash_at(len(log)),
+            token=token,
+            parent=parent,
+            run=self.run,
+            budget_ms=round(2e3 * wait_s),
+        )
