@@ -61,6 +61,7 @@ from specedge.protocol.messages import (
     Verdict,
 )
 from specedge.protocol.refusals import ANY_WEIGHTS
+from specedge.protocol.round_timer import EdgeSessionConfig
 from specedge.protocol.subjects import Up
 from specedge.protocol.token_log import TokenLog
 from specedge.service.compute import ComputeThread
@@ -80,17 +81,25 @@ FIRST_TERM = Epoch(1, 0)
 LIMITS = Limits(nodes=32, append=64, context=4096, grant=32)
 
 
-class WatchedTarget(EmulatedTarget):
-    """An emulated target that remembers what each step held, as (rows, prefill rows, sessions)."""
+POISON = 31_999
 
-    def __init__(self, *, step_ms: float, prefill_token_ms: float, slots: int) -> None:
+
+class WatchedTarget(EmulatedTarget):
+    """An emulated target that remembers what each step held, as (rows, prefill rows, sessions), and
+    breaks on a context with the token ``POISON``."""
+
+    def __init__(
+        self, *, step_ms: float, prefill_token_ms: float, slots: int, kv_tokens: int = 1 << 22
+    ) -> None:
         profile = DeviceProfile(
             "test", "made up", fixed_ms=step_ms, prefill_token_ms=prefill_token_ms
         )
-        super().__init__(TEXT, profile=profile, sleep=time.sleep, slots=slots)
+        super().__init__(TEXT, profile=profile, sleep=time.sleep, slots=slots, kv_tokens=kv_tokens)
         self.steps: list[tuple[int, int, int]] = []
 
     def step(self, items: Sequence[StepItem]) -> list[NodeChoices | None]:
+        if any(POISON in item.chain for item in items):
+            raise ArithmeticError("poisoned")
         choices = super().step(items)
         rows = sum(item.num_rows for item in items)
         prefill = sum(item.num_rows for item in items if item.tree is None)
@@ -160,12 +169,15 @@ class Cloud:
         step_ms: float = 1.0,
         prefill_token_ms: float = 0.0,
         slots: int = 8,
+        kv_tokens: int = 1 << 22,
         max_step_tokens: int = 256,
         limits: Limits = LIMITS,
         times: SessionTimes | None = None,
     ) -> RunningVerifier:
         """Start one and wait until it has reported."""
-        engine = WatchedTarget(step_ms=step_ms, prefill_token_ms=prefill_token_ms, slots=slots)
+        engine = WatchedTarget(
+            step_ms=step_ms, prefill_token_ms=prefill_token_ms, slots=slots, kv_tokens=kv_tokens
+        )
         loaded = LoadedEngine(engine, engine.identity, slots, max_step_tokens)
         options = verifier_app.VerifierOptions(
             VerifierId(name), secrets.token_hex(4), limits, times or SessionTimes(), drain_s=5.0
@@ -261,7 +273,13 @@ class ScriptedEdge:
         self._listeners[key] = listener
 
     def session(
-        self, prompt: Sequence[int], max_tokens: int, draw: Draw, **params: object
+        self,
+        prompt: Sequence[int],
+        max_tokens: int,
+        draw: Draw,
+        *,
+        config: EdgeSessionConfig | None = None,
+        **params: object,
     ) -> "ScriptedSession":
         identity = TEXT.identity()
         session_params = SessionParams(
@@ -271,7 +289,7 @@ class ScriptedEdge:
             prompt=len(prompt),
             max_tokens=max_tokens,
         ).model_copy(update=params)
-        machine = EdgeSession(session_params, np.asarray(prompt, dtype=np.int32))
+        machine = EdgeSession(session_params, np.asarray(prompt, dtype=np.int32), config)
         return ScriptedSession(self, self.key(), machine, draw, self._clock, self._tasks)
 
     def _on_down(self, message: Message) -> None:

@@ -16,10 +16,12 @@ from specedge.ids import Epoch, VerifierId
 from specedge.link.base import Message
 from specedge.protocol import subjects
 from specedge.protocol.codec import decode, encode
-from specedge.protocol.messages import Cold, OpenRequest, Rejected, Stat, Verdict
+from specedge.protocol.messages import Cold, OpenRequest, Reason, Rejected, Stat, Verdict
+from specedge.protocol.round_timer import EdgeSessionConfig
 from specedge_verifier.sessions import SessionTimes
 from tests.integration.cloud_world import (
     LIMITS,
+    POISON,
     TEXT,
     ReadyToDraft,
     ScriptedEdge,
@@ -167,7 +169,8 @@ async def test_a_drained_verifier_answers_what_it_has_and_its_sessions_move() ->
         await world.start_scheduler()
         verifiers = {name: await world.start_verifier(name, step_ms=5.0) for name in ("v1", "v2")}
         edge = await ScriptedEdge(world, "A").start()
-        session = edge.session(PROMPT, 150, truth())
+        patient = EdgeSessionConfig(min_wait_s=3.0)
+        session = edge.session(PROMPT, 150, truth(), config=patient)
         running = world.tasks.start(session.run(), name="session")
         await session.committed_some.wait()
         home = session.machine.verifier
@@ -180,7 +183,7 @@ async def test_a_drained_verifier_answers_what_it_has_and_its_sessions_move() ->
         assert said_bye.is_set()
         assert session.tokens == reference(PROMPT, 150)
         assert session.verdicts[-1].at != home
-        assert session.machine.counters["retries"] == 0
+        assert session.machine.counters["resends"] == 0
 
 
 async def test_a_long_prompt_does_not_stall_another_sessions_rounds() -> None:
@@ -387,3 +390,40 @@ async def test_a_session_without_a_word_is_freed() -> None:
 
         async with asyncio.timeout(5):
             await freed.wait()
+
+
+async def test_sessions_that_do_not_fit_the_memory_together_take_turns() -> None:
+    async with cloud() as world:
+        await world.start_scheduler()
+        await world.start_verifier("v1", kv_tokens=400, times=SessionTimes(park_s=0.0))
+        edges = [await ScriptedEdge(world, letter).start() for letter in "AB"]
+        prompts = [list(range(1, 181)), list(range(2, 182))]
+        sessions = [
+            edge.session(prompt, 60, truth()) for edge, prompt in zip(edges, prompts, strict=True)
+        ]
+
+        await asyncio.gather(*(session.run() for session in sessions))
+
+        for session, prompt in zip(sessions, prompts, strict=True):
+            assert session.tokens == reference(prompt, 60)
+
+
+async def test_a_session_that_breaks_the_engine_breaks_no_other() -> None:
+    async with cloud() as world:
+        await world.start_scheduler()
+        await world.start_verifier("v1", step_ms=5.0)
+        good, bad = [await ScriptedEdge(world, letter).start() for letter in "AB"]
+        session = good.session(PROMPT, 100, truth())
+        running = world.tasks.start(session.run(), name="session")
+        await session.committed_some.wait()
+
+        poisoned = await ReadyToDraft.make(bad, [1, 2, POISON])
+        answers = [await poisoned.say({}) for _ in range(10)]
+        await running
+        again = await good.session(PROMPT, 10, truth()).run()
+
+        for answer in answers:
+            assert isinstance(answer, Rejected)
+            assert answer.rejected is Reason.BUSY
+        assert session.tokens == reference(PROMPT, 100)
+        assert again.reason == "length"

@@ -10,7 +10,6 @@ from specedge.service.settings import settings_from_command_line
 from specedge_verifier.app import SERVICE, run
 from specedge_verifier.config import VerifierSettings
 
-
 # The event loop must not wait long for the interpreter while the compute thread prepares a step.
 SWITCH_INTERVAL_S = 0.0005
 

@@ -143,6 +143,7 @@ class Verifier:
         table, pool = self.table, self.pool
         metrics.sessions.set_function(lambda: len(table))
         metrics.running.set_function(lambda: sum(not entry.is_idle for entry in table.entries))
+        metrics.read_session_counts(lambda: table.counted)
         metrics.kv_usage.set_function(lambda: pool.num_leased / pool.num_slots)
 
 

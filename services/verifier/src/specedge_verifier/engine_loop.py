@@ -8,6 +8,7 @@ Knows nothing of messages or subjects.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +18,7 @@ import structlog
 from specedge.clock import Clock
 from specedge.engine.ports import Choosing, NodeChoices, NodeLogprobs, TargetEngine
 from specedge.errors import ProtocolViolation
+from specedge.ids import SessionKey
 from specedge.protocol.effects import StepBegun, StepFailed, Stepped, WantStep
 from specedge.protocol.messages import StepReport, TokenLogprobs
 from specedge.service.compute import ComputeThread
@@ -27,7 +29,7 @@ from specedge_verifier.slots import EngineCall, SlotPool
 from specedge_verifier.step_plan import Planned, plan_step
 from specedge_verifier.turn import TurnItem, TurnOutcome, run_turn
 
-MAX_FAILURES: Final = 8  # steps in a row: then the engine is taken for broken, and the process ends
+MAX_FAILURES: Final = 8  # in a row, of several sessions: the engine is broken, the process ends
 FULL_RETRY_MS: Final = 500
 FAILED_RETRY_MS: Final = 200
 
@@ -102,7 +104,7 @@ class EngineLoop:
         self._max_step_tokens = max_step_tokens
         self._on_step = on_step
         self._num_steps = 0
-        self._num_failures = 0
+        self._failed: Counter[SessionKey] = Counter()  # since the last step that went well
         self._ended_s = clock.now_s()
 
     async def run(self) -> None:
@@ -178,20 +180,15 @@ class EngineLoop:
 
     async def _end(self, turn: asyncio.Task[TurnOutcome], parts: tuple[_Part, ...]) -> _Step | None:
         """Wait for the step; None if there was none, or nobody got anything from it."""
-        try:
-            outcome = await turn
-            while outcome.full and (self._pool.shrink() or self._table.park_one()):
-                turn = self._stepper.start(self._take_calls(), [part.item for part in parts])
-                outcome = await turn
-        except Exception as error:  # whatever an engine may raise: the sessions stay usable
-            self._note_failure(error)
+        outcome = await turn
+        while outcome.full and (self._pool.shrink() or self._table.park_one()):
+            items = [part.item for part in parts]
+            outcome = await self._stepper.start(self._take_calls(), items)
+        self.running_rows = 0
+        self._ended_s = self._clock.now_s()
+        if outcome.full or outcome.error is not None:
             return await self._step_apart(parts)
-        finally:
-            self.running_rows = 0
-            self._ended_s = self._clock.now_s()
-        if outcome.full:
-            return await self._step_apart(parts)
-        self._num_failures = 0
+        self._failed.clear()
         return _Step(parts, outcome.choices, outcome.ms) if parts else None
 
     async def _step_apart(self, parts: tuple[_Part, ...]) -> _Step | None:
@@ -201,27 +198,29 @@ class EngineLoop:
         choices: list[NodeChoices | None] = []
         total_ms = 0.0
         for part in parts:
-            try:
-                outcome = await self._stepper.start(self._take_calls(), [part.item])
-            except Exception as error:  # as above
-                self._note_failure(error)
-                self._fail(part, StepFailed(f"{type(error).__name__}"[:200], FAILED_RETRY_MS))
+            outcome = await self._stepper.start(self._take_calls(), [part.item])
+            if outcome.error is not None:
+                self._note_failure(part.entry.key, outcome.error)
+                said = f"the engine failed: {type(outcome.error).__name__}"
+                self._fail(part, StepFailed(said, FAILED_RETRY_MS))
                 continue
             if outcome.full:
                 self._fail(part, StepFailed("no memory is left", FULL_RETRY_MS))
                 continue
-            self._num_failures = 0
+            self._failed.clear()
             good.append(part)
             choices += outcome.choices
             total_ms += outcome.ms
         self._ended_s = self._clock.now_s()
         return _Step(tuple(good), tuple(choices), total_ms) if good else None
 
-    def _note_failure(self, error: Exception) -> None:
-        self._num_failures += 1
+    def _note_failure(self, key: SessionKey, error: Exception) -> None:
+        self._failed[key] += 1
+        num_failures = self._failed.total()
         self._metrics.failed_steps.inc()
-        _log.exception("step_failed", failures=self._num_failures)
-        if self._num_failures >= MAX_FAILURES:
+        _log.error("step_failed", session=key.session, failures=num_failures, exc_info=error)
+        # One session alone may be what the engine cannot stand; several mean the engine itself.
+        if num_failures >= MAX_FAILURES and len(self._failed) > 1:
             raise error
 
     def _fail(self, part: _Part, event: StepFailed) -> None:

@@ -1,12 +1,33 @@
 """What the verifier counts, as Prometheus sees it. Decides nothing."""
 
+from collections.abc import Callable, Iterable, Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from specedge.protocol.messages import StepReport, Verdict
 
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 STEP_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 GAP_BUCKETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.1, 1.0)
+
+
+class _SessionCounts(Collector):
+    """specedge_session_events_total: what session machines ignored, rejected or said again."""
+
+    def __init__(self) -> None:
+        self.read: Callable[[], Mapping[str, int]] = dict
+
+    def collect(self) -> Iterable[Metric]:
+        """See ``Collector.collect``."""
+        family = CounterMetricFamily(
+            "specedge_session_events", "Of sessions' machines, by kind", labels=["event"]
+        )
+        for event, count in self.read().items():
+            family.add_metric([event], count)
+        yield family
 
 
 class VerifierMetrics:
@@ -61,6 +82,8 @@ class VerifierMetrics:
         self.cold = Counter(
             "specedge_rounds_cold", "Rounds of sessions not held here", registry=registry
         )
+        self._session_counts = _SessionCounts()
+        registry.register(self._session_counts)
         self.sessions = Gauge("specedge_sessions", "Sessions held", registry=registry)
         self.running = Gauge(
             "specedge_num_requests_running",
@@ -73,6 +96,10 @@ class VerifierMetrics:
         self.load_s = Gauge(
             "specedge_model_load_seconds", "How long loading the model took", registry=registry
         )
+
+    def read_session_counts(self, read: Callable[[], Mapping[str, int]]) -> None:
+        """Export what ``read`` returns, at each scrape."""
+        self._session_counts.read = read
 
     def note_step(self, report: StepReport) -> None:
         """Count a step."""

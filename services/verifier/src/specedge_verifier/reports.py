@@ -22,6 +22,7 @@ from specedge_verifier.step_plan import num_rows
 PERIOD_S: Final = 0.1
 STEPS_REPEATED: Final = 4  # so that a lost report hides no step from the estimator
 MAX_SESSIONS_REPORTED: Final = 400  # a heartbeat must fit the broker's message size
+MAX_DONE_REPORTED: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,8 @@ class Reporter:
         self._publish = publish
         self._seq = 0
         self._steps: deque[StepReport] = deque(maxlen=STEPS_REPEATED)
-        self._done: list[tuple[str, str, int]] = []
-        self._done_before: list[tuple[str, str, int]] = []
+        self._done: deque[tuple[str, str, int]] = deque(maxlen=MAX_DONE_REPORTED)
+        self._done_before: tuple[tuple[str, str, int], ...] = ()
         self._next: Cancellable | None = None
 
     def start(self) -> None:
@@ -94,7 +95,8 @@ class Reporter:
     def _beat(self) -> None:
         entries = self._table.entries[:MAX_SESSIONS_REPORTED]
         self._send(tuple(_session_report(entry) for entry in entries))
-        self._done_before, self._done = self._done, []
+        self._done_before = tuple(self._done)
+        self._done.clear()
         self._next = self._clock.call_at(self._clock.now_s() + PERIOD_S, self._beat)
 
     def _send(self, sessions: tuple[SessionReport, ...] | None) -> None:

@@ -6,7 +6,7 @@ event loop; every method is synchronous, so none sees another half done.
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, assert_never
@@ -122,6 +122,7 @@ class SessionTable:
         self._say = say
         self.work = asyncio.Event()
         self._sweep: Cancellable | None = None
+        self._counted: Counter[str] = Counter()  # by sessions that are gone
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -130,6 +131,11 @@ class SessionTable:
     def entries(self) -> list[Entry]:
         """All of them, for reports."""
         return list(self._entries.values())
+
+    @property
+    def counted(self) -> Counter[str]:
+        """What all sessions, past ones included, ignored, rejected or answered again."""
+        return sum((entry.machine.counters for entry in self.entries), self._counted)
 
     def get(self, key: SessionKey) -> Entry | None:
         """The session, if it is known."""
@@ -261,6 +267,7 @@ class SessionTable:
         self._set_timer(entry, None)
         self._drop_slot(entry, NO_ROWS)
         self._ledger.settle(entry.key)
+        self._counted.update(entry.machine.counters)
         del self._entries[entry.key]
 
     # ------------------------------------------------------------ idleness

@@ -37,29 +37,33 @@ class TurnOutcome:
     choices  per item: the target's choices, or None for prefill; empty if the step did not happen
     ms       of the step itself
     full     a slot or memory was missing: nothing was computed
+    error    what the engine raised instead: nothing that counts was computed
     """
 
     choices: tuple[NodeChoices | None, ...] = ()
     ms: float = 0.0
     full: bool = False
+    error: Exception | None = None
 
 
 def run_turn(
     engine: TargetEngine, calls: Sequence[EngineCall], items: Sequence[TurnItem]
 ) -> TurnOutcome:
-    """Make ``calls`` in order, then step over ``items`` (maybe none). Raises what the engine
-    raises, but for Busy, which is an outcome."""
-    for call in calls:
-        call.make(engine)
-    if not items:
-        return TurnOutcome()
-    started_s = time.perf_counter()
+    """Make ``calls`` in order, then step over ``items`` (maybe none). Whatever the engine raises is
+    an outcome: a failed step must not end the tasks around it."""
     try:
+        for call in calls:
+            call.make(engine)
+        if not items:
+            return TurnOutcome()
+        started_s = time.perf_counter()
         step_items = [
             StepItem(item.lease.resolve(engine), item.start, item.chain, item.tree, item.choosing)
             for item in items
         ]
-        choices = engine.step(step_items)
+        choices = tuple(engine.step(step_items))
     except Busy:
         return TurnOutcome(full=True)
-    return TurnOutcome(tuple(choices), (time.perf_counter() - started_s) * 1000)
+    except Exception as error:
+        return TurnOutcome(error=error)
+    return TurnOutcome(choices, (time.perf_counter() - started_s) * 1000)
