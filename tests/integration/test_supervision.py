@@ -35,7 +35,9 @@ SERVICE = """
             self.end_headers()
         def log_message(self, *_):
             pass
-    server = http.server.HTTPServer(("127.0.0.1", 0), Ready)
+    given = sys.argv.index("--http-port") + 1 if "--http-port" in sys.argv else None
+    port = int(sys.argv[given]) if given else 0
+    server = http.server.HTTPServer(("127.0.0.1", port), Ready)
     host, port = server.server_address
     print(json.dumps({"event": "http_listening", "host": host, "port": port}), flush=True)
     server.serve_forever()
@@ -62,7 +64,12 @@ async def supervise(
 
         async def start(*flags: str) -> tuple[Supervisor, list[str]]:
             plans = [
-                ProcessPlan(f"child-{number}", "stand_in", (flag,) if flag else ())
+                ProcessPlan(
+                    f"child-{number}",
+                    "stand_in",
+                    (flag,) if flag else (),
+                    keeps_port=flag == "known",
+                )
                 for number, flag in enumerate(flags)
             ]
             supervisor = Supervisor(plans, run_dir=service_folder, notice=notices.append)
@@ -107,6 +114,18 @@ async def test_a_killed_process_is_started_again_and_that_is_said(supervise: Sta
     assert is_alive(new)
     assert bystander.pid == untouched
     assert notices == ["child-0 was killed by SIGKILL; starting it again"]
+
+
+async def test_a_process_whose_clients_know_its_port_comes_back_there(supervise: Start) -> None:
+    supervisor, _ = await supervise("known")
+    child = supervisor.children[0]
+    known_url, old = child.http_url, child.pid
+    assert old is not None
+
+    os.kill(old, signal.SIGKILL)
+    await until_new_run(child, old)
+
+    assert child.http_url == known_url
 
 
 async def test_a_process_that_cannot_start_ends_the_system_with_its_last_words(

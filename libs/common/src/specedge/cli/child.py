@@ -34,6 +34,7 @@ class Child:
         self.last_lines: deque[str] = deque(maxlen=LAST_LINES)
         self.http_url: str | None = None  # known once the process said where it listens
         self.ready = asyncio.Event()  # set by whoever watches readiness; a start clears it
+        self._last_port: str | None = None
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -93,7 +94,10 @@ class Child:
 
     def _command(self) -> list[str]:
         tethered = [sys.executable, "-I", "-S", tether.__file__, str(os.getpid())]
-        return [*tethered, sys.executable, "-m", self.plan.module, *self.plan.flags]
+        program = [sys.executable, "-m", self.plan.module, *self.plan.flags]
+        if self.plan.keeps_port and self._last_port is not None:
+            program += ["--http-port", self._last_port]  # the last one given counts
+        return [*tethered, *program]
 
     async def _keep_log(self, process: asyncio.subprocess.Process, log: BinaryIO) -> None:
         assert process.stdout is not None
@@ -112,6 +116,8 @@ class Child:
         self.last_lines.append(line.decode(errors="replace").rstrip())
         if b"http_listening" in line:
             self.http_url = _listening_url(line) or self.http_url
+            if self.http_url is not None:
+                self._last_port = self.http_url.rpartition(":")[2]
 
 
 def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:

@@ -5,7 +5,7 @@ planned here.
 """
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -44,16 +44,19 @@ class StackOptions:
 
 @dataclass(frozen=True, slots=True)
 class ProcessPlan:
-    """One service process: ``python -m <module> <flags>``, called ``name`` in logs and messages."""
+    """One service process: ``python -m <module> <flags>``, called ``name`` in logs and messages.
+
+    keeps_port  its clients know where it listens, so a later run listens there again
+    """
 
     name: str
     module: str
     flags: tuple[str, ...]
+    keeps_port: bool = False
 
 
 def plan_processes(options: StackOptions, *, nats_url: str, run_dir: Path) -> list[ProcessPlan]:
-    """The processes in the order in which they are best started. The first edge's is the last but
-    ``edges - 1``; ``edge_names`` names them."""
+    """The processes, in the order in which they are best started."""
     common: dict[str, object] = {"nats-url": nats_url, "http-host": LOOPBACK, "log-format": "json"}
     common |= {"log-level": options.log_level}
     scheduler = common | {"http-port": 0}
@@ -77,7 +80,7 @@ def plan_processes(options: StackOptions, *, nats_url: str, run_dir: Path) -> li
             "http-port": options.port if index == 0 else 0,
             "identity-file": run_dir / f"{name}.nk",
         }
-        plans.append(_plan(name, EDGE_MODULE, own, options))
+        plans.append(replace(_plan(name, EDGE_MODULE, own, options), keeps_port=True))
     return plans
 
 

@@ -13,7 +13,6 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn
 from specedge.cli.console import err, out, report
 from specedge.cli.edge_client import EdgeClient
 from specedge.cli.failure import EXIT_FAILED, EXIT_INTERRUPTED, CommandFailed
-from specedge.engine.loading import DEFAULT_MODEL
 from specedge.engine.reference import ReferenceDecoder
 from specedge.engine.torch_model import load_target_model
 from specedge.errors import SpecEdgeError
@@ -57,7 +56,7 @@ def _measure(arguments: argparse.Namespace) -> list[Report]:
     with EdgeClient(arguments.url, api_key=arguments.api_key) as client:
         model = client.model()
         loaded = load_target_model(
-            arguments.model or DEFAULT_MODEL, cache_dir=arguments.cache_dir, dtype=arguments.dtype
+            arguments.model or model, cache_dir=arguments.cache_dir, dtype=arguments.dtype
         )
         plain = PlainDecoding(ReferenceDecoder(loaded), loaded.identity.stop_ids)
         with Progress(*columns, console=err()) as bars:
@@ -83,7 +82,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("fp32", "bf16"), required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--parallel", type=int, required=True)
-    parser.add_argument("--model", help="name or folder; the built-in one if not given")
+    parser.add_argument("--model", help="name or folder; what the edge says it serves if not given")
     parser.add_argument("--api-key")
     parser.add_argument("--cache-dir", type=Path, default=Path("~/.cache/specedge"))
     parser.add_argument("--json", action="store_true")
