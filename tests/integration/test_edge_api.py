@@ -341,6 +341,53 @@ async def test_what_is_not_json_is_refused(world: EdgeWorld) -> None:
         assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
+async def test_a_body_of_another_type_is_refused_with_advice(world: EdgeWorld) -> None:
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+
+    answer = await world.client.post(TEXTS, content=b'{"prompt": "x"}', headers=headers)
+
+    assert answer.status_code == 400
+    assert "application/json" in answer.json()["error"]["message"]
+
+
+async def test_a_body_too_large_to_be_meant_is_refused(world: EdgeWorld) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(40):
+            yield b" " * 2**19
+
+    answer = await world.client.post(
+        TEXTS, content=endless(), headers={"content-type": "application/json"}
+    )
+
+    assert answer.status_code == 413
+
+
+async def test_text_that_is_no_unicode_is_refused(world: EdgeWorld) -> None:
+    headers = {"content-type": "application/json"}
+    bodies = {
+        TEXTS: rb'{"prompt": "\ud800"}',
+        CHAT: rb'{"messages": [{"role": "user", "content": "\udfff"}]}',
+        "/tokenize": rb'{"model": "\ud800", "prompt": "x"}',
+    }
+    for path, content in bodies.items():
+        answer = await world.client.post(path, content=content, headers=headers)
+
+        assert answer.status_code in (400, 404), (path, answer.text)
+        assert answer.json()["error"]["param"] is not None
+
+
+@pytest.mark.parametrize(
+    "options", [{"chat_template": "{{ 1 }}"}, {"tokenize": True}, {"conversation": []}]
+)
+async def test_a_client_may_not_bring_its_own_template(
+    world: EdgeWorld, options: dict[str, Any]
+) -> None:
+    answer = await world.chat(chat_template_kwargs=options)
+
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "chat_template_kwargs"
+
+
 async def test_paths_and_methods_that_are_not_served_say_so(world: EdgeWorld) -> None:
     responses = await world.client.post("/v1/responses", json={})
     wrong_method = await world.client.get(TEXTS)

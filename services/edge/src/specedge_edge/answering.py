@@ -14,7 +14,7 @@ from specedge.errors import Busy, SpecEdgeError
 from specedge.protocol.effects import Committed, Ended
 from specedge.protocol.messages import TokenLogprobs
 from specedge.service.runtime import Tasks
-from specedge_edge.account import Account
+from specedge_edge.account import MS_PER_S, Account
 from specedge_edge.generation import Generation, Upstream
 from specedge_edge.metrics import EdgeMetrics
 from specedge_edge.plan import ChoicePlan
@@ -199,8 +199,23 @@ class AnswerDesk:
             end = Broke(plan.index, error, generation.account)
         finally:
             generation.account.num_tokens = writer.num_tokens
-            self._metrics.on_finished(_reason(end), len(plan.prompt), generation.account)
+            self._report(end, plan, generation.account)
         await queue.put(end)
+
+    def _report(self, end: Finished | Broke | None, plan: ChoicePlan, account: Account) -> None:
+        reason = _reason(end)
+        self._metrics.on_finished(reason, len(plan.prompt), account)
+        _log.info(
+            "choice_ended",
+            reason=reason,
+            error=str(end.error) if isinstance(end, Broke) else None,
+            prompt_tokens=len(plan.prompt),
+            tokens=account.num_tokens,
+            rounds=account.rounds,
+            accepted=account.num_accepted,
+            took_ms=round(MS_PER_S * account.generation_s, 1),
+            verifier=account.verifier_id,
+        )
 
 
 def _reason(end: Finished | Broke | None) -> str:

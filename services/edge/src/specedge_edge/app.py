@@ -22,7 +22,7 @@ import structlog
 from specedge.credentials.nkey import UserKey
 from specedge.errors import LinkDown
 from specedge.ids import EdgeId
-from specedge.link.base import Link
+from specedge.link.base import Link, LinkState
 from specedge.link.nats import NatsLink
 from specedge.protocol.round_timer import EdgeSessionConfig
 from specedge.protocol.subjects import edge_inbox
@@ -44,6 +44,7 @@ from specedge_edge.router import SessionRouter
 from specedge_edge.served import ServedModel, spell_out
 
 SERVICE: Final = "edge"
+ENCODINGS: Final = 64  # requests whose prompts may wait to be encoded
 
 _log = structlog.get_logger("specedge.edge")
 
@@ -76,7 +77,10 @@ class Edge:
         self._settings = settings
         self._api_keys = settings.api_keys()
         self._slot = BackendSlot()
-        self._compute = ComputeThread("edge-compute")
+        # Each choice has at most a draft and a farewell out; the rest is for encoding.
+        self._compute = ComputeThread(
+            "edge-compute", max_pending=4 * settings.max_concurrent + ENCODINGS
+        )
         self._http: HttpServer | None = None
         self._cloud: Cloud | None = None
         self.metrics.watch_loop(context.watchdog)
@@ -125,6 +129,7 @@ class Edge:
         self.health.loading("connect to the broker")
         key = UserKey.load_or_create(self._settings.key_path)
         link = await connect(key)
+        link.on_state(self._on_link_state)
         self._cloud = await self._open_cloud(link, EdgeId(key.public_key), loaded)
         self._slot.put(self._backend(self._cloud, loaded))
         self._context.tasks.start(self._cloud.served.watch(), name="trial-opens")
@@ -132,6 +137,10 @@ class Edge:
         self.health.need("session", self._cloud.why_no_session)
         self.health.loaded()
         _log.info("edge_loaded", edge=key.public_key, model=loaded.model)
+
+    def _on_link_state(self, state: LinkState) -> None:
+        if state is LinkState.CLOSED and not self._context.drain.is_set():
+            self.health.fail("the broker has turned this edge away for good")
 
     async def connect_nats(self, key: UserKey) -> Link:
         """Connect over NATS, for as long as it takes."""

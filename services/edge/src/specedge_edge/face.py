@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from specedge import __version__
 from specedge.errors import SpecEdgeError
 from specedge_edge.openai.errors import INTERNAL, ApiError, from_exception, from_validation
-from specedge_edge.openai.gates import ApiKeyGate, RequestIds
+from specedge_edge.openai.gates import ApiKeyGate, BodyLimit, RequestIds
 from specedge_edge.openai.routes import BackendSlot, openai_routes
 
 PAGE: Final = "index.html"
@@ -56,6 +56,7 @@ def make_face(
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(SpecEdgeError, _on_error)
     app.add_exception_handler(Exception, _on_bug)
+    app.add_middleware(BodyLimit)
     app.add_middleware(ApiKeyGate, keys=api_keys)
     if origins:
         app.add_middleware(

@@ -5,11 +5,18 @@ HTTP. Incremental decoding of an answer is in ``specedge_edge.streaming_text``.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
-
-import jinja2
+from typing import Any, Final, Protocol
 
 from specedge.errors import InvalidRequest
+
+# Arguments of the template call that are not the client's to give: a template is a program.
+RESERVED_OPTIONS: Final = frozenset(
+    {
+        *("conversation", "chat_template", "tokenize", "tools", "documents", "return_dict"),
+        *("return_tensors", "return_assistant_tokens_mask", "padding", "truncation"),
+        *("max_length", "tokenizer_kwargs"),
+    }
+)
 
 
 class Tokenizer(Protocol):
@@ -50,8 +57,17 @@ class TextCodec:
         self.tokenizer = tokenizer
         self.vocab_size = len(tokenizer) if vocab_size is None else vocab_size
 
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of a prompt text, with the model's own beginning-of-text if it has one."""
+    def encode(
+        self, text: str, *, add_special_tokens: bool = True, field: str = "prompt"
+    ) -> list[int]:
+        """Token ids of a prompt text, with the model's own beginning-of-text if it has one.
+
+        Raises InvalidRequest naming ``field`` when the text is no Unicode (a lone surrogate).
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequest(f"{field}: the text is not valid Unicode", field=field) from error
         return list(self.tokenizer.encode(text, add_special_tokens=add_special_tokens))
 
     def encode_chat(
@@ -62,6 +78,10 @@ class TextCodec:
         ``template_options`` go to the template (``enable_thinking`` and the like). Raises
         InvalidRequest naming ``messages`` when the template refuses the conversation.
         """
+        if reserved := RESERVED_OPTIONS & template_options.keys():
+            raise InvalidRequest(
+                f"chat_template_kwargs may not set {min(reserved)}", field="chat_template_kwargs"
+            )
         if not self.tokenizer.chat_template:
             raise InvalidRequest(
                 "this model has no chat template; use /v1/completions", field="messages"
@@ -72,13 +92,13 @@ class TextCodec:
                 tokenize=False,
                 **{"add_generation_prompt": True, **template_options},
             )
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
+        except Exception as error:  # a program fed by strangers: it may fail in any way
             raise InvalidRequest(
                 f"the model's chat template refuses these messages: {error}"[:500],
                 field="messages",
             ) from error
         # The template spells out the special tokens itself.
-        return self.encode(text, add_special_tokens=False)
+        return self.encode(text, add_special_tokens=False, field="messages")
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of token ids. An incomplete character at either end comes out as U+FFFD."""

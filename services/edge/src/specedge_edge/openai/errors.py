@@ -23,6 +23,7 @@ from specedge.errors import (
 from specedge_edge.served import spell_out
 
 MAX_MESSAGE_CHARS: Final = 1000
+MAX_PARAM_CHARS: Final = 200
 DEFAULT_RETRY_MS: Final = 1000
 
 
@@ -45,9 +46,9 @@ class ApiError:
         """The JSON body, which is also what a broken-off stream carries."""
         return {
             "error": {
-                "message": self.message[:MAX_MESSAGE_CHARS],
+                "message": _sayable(self.message)[:MAX_MESSAGE_CHARS],
                 "type": self.type,
-                "param": self.param,
+                "param": None if self.param is None else _sayable(self.param)[:MAX_PARAM_CHARS],
                 "code": self.code,
             }
         }
@@ -66,6 +67,7 @@ class ApiError:
         return JSONResponse(self.body(), status_code=self.status, headers=self.headers())
 
 
+NOT_AN_OBJECT: Final = "the body must be a JSON object, sent as Content-Type: application/json"
 INTERNAL: Final = ApiError(500, "internal error; the server's log has it", "server_error")
 MISSING_KEY: Final = ApiError(
     401,
@@ -134,10 +136,17 @@ def from_validation(error: RequestValidationError) -> ApiError:
     if first["type"] == "json_invalid":
         reason = first.get("ctx", {}).get("error", "")
         return ApiError(400, f"the body is not valid JSON: {reason}", "invalid_request_error")
+    if first["loc"] == ("body",):
+        return ApiError(400, NOT_AN_OBJECT, "invalid_request_error")
     param = _param(first["loc"])
     said = str(first["msg"])[:200]
     message = f"{param}: {said}" if param else said
     return ApiError(400, message, "invalid_request_error", param)
+
+
+def _sayable(text: str) -> str:
+    """Without lone surrogates, which a client may send and nobody can encode."""
+    return text.encode(errors="replace").decode()
 
 
 def _most_telling(problems: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What every request passes before its route: the API key, and an id to speak of it by.
+"""What every request passes before its route: the API key, a bound on its body, and an id.
 
 Plain ASGI: a wrapper that reads bodies would hide a client's leaving from the routes.
 """
@@ -11,11 +11,13 @@ from typing import Final
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from specedge_edge.openai.errors import MISSING_KEY
 
 GUARDED: Final = "/v1"
+MAX_BODY_BYTES: Final = 16 * 2**20
 REQUEST_ID: Final = "x-request-id"
 SPEAKABLE_ID: Final = re.compile(r"^[\x21-\x7e]{1,128}$")
 
@@ -48,6 +50,31 @@ class ApiKeyGate:
         # All are compared, in constant time: how long it takes says nothing about any key.
         matches = [hmac.compare_digest(shown, known) for known in self._digests]
         return scheme.lower() == "bearer" and any(matches)
+
+
+class BodyLimit:
+    """Refuses bodies over ``max_bytes``, said or found to be so large, before they are held."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int = MAX_BODY_BYTES) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        num_bytes = 0
+
+        async def receive_bounded() -> Message:
+            nonlocal num_bytes
+            message = await receive()
+            num_bytes += len(message.get("body", b""))
+            if num_bytes > self._max_bytes:
+                raise HTTPException(413, f"the body is over {self._max_bytes} bytes")
+            return message
+
+        await self._app(scope, receive_bounded, send)
 
 
 class RequestIds:
