@@ -72,3 +72,10 @@ class TokenLog:
         tokens = np.empty(capacity, dtype=np.int32)
         tokens[: len(self)] = self._tokens[: len(self)]
         return tokens
+
+
+def num_common(one: IntArray, other: IntArray) -> int:
+    """How many leading tokens two arrays share."""
+    length = min(len(one), len(other))
+    differs = np.flatnonzero(one[:length] != other[:length])
+    return int(differs[0]) if len(differs) else length

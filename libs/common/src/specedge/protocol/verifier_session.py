@@ -50,10 +50,9 @@ from specedge.protocol.messages import (
     Limits,
     Progress,
     Reason,
-    Rejected,
     SessionParams,
 )
-from specedge.protocol.token_log import TokenLog
+from specedge.protocol.token_log import TokenLog, num_common
 from specedge.protocol.verdicts import Outcome, decide, verdict_of
 from specedge.protocol.verifier_job import (
     Answered,
@@ -64,7 +63,13 @@ from specedge.protocol.verifier_job import (
 )
 from specedge.protocol.verifier_states import VERIFIER_TRANSITIONS, VerifierState
 from specedge.protocol.wire_tree import from_wire
-from specedge.protocol.work_checks import Fault, find_context_fault, find_work_fault
+from specedge.protocol.work_checks import (
+    EXPIRED,
+    Fault,
+    find_context_fault,
+    find_place_fault,
+    find_work_fault,
+)
 from specedge.tree.token_tree import IntArray, TokenTree
 
 _SAME_MOMENT_S = 1e-3  # event loops fire timers early by up to their clock's resolution
@@ -231,7 +236,7 @@ class VerifierSession:
         if self._job is not None and self._waiting is None:
             job = self._job
             self._waiting = Arrival(job.item, job.deadline_s or np.inf, job.budget_s)
-        common = 0 if self._log is None else _num_common(self._log.view(), log.view())
+        common = 0 if self._log is None else num_common(self._log.view(), log.view())
         self._rows = min(self._rows, common, len(log) - 1)
         self._job, self._line = None, {}
         self._log, self._params = log, header.params
@@ -271,10 +276,10 @@ class VerifierSession:
             return
         if self._log is None or not self._log.agrees(item.base, item.hash):
             self._wait_or_say_cold(arrival)
-        elif (fault := self._find_place_fault(item.base, len(item.append))) is not None:
+        elif (fault := find_place_fault(item, self.params)) is not None:
             self._reject(item.round, item.try_, fault)
         elif now_s > arrival.deadline_s:
-            self._reject(item.round, item.try_, _EXPIRED)
+            self._reject(item.round, item.try_, EXPIRED)
         else:
             self._admit(arrival)
 
@@ -303,14 +308,6 @@ class VerifierSession:
         self._job = None
         answer = Cold(round=round_, try_=arrival.item.try_, at=self._verifier)
         self._out.append(Reply(answer))
-
-    def _find_place_fault(self, base: int, num_append: int) -> Fault | None:
-        assert self._params is not None
-        first, end = self._params.prompt, self._params.prompt + self._params.max_tokens
-        if first <= base and base + num_append < end:
-            return None
-        message = f"base {base} with {num_append} appended is outside [{first}, {end})"
-        return Fault(Reason.INVALID, message, "base")
 
     def _admit(self, arrival: Arrival) -> None:
         item, log = arrival.item, self._log
@@ -345,7 +342,7 @@ class VerifierSession:
         log, item = self._log, arrival.item
         assert log is not None
         held = log.view(item.base)
-        num_held = _num_common(held, np.asarray(item.append, dtype=np.int32))
+        num_held = num_common(held, np.asarray(item.append, dtype=np.int32))
         end = item.base + num_held
         if end < len(log):
             self.counters["truncated"] += 1
@@ -466,18 +463,8 @@ class VerifierSession:
 
     def _reject(self, round_: int, try_: int, fault: Fault, retry_ms: int | None = None) -> None:
         self.counters[f"rejected_{fault.reason}"] += 1
-        rejected = Rejected(
-            round=round_,
-            try_=try_,
-            at=self._verifier,
-            rejected=fault.reason,
-            message=fault.message,
-            field=fault.field,
-            retry_ms=retry_ms,
-            ours=fault.ours,
-            theirs=fault.theirs,
-        )
-        self._out.append(Reply(rejected))
+        answer = fault.as_rejected(round_, try_, self._verifier, retry_ms)
+        self._out.append(Reply(answer))
 
     def _on_timer(self, now_s: float) -> None:
         at_s, self._timer_at_s = self._timer_at_s, None
@@ -487,7 +474,7 @@ class VerifierSession:
         if self._progress_at_s is not None and due_s >= self._progress_at_s:
             self._report_progress(now_s)
         elif expires_at_s is not None and due_s >= expires_at_s:
-            self._drop_job(_EXPIRED)
+            self._drop_job(EXPIRED)
 
     def _expires_at_s(self) -> float | None:
         """When the job must be given up; None if there is none, or its step is under way."""
@@ -590,13 +577,3 @@ class VerifierSession:
     def _drop_slot(self) -> None:
         self._out.append(DropSlot(self.committed[: self._rows]))
         self._lease, self._rows = _Lease.NONE, 0
-
-
-_EXPIRED = Fault(Reason.EXPIRED, "the round's time was over before it could start", "budget_ms")
-
-
-def _num_common(one: IntArray, other: IntArray) -> int:
-    """How many leading tokens two arrays share."""
-    length = min(len(one), len(other))
-    differs = np.flatnonzero(one[:length] != other[:length])
-    return int(differs[0]) if len(differs) else length

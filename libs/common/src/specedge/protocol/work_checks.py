@@ -5,6 +5,7 @@ Parent order and the ranges of numbers were checked when the bytes came in.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from specedge.protocol.messages import (
     ContextHeader,
@@ -12,6 +13,7 @@ from specedge.protocol.messages import (
     Identity,
     Limits,
     Reason,
+    Rejected,
     SessionParams,
 )
 from specedge.tree.token_tree import IntArray
@@ -26,6 +28,25 @@ class Fault:
     field: str
     ours: str | None = None
     theirs: str | None = None
+
+    def as_rejected(self, round_: int, try_: int, at: str, retry_ms: int | None) -> Rejected:
+        """The message that says so."""
+        return Rejected(
+            round=round_,
+            try_=try_,
+            at=at,
+            rejected=self.reason,
+            message=self.message,
+            field=self.field,
+            retry_ms=retry_ms,
+            ours=self.ours,
+            theirs=self.theirs,
+        )
+
+
+EXPIRED: Final = Fault(
+    Reason.EXPIRED, "the round's time was over before it could start", "budget_ms"
+)
 
 
 def find_work_fault(work: Draft, limits: Limits, vocab_size: int) -> Fault | None:
@@ -44,6 +65,18 @@ def find_work_fault(work: Draft, limits: Limits, vocab_size: int) -> Fault | Non
             if token >= vocab_size:
                 return _outside(f"{field}[{index}]", token, vocab_size)
     return None
+
+
+def find_place_fault(work: Draft, params: SessionParams | None) -> Fault | None:
+    """Whether work that agrees in base and hash starts where nothing may be generated: inside the
+    prompt, or past the last token."""
+    if params is None:
+        return None
+    first, end = params.prompt, params.prompt + params.max_tokens
+    if first <= work.base and work.base + len(work.append) < end:
+        return None
+    message = f"base {work.base} with {len(work.append)} appended is outside [{first}, {end})"
+    return Fault(Reason.INVALID, message, "base")
 
 
 def find_context_fault(
