@@ -148,8 +148,10 @@ class EngineLoop:
         want, lease = entry.want, entry.lease
         if want is None or lease is None:
             raise ProtocolViolation(f"{entry.key} wants a step without having a slot")
-        choosing = None
+        choosing, waits_since_s = None, entry.wanted_s
         if want.tree is not None:
+            if entry.asked_s is not None:  # a prefill before it counts as waiting too
+                waits_since_s, entry.asked_s = entry.asked_s, None
             params = entry.machine.params
             assert params is not None  # a tree hangs off a context
             choosing = Choosing(
@@ -160,7 +162,7 @@ class EngineLoop:
                 num_logprobs=params.logprobs,
             )
         item = TurnItem(lease, want.start, want.chain[: planned.num_chain], want.tree, choosing)
-        return _Part(entry, want, item, (now_s - entry.wanted_s) * 1000)
+        return _Part(entry, want, item, (now_s - waits_since_s) * 1000)
 
     def _submit(self, parts: tuple[_Part, ...]) -> asyncio.Task[TurnOutcome] | None:
         calls = self._take_calls()

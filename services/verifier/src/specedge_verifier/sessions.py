@@ -33,6 +33,7 @@ from specedge.protocol.effects import (
     WantSlot,
     WantStep,
     Withdraw,
+    WorkArrived,
 )
 from specedge.protocol.messages import DownMessage, Progress, SessionParams
 from specedge.protocol.verifier_session import VerifierSession
@@ -65,7 +66,10 @@ class SessionTimes:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One session. ``want`` waits for a step, ``running`` is in the one that runs."""
+    """One session. ``want`` waits for a step, ``running`` is in the one that runs.
+
+    asked_s  when the round at hand came; None once it is in a step, or answered
+    """
 
     key: SessionKey
     machine: VerifierSession
@@ -75,6 +79,7 @@ class Entry:
     want: WantStep | None = None
     wanted_s: float = 0.0
     running: WantStep | None = None
+    asked_s: float | None = None
     timer: Cancellable | None = None
     sampled: tuple[SessionParams, SamplingParams] | None = None
 
@@ -152,6 +157,8 @@ class SessionTable:
             entry = Entry(key, self._make_machine(key), heard_s=now_s, active_s=now_s)
             self._entries[key] = entry
         entry.heard_s = now_s
+        if isinstance(event, WorkArrived) and entry.asked_s is None:
+            entry.asked_s = now_s
         self.feed(entry, event)
 
     def end(self, key: SessionKey) -> bool:
@@ -209,6 +216,7 @@ class SessionTable:
             case Reply():
                 self._say(entry.key, effect.message)
                 if not isinstance(effect.message, Progress):
+                    entry.asked_s = None
                     self._ledger.settle(entry.key)
             case WantStep():
                 self.wants.pop(entry.key, None)

@@ -49,14 +49,17 @@ class TurnOutcome:
 def run_turn(
     engine: TargetEngine, calls: Sequence[EngineCall], items: Sequence[TurnItem]
 ) -> TurnOutcome:
-    """Make ``calls`` in order, then step over ``items`` (maybe none). Whatever the engine raises is
-    an outcome: a failed step must not end the tasks around it."""
+    """Make ``calls`` in order, then step over ``items`` (maybe none).
+
+    What the engine raises in a step is an outcome: it must not end the tasks around it. What it
+    raises in a call goes up and ends the process: nobody knows then which rows are valid.
+    """
+    for call in calls:
+        call.make(engine)
+    if not items:
+        return TurnOutcome()
+    started_s = time.perf_counter()
     try:
-        for call in calls:
-            call.make(engine)
-        if not items:
-            return TurnOutcome()
-        started_s = time.perf_counter()
         step_items = [
             StepItem(item.lease.resolve(engine), item.start, item.chain, item.tree, item.choosing)
             for item in items
