@@ -112,3 +112,13 @@ def test_a_log_agrees_with_its_own_prefixes_only() -> None:
 def test_views_are_read_only() -> None:
     with pytest.raises(ValueError, match="read-only"):
         TokenLog(PARAMS, [1, 2]).view()[0] = 3
+
+
+def test_a_log_grows_past_its_first_capacity() -> None:
+    log = TokenLog(PARAMS, [1])
+
+    for token in range(700):
+        log.extend([token])
+
+    assert log.view().tolist() == [1, *range(700)]
+    assert log.hash_at(701) == TokenLog(PARAMS, [1, *range(700)]).hash_at(701)

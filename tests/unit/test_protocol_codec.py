@@ -259,10 +259,28 @@ def test_no_bytes_raise_anything_but_invalid_request(payload: bytes) -> None:
             read(payload)
 
 
+def test_a_body_over_our_own_bound_is_not_even_parsed() -> None:
+    for read in (codec.decode_down, codec.decode_open_reply, lambda said: decode(Draft, said)):
+        with pytest.raises(InvalidRequest, match="bytes"):
+            read(b"x" * (codec.MAX_BODY_BYTES + 1))
+
+
+def test_session_params_part_into_how_to_sample_and_when_to_stop() -> None:
+    params = PARAMS.model_copy(update={"temperature": 0.8, "top_k": 5, "logit_bias": ((1, 2.0),)})
+
+    sampling, stop = params.sampling(), params.stop_rule()
+
+    assert (sampling.temperature, sampling.top_k, sampling.seed) == (0.8, 5, 7)
+    assert sampling.logit_bias == ((1, 2.0),)
+    assert (stop.stop_ids, stop.max_tokens) == (frozenset({2}), 9)
+
+
 # ---------------------------------------------------------------- sizes
 
 
-@pytest.mark.parametrize(("vocab_size", "at"), [(49_152, "verifier-1"), (151_936, "verifier-0123456")])
+@pytest.mark.parametrize(
+    ("vocab_size", "at"), [(49_152, "verifier-1"), (151_936, "verifier-0123456")]
+)
 def test_a_round_of_32_nodes_stays_small_both_ways(vocab_size: int, at: str) -> None:
     token = tuple(vocab_size - 1 - node for node in range(32))
     parent = (-1, *range(31))

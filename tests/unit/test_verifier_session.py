@@ -620,6 +620,27 @@ def test_a_context_that_stopped_coming_shows_no_progress() -> None:
     assert bench.session._timer_at_s is None
 
 
+def test_progress_names_the_draft_that_waits_for_its_context() -> None:
+    bench = Bench()
+    bench.on(bench.context(off=0, end=3))
+    bench.on(bench.work(try_=2))
+
+    assert reply_in(bench.on(TimerDue(), 0.25), Progress).try_ == 2
+
+
+def test_a_round_not_begun_is_taken_over_into_a_context_that_it_fits_too() -> None:
+    bench = Bench(max_chain_tokens=16)
+    bench.ready(1, 2)
+    bench.on(bench.work(1, round_=3))
+
+    effects = bench.on(bench.context(1, 9, round_=3))
+
+    step = step_in(effects)
+    assert step.chain.tolist() == [1]
+    assert step.tree is not None
+    assert bench.session.committed.tolist() == [*PROMPT, 1]
+
+
 def test_an_early_timer_is_asked_for_again() -> None:
     bench = Bench()
     bench.ready()

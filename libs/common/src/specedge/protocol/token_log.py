@@ -15,12 +15,13 @@ _FIRST_CAPACITY = 256
 
 
 class TokenLog:
-    """Grows at its end and can be cut back. One owner; arrays handed out are read-only views that
-    stay as they were, whatever happens to the log later."""
+    """Grows at its end and can be cut back; its hash starts from ``params``. One owner; arrays
+    handed out are read-only views that stay as they were, whatever happens to the log later."""
 
-    __slots__ = ("_hashes", "_tokens")
+    __slots__ = ("_hashes", "_tokens", "params")
 
     def __init__(self, params: SessionParams, tokens: IntArray | Sequence[int] = ()) -> None:
+        self.params = params
         self._hashes = PrefixHash(params)
         self._tokens = np.empty(max(_FIRST_CAPACITY, len(tokens)), dtype=np.int32)
         self.extend(tokens)

@@ -38,12 +38,12 @@ def decide(
     choice: IntArray,
     logprobs: Sequence[TokenLogprobs] | None,
     params: SessionParams,
-    num_generated: int,
+    base: int,
 ) -> Outcome:
-    """Walk ``tree`` by the target's ``choice`` ((n,) int32) after ``num_generated`` tokens."""
+    """Walk ``tree`` by the target's ``choice`` ((n,) int32) after ``base`` committed tokens."""
     walked = walk(tree, choice)
     tokens = [*tree.token[walked.path].tolist(), walked.bonus]
-    end, final = _find_end(tokens, params, num_generated)
+    end, final = _find_end(tokens, params, base - params.prompt)
     path = walked.path[: end - 1]
     return Outcome(tuple(tokens[:end]), path, final, _along(path, logprobs))
 

@@ -102,7 +102,6 @@ class VerifierSession:
         self._config = config or VerifierSessionConfig()
         self._state = VerifierState.ABSENT
         self._out: list[VerifierEffect] = []
-        self._params: SessionParams | None = None
         self._log: TokenLog | None = None
         self._intake = ContextIntake()
         self._context_round = 0
@@ -134,7 +133,7 @@ class VerifierSession:
     @property
     def params(self) -> SessionParams | None:
         """As the context said them."""
-        return self._params
+        return None if self._log is None else self._log.params
 
     @property
     def rows(self) -> int:
@@ -239,7 +238,7 @@ class VerifierSession:
         common = 0 if self._log is None else num_common(self._log.view(), log.view())
         self._rows = min(self._rows, common, len(log) - 1)
         self._job, self._line = None, {}
-        self._log, self._params = log, header.params
+        self._log = log
         self._context_round = header.round
         self._is_prefilling = True
 
@@ -276,7 +275,7 @@ class VerifierSession:
             return
         if self._log is None or not self._log.agrees(item.base, item.hash):
             self._wait_or_say_cold(arrival)
-        elif (fault := find_place_fault(item, self.params)) is not None:
+        elif (fault := find_place_fault(item, self._log.params)) is not None:
             self._reject(item.round, item.try_, fault)
         elif now_s > arrival.deadline_s:
             self._reject(item.round, item.try_, EXPIRED)
@@ -423,12 +422,11 @@ class VerifierSession:
             self._take(arrival, now_s)
 
     def _publish(self, step: WantedStep, job: Job, event: Stepped) -> None:
-        log, params = self._log, self._params
-        assert log is not None and params is not None
+        log = self._log
+        assert log is not None
         assert step.tree is not None and event.choice is not None
         base = len(log)
-        num_generated = base - params.prompt
-        outcome = decide(step.tree, event.choice, event.logprobs, params, num_generated)
+        outcome = decide(step.tree, event.choice, event.logprobs, log.params, base)
         log.extend(outcome.tokens)
         self._rows = base + len(outcome.path)
         kept = step.tree.num_drafted

@@ -67,11 +67,9 @@ def find_work_fault(work: Draft, limits: Limits, vocab_size: int) -> Fault | Non
     return None
 
 
-def find_place_fault(work: Draft, params: SessionParams | None) -> Fault | None:
+def find_place_fault(work: Draft, params: SessionParams) -> Fault | None:
     """Whether work that agrees in base and hash starts where nothing may be generated: inside the
     prompt, or past the last token."""
-    if params is None:
-        return None
     first, end = params.prompt, params.prompt + params.max_tokens
     if first <= work.base and work.base + len(work.append) < end:
         return None
