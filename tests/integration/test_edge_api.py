@@ -504,6 +504,34 @@ async def test_a_waiting_stream_is_kept_alive(tmp_path: Path) -> None:
                     pass
 
 
+async def test_an_edge_that_shuts_down_tells_whoever_still_waits(tmp_path: Path) -> None:
+    async with edge_world(tmp_path, drain_s=0.1) as world:
+        world.cloud.is_silent = True
+        streamed = asyncio.create_task(world.chat(stream=True))
+        whole = asyncio.create_task(world.chat())
+        await world.cloud.until(lambda: len(world.cloud.drafts) >= 2)
+
+        await world.edge.drain()
+
+        *_, last = events_of((await streamed).text)
+        assert "shutting down" in last["error"]["message"]
+        assert (await whole).status_code == 503
+        assert (await world.chat()).status_code == 503
+        await world.cloud.until(lambda: not world.cloud.sessions)
+
+
+async def test_an_edge_that_shuts_down_lets_answers_end(tmp_path: Path) -> None:
+    async with edge_world(tmp_path, drain_s=30) as world:
+        world.cloud.is_silent = True
+        whole = asyncio.create_task(world.chat())
+        await world.cloud.until(lambda: bool(world.cloud.drafts))
+        draining = asyncio.create_task(world.edge.drain())
+        world.cloud.is_silent = False  # the round is said again, and now answered
+
+        assert (await whole).status_code == 200
+        await draining
+
+
 async def test_a_lost_verdict_is_asked_for_again(world: EdgeWorld) -> None:
     world.cloud.num_to_lose = 2
 

@@ -5,16 +5,16 @@ Owns the task group of a request. Knows nothing of HTTP, JSON or NATS.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, Self, TypeVar
+from typing import Final, TypeVar
 
 import structlog
 
-from specedge.errors import Busy, SpecEdgeError
+from specedge.errors import Busy, RetryableError, SpecEdgeError
 from specedge.protocol.effects import Committed, Ended
 from specedge.protocol.messages import TokenLogprobs
 from specedge.service.runtime import Tasks
 from specedge_edge.account import MS_PER_S, Account
+from specedge_edge.answer_events import Admitted, AnswerEvent, Broke, Events, Finished, Piece
 from specedge_edge.generation import Generation, Upstream
 from specedge_edge.metrics import EdgeMetrics
 from specedge_edge.plan import ChoicePlan
@@ -22,74 +22,12 @@ from specedge_edge.streaming_text import AnswerText
 from specedge_edge.text import TextCodec
 
 T = TypeVar("T")
-FinishReason = Literal["stop", "length"]
 
 # Events a reader may lag behind; then the sessions of its request wait for it, and no other's.
 MAX_UNREAD: Final = 64
+CLOSING: Final = "this edge is shutting down"
 
 _log = structlog.get_logger("specedge.edge")
-
-
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """A choice has its place: from here on an answer may begin."""
-
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """More of one choice: whole characters, the tokens committed since its last piece, and their
-    log-probabilities if they were asked for. Text and tokens need not begin and end together."""
-
-    index: int
-    text: str
-    tokens: tuple[int, ...]
-    logprobs: tuple[TokenLogprobs, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """One choice is complete, ``rest`` being its last piece (perhaps without text)."""
-
-    index: int
-    reason: FinishReason
-    stopped_by: str | int | None
-    rest: Piece
-    account: Account
-
-
-@dataclass(frozen=True, slots=True)
-class Broke:
-    """One choice failed; nothing of it follows."""
-
-    index: int
-    error: Exception
-    account: Account
-
-
-AnswerEvent = Admitted | Piece | Finished | Broke
-
-
-class Events:
-    """A request's events in the order of their coming, until every choice ended.
-
-    Giving up a wait for the next one (a timeout, say) loses nothing.
-    """
-
-    def __init__(self, queue: "asyncio.Queue[AnswerEvent]", num_choices: int) -> None:
-        self._queue = queue
-        self._num_running = num_choices
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> AnswerEvent:
-        if not self._num_running:
-            raise StopAsyncIteration
-        event = await self._queue.get()
-        self._num_running -= isinstance(event, Finished | Broke)
-        return event
 
 
 class ChoiceWriter:
@@ -136,6 +74,8 @@ class ChoiceWriter:
         """The choice's last event."""
         if ended.error is not None:
             return Broke(self._plan.index, ended.error, account)
+        if ended.reason == "cancelled":
+            return Broke(self._plan.index, RetryableError(CLOSING), account)
         rest = self._take_piece(self._text.flush())
         own = self._last_token if self._last_token in self._plan.own_stop_ids else None
         stopped_by = self._stopped_by if self._stopped_by is not None else own
@@ -162,6 +102,10 @@ class AnswerDesk:
         self._codec = codec
         self._metrics = metrics
         self._max_choices = max_choices
+        self._running: set[Generation] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._is_closed = False
         self.num_running = 0
 
     async def answer(
@@ -171,12 +115,16 @@ class AnswerDesk:
         choice Admitted, pieces, then Finished or Broke.
 
         When ``consume`` returns, or this is cancelled, what still runs is cancelled and its slots
-        are freed before this returns. Raises Busy when too many choices run already.
+        are freed before this returns. Raises Busy when too many choices run already, and
+        RetryableError once the desk is closing.
         """
+        if self._is_closed:
+            raise RetryableError(CLOSING)
         if self.num_running + len(plans) > self._max_choices:
             raise Busy(f"this edge runs {self.num_running} of {self._max_choices} choices already")
         queue: asyncio.Queue[AnswerEvent] = asyncio.Queue(MAX_UNREAD)
         self.num_running += len(plans)
+        self._idle.clear()
         self._metrics.on_started(len(plans))
         try:
             async with Tasks() as tasks:
@@ -186,10 +134,24 @@ class AnswerDesk:
         finally:
             self.num_running -= len(plans)
             self._metrics.on_ended(len(plans))
+            if not self.num_running:
+                self._idle.set()
+
+    async def close(self, limit_s: float) -> None:
+        """Take nothing new, let what runs end for ``limit_s``, and break off the rest, each with an
+        error that its client sees."""
+        self._is_closed = True
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._idle.wait()
+        except TimeoutError:
+            for generation in self._running:
+                generation.stop()
 
     async def _write(self, plan: ChoicePlan, queue: "asyncio.Queue[AnswerEvent]") -> None:
         writer = ChoiceWriter(plan, self._codec, queue)
         generation = Generation(self._upstream, plan.prompt, plan.params, writer)
+        self._running.add(generation)
         end: Finished | Broke | None = None
         try:
             end = writer.end(await generation.run(), generation.account)
@@ -198,6 +160,7 @@ class AnswerDesk:
                 _log.exception("generation_failed")
             end = Broke(plan.index, error, generation.account)
         finally:
+            self._running.discard(generation)
             generation.account.num_tokens = writer.num_tokens
             self._report(end, plan, generation.account)
         await queue.put(end)

@@ -64,7 +64,7 @@ async def run_edge(
         await edge.serve()
         context.tasks.start(edge.load(connect or edge.connect_nats), name="load")
         await context.drain.wait()
-        edge.health.start_draining()
+        await edge.drain()
 
 
 class Edge:
@@ -83,6 +83,7 @@ class Edge:
         )
         self._http: HttpServer | None = None
         self._cloud: Cloud | None = None
+        self._desk: AnswerDesk | None = None
         self.metrics.watch_loop(context.watchdog)
         context.on_drain(self.health.start_draining)
 
@@ -96,6 +97,11 @@ class Edge:
             await self._cloud.router.stop()
             await self._cloud.link.close()
         await self._compute.close()
+
+    async def drain(self) -> None:
+        """Let the answers under way end, within the settings' time."""
+        if self._desk is not None:
+            await self._desk.close(self._settings.drain_s)
 
     @property
     def url(self) -> str:
@@ -131,7 +137,8 @@ class Edge:
         link = await connect(key)
         link.on_state(self._on_link_state)
         self._cloud = await self._open_cloud(link, EdgeId(key.public_key), loaded)
-        self._slot.put(self._backend(self._cloud, loaded))
+        self._desk = self._make_desk(self._cloud, loaded)
+        self._slot.put(self._backend(self._cloud, self._desk, loaded))
         self._context.tasks.start(self._cloud.served.watch(), name="trial-opens")
         self.health.need("broker", lambda: None if link.is_connected else "no broker")
         self.health.need("session", self._cloud.why_no_session)
@@ -168,7 +175,7 @@ class Edge:
         )
         return Cloud(edge, link, router, served, drafts)
 
-    def _backend(self, cloud: "Cloud", loaded: Loaded) -> Backend:
+    def _make_desk(self, cloud: "Cloud", loaded: Loaded) -> AnswerDesk:
         upstream = Upstream(
             edge=cloud.edge,
             link=cloud.link,
@@ -181,9 +188,11 @@ class Edge:
         metrics = EdgeMetrics(
             self.metrics.registry, loaded.model, compat=self._settings.metrics_compat
         )
-        desk = AnswerDesk(
+        return AnswerDesk(
             upstream, loaded.codec, metrics, max_choices=self._settings.max_concurrent
         )
+
+    def _backend(self, cloud: "Cloud", desk: AnswerDesk, loaded: Loaded) -> Backend:
         return Backend(
             desk=desk,
             codec=loaded.codec,

@@ -63,6 +63,10 @@ class EdgeSettings(ServiceSettings):
         default=15.0, gt=0, description="seconds between comments on a stream that is waiting"
     )
 
+    drain_s: float = Field(
+        default=5.0, ge=0, description="on SIGTERM, time for answers under way to end"
+    )
+
     @property
     def policy(self) -> DraftPolicy:
         """How much to draft in a round."""

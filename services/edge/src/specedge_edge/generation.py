@@ -45,7 +45,7 @@ from specedge.protocol.subjects import (
 from specedge.tree.token_tree import IntArray
 from specedge_edge.account import MS_PER_S, Account
 from specedge_edge.drafting import DraftSource
-from specedge_edge.router import TIMER_DUE, Inbox, SessionRouter
+from specedge_edge.router import TIMER_DUE, Arrival, Inbox, SessionRouter
 from specedge_edge.served import ServedModel, new_session_id
 
 _log = structlog.get_logger("specedge.edge")
@@ -93,6 +93,7 @@ class Generation:
         self._session = EdgeSession(params, prompt, config, drafter=upstream.drafts.name)
         self._root = int(prompt[-1])
         self._proposer = upstream.drafts.open(prompt, params.sampling(), params.stop_rule())
+        self._inbox = Inbox()
         self._timer: Cancellable | None = None
         self._ended: Ended | None = None
         self._is_admitted = False
@@ -110,28 +111,32 @@ class Generation:
         the cloud, which frees the slot, and leaves nothing behind.
         """
         try:
-            with self._up.router.attached(self._key.session) as inbox:
-                await self._handle(Started(), inbox)
+            with self._up.router.attached(self._key.session, self._inbox):
+                await self._handle(Started())
                 while self._ended is None:
-                    arrival = await inbox.get()
+                    arrival = await self._inbox.get()
                     self.account.bytes_down += arrival.num_bytes
-                    await self._handle(arrival.event, inbox)
+                    await self._handle(arrival.event)
         finally:
             await self._release()
         self._up.served.round_trip_s = self._session.round_trip_s
         return self._ended
 
-    async def _handle(self, event: EdgeEvent, inbox: Inbox) -> None:
+    def stop(self) -> None:
+        """End it from outside, as ``cancelled``, as soon as what it does just now is done."""
+        self._inbox.try_put(Arrival(CancelAsked()))
+
+    async def _handle(self, event: EdgeEvent) -> None:
         """One event and all that follow from it at once."""
         events = deque([event])
         while events and self._ended is None:
             effects = self._session.on(events.popleft(), self._up.timers.now_s())
             await self._tell_admission()
             for effect in effects:
-                if (follows := await self._perform(effect, inbox)) is not None:
+                if (follows := await self._perform(effect)) is not None:
                     events.append(follows)
 
-    async def _perform(self, effect: EdgeEffect, inbox: Inbox) -> EdgeEvent | None:
+    async def _perform(self, effect: EdgeEffect) -> EdgeEvent | None:
         """Do it; the event that answers it, if one does."""
         match effect:
             case RequestOpen():
@@ -139,7 +144,7 @@ class Generation:
             case SendUp():
                 await self._send(effect)
             case SetTimer():
-                self._set_timer(effect.at_s, inbox)
+                self._set_timer(effect.at_s)
             case AskDraft():
                 return None if self._is_enough else await self._draft()
             case Committed():
@@ -210,12 +215,15 @@ class Generation:
         self._is_enough = True
         return CloseAsked()
 
-    def _set_timer(self, at_s: float | None, inbox: Inbox) -> None:
+    def _set_timer(self, at_s: float | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if at_s is not None:
-            self._timer = self._up.timers.call_at(at_s, lambda: _ring(inbox))
+            self._timer = self._up.timers.call_at(at_s, self._ring)
+
+    def _ring(self) -> None:
+        self._inbox.try_put(TIMER_DUE)  # a full inbox wakes the session just as well
 
     async def _release(self) -> None:
         """Tell the cloud, if it does not know yet, and free what is held here."""
@@ -230,7 +238,3 @@ class Generation:
             self.account.retries = max(0, self._num_sends - self._num_drafts)
             self.account.resyncs = self._session.counters["resyncs"]
             await self._proposer.close()
-
-
-def _ring(inbox: Inbox) -> None:
-    inbox.try_put(TIMER_DUE)  # a full inbox wakes the session just as well

@@ -79,11 +79,11 @@ class SessionRouter:
             self._subscription = None
 
     @contextmanager
-    def attached(self, session: SessionId) -> Iterator[Inbox]:
-        """An inbox for ``session`` for as long as the block lasts."""
-        inbox = self._inboxes[session] = Inbox()
+    def attached(self, session: SessionId, inbox: Inbox) -> Iterator[None]:
+        """What comes for ``session`` goes into ``inbox`` for as long as the block lasts."""
+        self._inboxes[session] = inbox
         try:
-            yield inbox
+            yield
         finally:
             del self._inboxes[session]
 

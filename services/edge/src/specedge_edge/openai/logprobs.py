@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any, Final
 
-from specedge_edge.answering import Piece
+from specedge_edge.answer_events import Piece
 from specedge_edge.text import TextCodec
 
 LEAST: Final = -9999.0  # stands for minus infinity, which JSON cannot say

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from specedge_edge.account import Account
-from specedge_edge.answering import Finished, Piece
+from specedge_edge.answer_events import Finished, Piece
 from specedge_edge.openai import figures
 from specedge_edge.openai.logprobs import TextOffsets, chat_logprobs, completion_logprobs
 from specedge_edge.plan import ChoicePlan

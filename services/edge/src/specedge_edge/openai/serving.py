@@ -16,15 +16,8 @@ from starlette.types import Receive, Scope, Send
 
 from specedge.service.runtime import Tasks
 from specedge_edge.account import Account, merge
-from specedge_edge.answering import (
-    Admitted,
-    AnswerDesk,
-    AnswerEvent,
-    Broke,
-    Events,
-    Finished,
-    Piece,
-)
+from specedge_edge.answer_events import Admitted, AnswerEvent, Broke, Events, Finished, Piece
+from specedge_edge.answering import AnswerDesk
 from specedge_edge.openai import sse
 from specedge_edge.openai.errors import INTERNAL, ApiError, from_exception, from_session
 from specedge_edge.openai.rendering import Json, Rendering
