@@ -73,8 +73,8 @@ from specedge_scheduler import app as scheduler_app
 from specedge_scheduler.policy.types import SchedulerLimits
 from specedge_verifier import app as verifier_app
 from specedge_verifier.engines import LoadedEngine
+from specedge_verifier.entry import SessionTimes
 from specedge_verifier.metrics import VerifierMetrics
-from specedge_verifier.sessions import SessionTimes
 
 TEXT = EmulatedText()
 FIRST_TERM = Epoch(1, 0)

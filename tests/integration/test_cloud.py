@@ -18,7 +18,7 @@ from specedge.protocol import subjects
 from specedge.protocol.codec import decode, encode
 from specedge.protocol.messages import Cold, OpenRequest, Reason, Rejected, Stat, Verdict
 from specedge.protocol.round_timer import EdgeSessionConfig
-from specedge_verifier.sessions import SessionTimes
+from specedge_verifier.entry import SessionTimes
 from tests.integration.cloud_world import (
     LIMITS,
     POISON,

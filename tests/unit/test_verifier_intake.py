@@ -28,9 +28,10 @@ from specedge.protocol.subjects import Work
 from specedge.protocol.token_log import TokenLog
 from specedge.protocol.verifier_session import VerifierSession
 from specedge_verifier.batches import BatchLedger
+from specedge_verifier.entry import Entry, SessionTimes
 from specedge_verifier.handlers import WorkHandler
 from specedge_verifier.metrics import VerifierMetrics
-from specedge_verifier.sessions import Entry, SessionTable, SessionTimes
+from specedge_verifier.sessions import SessionTable
 from specedge_verifier.slots import SlotPool
 from tests.unit.scheduler_facts import IDENTITY, LIMITS, key
 

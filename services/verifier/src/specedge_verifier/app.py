@@ -41,11 +41,12 @@ from specedge_verifier.config import VerifierSettings
 from specedge_verifier.drain import drain
 from specedge_verifier.engine_loop import EngineLoop, Stepper
 from specedge_verifier.engines import LoadedEngine, identity_on_wire, load_engine, session_limits
+from specedge_verifier.entry import SessionTimes
 from specedge_verifier.handlers import WorkHandler
 from specedge_verifier.metrics import VerifierMetrics
 from specedge_verifier.outbox import Outbox
 from specedge_verifier.reports import Reporter, Who
-from specedge_verifier.sessions import SessionTable, SessionTimes
+from specedge_verifier.sessions import SessionTable
 from specedge_verifier.slots import SlotPool
 
 SERVICE: Final = "verifier"

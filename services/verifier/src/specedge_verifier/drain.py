@@ -9,8 +9,9 @@ import contextlib
 from typing import Final
 
 from specedge_verifier.engine_loop import EngineLoop
+from specedge_verifier.entry import Entry
 from specedge_verifier.reports import Reporter
-from specedge_verifier.sessions import Entry, SessionTable
+from specedge_verifier.sessions import SessionTable
 
 IN_TRANSIT_S: Final = 0.2  # what schedulers had sent before they heard of it arrives by then
 

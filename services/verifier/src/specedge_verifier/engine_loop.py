@@ -10,23 +10,22 @@ Knows nothing of messages or subjects.
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
 from specedge.clock import Clock
-from specedge.engine.ports import Choosing, NodeChoices, NodeLogprobs, TargetEngine
-from specedge.errors import ProtocolViolation
+from specedge.engine.ports import NodeChoices, TargetEngine
 from specedge.ids import SessionKey
-from specedge.protocol.effects import StepBegun, StepFailed, Stepped, WantStep
-from specedge.protocol.messages import StepReport, TokenLogprobs
+from specedge.protocol.effects import StepBegun, StepFailed
+from specedge.protocol.messages import StepReport
 from specedge.service.compute import ComputeThread
 from specedge.service.runtime import Tasks
 from specedge_verifier.metrics import VerifierMetrics
-from specedge_verifier.sessions import Entry, SessionTable
+from specedge_verifier.parts import Part, Step, take_part
+from specedge_verifier.sessions import SessionTable
 from specedge_verifier.slots import EngineCall, SlotPool
-from specedge_verifier.step_plan import Planned, plan_step
+from specedge_verifier.step_plan import plan_step
 from specedge_verifier.turn import TurnItem, TurnOutcome, run_turn
 
 MAX_FAILURES: Final = 8  # in a row, of several sessions: the engine is broken, the process ends
@@ -34,29 +33,6 @@ FULL_RETRY_MS: Final = 500
 FAILED_RETRY_MS: Final = 200
 
 _log = structlog.get_logger("specedge.verifier")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Part:
-    """One session's part of the step that runs."""
-
-    entry: Entry
-    want: WantStep
-    item: TurnItem
-    queue_ms: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Step:
-    """A step that ended well, for these parts."""
-
-    parts: tuple[_Part, ...]
-    choices: tuple[NodeChoices | None, ...]
-    ms: float
-
-    @property
-    def num_rows(self) -> int:
-        return sum(part.item.num_rows for part in self.parts)
 
 
 class Stepper:
@@ -78,9 +54,8 @@ class Stepper:
 class EngineLoop:
     """Steps as long as there is something to step.
 
-    ``run`` is the one task that gives the engine work; it ends when ``stop`` was called and nothing
-    is left, or raises when the engine is broken. ``on_step`` is called after each step, when its
-    verdicts are out.
+    ``run`` is the one task that gives the engine work; it ends by being cancelled, and raises when
+    the engine is broken. ``on_step`` is called after each step, when its verdicts are out.
     """
 
     def __init__(
@@ -109,7 +84,7 @@ class EngineLoop:
 
     async def run(self) -> None:
         """Step until cancelled; raises when the engine is broken."""
-        unsaid: _Step | None = None
+        unsaid: Step | None = None
         while True:
             self._table.work.clear()
             parts = self._begin()
@@ -131,40 +106,19 @@ class EngineLoop:
 
     # ------------------------------------------------------------ before the step
 
-    def _begin(self) -> tuple[_Part, ...]:
+    def _begin(self) -> tuple[Part, ...]:
         """Choose the next step's parts, and tell their machines that it begins."""
         now_s = self._clock.now_s()
         wants = {key: entry.want for key, entry in self._table.wants.items() if entry.want}
-        parts = [self._part(planned, now_s) for planned in plan_step(wants, self._max_step_tokens)]
-        for part in parts:
-            entry = part.entry
-            entry.want, entry.running = None, part.want
-            del self._table.wants[entry.key]
+        parts = []
+        for planned in plan_step(wants, self._max_step_tokens):
+            entry = self._table.wants.pop(planned.key)
+            part = take_part(entry, planned.num_chain, now_s)
             self._table.feed(entry, StepBegun(len(part.item.chain)))
+            parts.append(part)
         return tuple(parts)
 
-    def _part(self, planned: Planned, now_s: float) -> _Part:
-        entry = self._table.wants[planned.key]
-        want, lease = entry.want, entry.lease
-        if want is None or lease is None:
-            raise ProtocolViolation(f"{entry.key} wants a step without having a slot")
-        choosing, waits_since_s = None, entry.wanted_s
-        if want.tree is not None:
-            if entry.asked_s is not None:  # a prefill before it counts as waiting too
-                waits_since_s, entry.asked_s = entry.asked_s, None
-            params = entry.machine.params
-            assert params is not None  # a tree hangs off a context
-            choosing = Choosing(
-                params=entry.sampling(params),
-                committed=entry.machine.committed[: want.start + len(want.chain)],
-                prompt_len=params.prompt,
-                stop_ids=frozenset(params.stop),
-                num_logprobs=params.logprobs,
-            )
-        item = TurnItem(lease, want.start, want.chain[: planned.num_chain], want.tree, choosing)
-        return _Part(entry, want, item, (now_s - waits_since_s) * 1000)
-
-    def _submit(self, parts: tuple[_Part, ...]) -> asyncio.Task[TurnOutcome] | None:
+    def _submit(self, parts: tuple[Part, ...]) -> asyncio.Task[TurnOutcome] | None:
         calls = self._take_calls()
         if not parts and not calls:
             return None
@@ -180,7 +134,7 @@ class EngineLoop:
 
     # ------------------------------------------------------------ after the step
 
-    async def _end(self, turn: asyncio.Task[TurnOutcome], parts: tuple[_Part, ...]) -> _Step | None:
+    async def _end(self, turn: asyncio.Task[TurnOutcome], parts: tuple[Part, ...]) -> Step | None:
         """Wait for the step; None if there was none, or nobody got anything from it."""
         outcome = await turn
         while outcome.full and (self._pool.shrink() or self._table.park_one()):
@@ -191,12 +145,12 @@ class EngineLoop:
         if outcome.full or outcome.error is not None:
             return await self._step_apart(parts)
         self._failed.clear()
-        return _Step(parts, outcome.choices, outcome.ms) if parts else None
+        return Step(parts, outcome.choices, outcome.ms) if parts else None
 
-    async def _step_apart(self, parts: tuple[_Part, ...]) -> _Step | None:
+    async def _step_apart(self, parts: tuple[Part, ...]) -> Step | None:
         """The step failed as a whole: each session by itself, so that only who is at fault, or
         finds no memory, goes without."""
-        good: list[_Part] = []
+        good: list[Part] = []
         choices: list[NodeChoices | None] = []
         total_ms = 0.0
         for part in parts:
@@ -214,7 +168,7 @@ class EngineLoop:
             choices += outcome.choices
             total_ms += outcome.ms
         self._ended_s = self._clock.now_s()
-        return _Step(tuple(good), tuple(choices), total_ms) if good else None
+        return Step(tuple(good), tuple(choices), total_ms) if good else None
 
     def _note_failure(self, key: SessionKey, error: Exception) -> None:
         self._failed[key] += 1
@@ -225,55 +179,21 @@ class EngineLoop:
         if num_failures >= MAX_FAILURES and len(self._failed) > 1:
             raise error
 
-    def _fail(self, part: _Part, event: StepFailed) -> None:
+    def _fail(self, part: Part, event: StepFailed) -> None:
         part.entry.running = None
         self._table.feed(part.entry, event)
 
-    def _finish(self, step: _Step, *, goes_on: bool) -> None:
+    def _finish(self, step: Step, *, goes_on: bool) -> None:
         """Give the sessions what the step found for them: those that may want the next step at
         once, or the others."""
-        num_rows = step.num_rows
         for part, chosen in zip(step.parts, step.choices, strict=True):
-            if _may_go_on(part) is not goes_on:
+            if part.may_go_on is not goes_on:
                 continue
             part.entry.running = None
-            event = Stepped(
-                choice=None if chosen is None else chosen.choice,
-                logprobs=None if chosen is None else _on_wire(chosen.logprobs),
-                queue_ms=part.queue_ms,
-                step_ms=step.ms,
-                step_rows=num_rows,
-            )
-            self._table.feed(part.entry, event)
+            self._table.feed(part.entry, step.result(part, chosen))
 
-    def _report(self, step: _Step) -> None:
-        prefill = sum(part.item.num_rows for part in step.parts if part.item.tree is None)
-        report = StepReport(
-            seq=self._num_steps,
-            rows=step.num_rows,
-            prefill=prefill,
-            context=sum(part.item.start + part.item.num_rows for part in step.parts),
-            sessions=len(step.parts),
-            ms=step.ms,
-        )
+    def _report(self, step: Step) -> None:
+        report = step.report(self._num_steps)
         self._num_steps += 1
         self._metrics.note_step(report)
         self._on_step(report)
-
-
-def _may_go_on(part: _Part) -> bool:
-    """Whether the session wants the next step as soon as this one's result is told."""
-    return part.want.tree is None or part.want.is_hosted
-
-
-def _on_wire(logprobs: NodeLogprobs | None) -> tuple[TokenLogprobs, ...] | None:
-    """Per node, as verdicts carry them."""
-    if logprobs is None:
-        return None
-    nodes = zip(
-        logprobs.chosen.tolist(), logprobs.token.tolist(), logprobs.logprob.tolist(), strict=True
-    )
-    return tuple(
-        TokenLogprobs.model_construct(lp=chosen, top=tuple(zip(token, logprob, strict=True)))
-        for chosen, token, logprob in nodes
-    )

@@ -15,7 +15,8 @@ from specedge.protocol import subjects
 from specedge.protocol.codec import encode
 from specedge.protocol.messages import Ending, Identity, Limits, SessionReport, Stat, StepReport
 from specedge_verifier.batches import BatchLedger
-from specedge_verifier.sessions import Entry, SessionTable
+from specedge_verifier.entry import Entry
+from specedge_verifier.sessions import SessionTable
 from specedge_verifier.slots import SlotPool
 from specedge_verifier.step_plan import num_rows
 

@@ -8,7 +8,6 @@ event loop; every method is synchronous, so none sees another half done.
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, assert_never
 
 import numpy as np
@@ -16,7 +15,6 @@ import structlog
 
 from specedge.clock import Cancellable, Timers
 from specedge.ids import SessionKey
-from specedge.params import SamplingParams
 from specedge.protocol.effects import (
     DropSlot,
     EndingArrived,
@@ -35,69 +33,17 @@ from specedge.protocol.effects import (
     Withdraw,
     WorkArrived,
 )
-from specedge.protocol.messages import DownMessage, Progress, SessionParams
+from specedge.protocol.messages import DownMessage, Progress
 from specedge.protocol.verifier_session import VerifierSession
-from specedge.protocol.verifier_states import VerifierState
 from specedge.tree.token_tree import IntArray
 from specedge_verifier.batches import BatchLedger
-from specedge_verifier.slots import KeepCall, SlotLease, SlotPool
+from specedge_verifier.entry import Entry, SessionTimes
+from specedge_verifier.slots import KeepCall, SlotPool
 
 MAX_SESSIONS: Final = 8192
 NO_ROWS: Final[IntArray] = np.empty(0, dtype=np.int32)
 
 _log = structlog.get_logger("specedge.verifier")
-
-
-@dataclass(frozen=True, slots=True)
-class SessionTimes:
-    """How long things may lie idle. Seconds.
-
-    idle_s      without a word, and with nothing to do: the session is given up
-    park_s      so long idle, a session's slot may go to another that needs one
-    retry_ms    what a session is told when no slot can be had
-    sweep_s     how often idle sessions are looked for
-    """
-
-    idle_s: float = 30.0
-    park_s: float = 1.0
-    retry_ms: int = 200
-    sweep_s: float = 1.0
-
-
-@dataclass(slots=True, eq=False)
-class Entry:
-    """One session. ``want`` waits for a step, ``running`` is in the one that runs.
-
-    asked_s  when the round at hand came; None once it is in a step, or answered
-    """
-
-    key: SessionKey
-    machine: VerifierSession
-    heard_s: float
-    active_s: float
-    lease: SlotLease | None = None
-    want: WantStep | None = None
-    wanted_s: float = 0.0
-    running: WantStep | None = None
-    asked_s: float | None = None
-    timer: Cancellable | None = None
-    sampled: tuple[SessionParams, SamplingParams] | None = None
-
-    @property
-    def is_idle(self) -> bool:
-        """Nothing of it waits or runs."""
-        return self.want is None and self.running is None
-
-    @property
-    def has_round_waiting(self) -> bool:
-        """A round of it waits for a step or is in one; a prefill is no round."""
-        return any(want is not None and want.tree is not None for want in (self.want, self.running))
-
-    def sampling(self, params: SessionParams) -> SamplingParams:
-        """``params.sampling()``, made once per context."""
-        if self.sampled is None or self.sampled[0] is not params:
-            self.sampled = params, params.sampling()
-        return self.sampled[1]
 
 
 class SessionTable:
@@ -198,7 +144,7 @@ class SessionTable:
     def park_one(self) -> bool:
         """Take the slot of the session that is idle for longest; False if none may be taken."""
         idle_since_s = self._clock.now_s() - self._times.park_s
-        idle = [entry for entry in self._entries.values() if _may_park(entry, idle_since_s)]
+        idle = [entry for entry in self._entries.values() if entry.may_park(idle_since_s)]
         if not idle:
             return False
         entry = min(idle, key=lambda entry: entry.active_s)
@@ -295,12 +241,3 @@ class SessionTable:
         idle = [entry for entry in self._entries.values() if entry.is_idle]
         oldest = min(idle or self._entries.values(), key=lambda entry: entry.heard_s)
         self.feed(oldest, EndingArrived())
-
-
-def _may_park(entry: Entry, idle_since_s: float) -> bool:
-    return (
-        entry.lease is not None
-        and entry.is_idle
-        and entry.machine.state is VerifierState.READY
-        and entry.active_s <= idle_since_s
-    )

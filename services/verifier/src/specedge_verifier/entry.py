@@ -1,0 +1,76 @@
+"""One session of this verifier as the table holds it, and how long it may lie idle. Values only.
+
+Changed by ``SessionTable``, and by the engine loop between two of its calls.
+"""
+
+from dataclasses import dataclass
+
+from specedge.clock import Cancellable
+from specedge.ids import SessionKey
+from specedge.params import SamplingParams
+from specedge.protocol.effects import WantStep
+from specedge.protocol.messages import SessionParams
+from specedge.protocol.verifier_session import VerifierSession
+from specedge.protocol.verifier_states import VerifierState
+from specedge_verifier.slots import SlotLease
+
+
+@dataclass(frozen=True, slots=True)
+class SessionTimes:
+    """How long things may lie idle. Seconds.
+
+    idle_s      without a word, and with nothing to do: the session is given up
+    park_s      so long idle, a session's slot may go to another that needs one
+    retry_ms    what a session is told when no slot can be had
+    sweep_s     how often idle sessions are looked for
+    """
+
+    idle_s: float = 30.0
+    park_s: float = 1.0
+    retry_ms: int = 200
+    sweep_s: float = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One session. ``want`` waits for a step, ``running`` is in the one that runs.
+
+    asked_s  when the round at hand came; None once it is in a step, or answered
+    """
+
+    key: SessionKey
+    machine: VerifierSession
+    heard_s: float
+    active_s: float
+    lease: SlotLease | None = None
+    want: WantStep | None = None
+    wanted_s: float = 0.0
+    running: WantStep | None = None
+    asked_s: float | None = None
+    timer: Cancellable | None = None
+    sampled: tuple[SessionParams, SamplingParams] | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing of it waits or runs."""
+        return self.want is None and self.running is None
+
+    @property
+    def has_round_waiting(self) -> bool:
+        """A round of it waits for a step or is in one; a prefill is no round."""
+        return any(want is not None and want.tree is not None for want in (self.want, self.running))
+
+    def may_park(self, idle_since_s: float) -> bool:
+        """Whether its slot may go to another: it holds one, and did nothing since then."""
+        return (
+            self.lease is not None
+            and self.is_idle
+            and self.machine.state is VerifierState.READY
+            and self.active_s <= idle_since_s
+        )
+
+    def sampling(self, params: SessionParams) -> SamplingParams:
+        """``params.sampling()``, made once per context."""
+        if self.sampled is None or self.sampled[0] is not params:
+            self.sampled = params, params.sampling()
+        return self.sampled[1]
