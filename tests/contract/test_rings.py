@@ -47,6 +47,7 @@ VIOLATIONS = [
         "specedge_scheduler/__init__.py",
         "import specedge.engine.torch_target",
     ),
+    ("adapters-where-put-together", "specedge_edge/router.py", "import specedge.link.nats"),
     ("command-without-torch", "specedge/cli/main.py", "import specedge.engine.torch_target"),
 ]
 

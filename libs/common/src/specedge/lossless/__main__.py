@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 
 import orjson
-from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
-from specedge.cli.console import err, out, report
+from specedge.cli.console import out, report
 from specedge.cli.edge_client import EdgeClient
 from specedge.cli.failure import EXIT_FAILED, EXIT_INTERRUPTED, CommandFailed
 from specedge.engine.reference import ReferenceDecoder
@@ -18,6 +17,7 @@ from specedge.engine.torch_model import load_target_model
 from specedge.errors import SpecEdgeError
 from specedge.lossless.comparison import Report
 from specedge.lossless.measuring import Measurement, PlainDecoding, measure
+from specedge.lossless.progress import ComparisonProgress
 from specedge.lossless.prompts import choose_prompts
 from specedge.lossless.report import is_lossless, show
 
@@ -51,24 +51,21 @@ def _measure(arguments: argparse.Namespace) -> list[Report]:
         parallel=arguments.parallel,
         dtype=arguments.dtype,
     )
-    total = len(prompts) * len(arguments.temperature)
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TextColumn("prompts"))
     with EdgeClient(arguments.url, api_key=arguments.api_key) as client:
         model = client.model()
         loaded = load_target_model(
             arguments.model or model, cache_dir=arguments.cache_dir, dtype=arguments.dtype
         )
         plain = PlainDecoding(ReferenceDecoder(loaded), loaded.identity.stop_ids)
-        with Progress(*columns, console=err()) as bars:
-            answered = bars.add_task("system", total=total)
-            compared = bars.add_task("plain decoder", total=total)
+        total = len(prompts) * len(measurement.temperatures)
+        with ComparisonProgress(total) as progress:
             return measure(
                 measurement,
                 client,
                 model,
                 plain,
-                on_answered=lambda: bars.advance(answered),
-                on_compared=lambda: bars.advance(compared),
+                on_answered=progress.answered,
+                on_compared=progress.compared,
             )
 
 
