@@ -28,6 +28,7 @@ class LosslessOptions:
     temperatures: tuple[float, ...]
     seed: int
     parallel: int
+    threads: int
     model: str | None
     api_key: str | None
     as_json: bool
@@ -70,6 +71,7 @@ def _command(options: LosslessOptions, url: str) -> list[str]:
         "--dtype": options.dtype,
         "--seed": options.seed,
         "--parallel": options.parallel,
+        "--threads": options.threads,
         "--model": options.model,
         "--api-key": options.api_key,
     }

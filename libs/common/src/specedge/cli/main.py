@@ -188,30 +188,30 @@ def verify_lossless(  # noqa: PLR0913  (each argument is an option that a person
     """
     from specedge.cli.lossless import LosslessOptions, run_verify_lossless
 
-    run_verify_lossless(
-        LosslessOptions(
-            prompts=prompts,
-            tokens=tokens,
-            prompts_file=prompts_file,
-            url=url,
-            dtype=dtype,
-            temperatures=tuple(temperature or (0.0, 0.8)),
-            seed=seed,
-            parallel=parallel,
-            model=model,
-            api_key=api_key,
-            as_json=as_json,
-        ),
-        StackOptions(
-            model=model,
-            drafter=drafter,
-            dtype=dtype,
-            verifiers=verifiers,
-            port=0,
-            threads=threads,
-            api_key=api_key,
-        ),
+    stack_options = StackOptions(
+        model=model,
+        drafter=drafter,
+        dtype=dtype,
+        verifiers=verifiers,
+        port=0,
+        threads=threads,
+        api_key=api_key,
     )
+    options = LosslessOptions(
+        prompts=prompts,
+        tokens=tokens,
+        prompts_file=prompts_file,
+        url=url,
+        dtype=dtype,
+        temperatures=tuple(temperature or (0.0, 0.8)),
+        seed=seed,
+        parallel=parallel,
+        threads=stack_options.verifier_threads,
+        model=model,
+        api_key=api_key,
+        as_json=as_json,
+    )
+    run_verify_lossless(options, stack_options)
 
 
 @app.command(context_settings=PASS_THROUGH)

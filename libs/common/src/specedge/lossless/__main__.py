@@ -13,6 +13,7 @@ from specedge.cli.console import out, report
 from specedge.cli.edge_client import EdgeClient
 from specedge.cli.failure import EXIT_FAILED, EXIT_INTERRUPTED, CommandFailed
 from specedge.engine.reference import ReferenceDecoder
+from specedge.engine.torch_host import prepare_host
 from specedge.engine.torch_model import load_target_model
 from specedge.errors import SpecEdgeError
 from specedge.lossless.comparison import Report
@@ -54,7 +55,10 @@ def _measure(arguments: argparse.Namespace) -> list[Report]:
     with EdgeClient(arguments.url, api_key=arguments.api_key) as client:
         model = client.model()
         loaded = load_target_model(
-            arguments.model or model, cache_dir=arguments.cache_dir, dtype=arguments.dtype
+            arguments.model or model,
+            cache_dir=arguments.cache_dir,
+            dtype=arguments.dtype,
+            device=prepare_host("cpu", arguments.threads),
         )
         plain = PlainDecoding(ReferenceDecoder(loaded), loaded.identity.stop_ids)
         total = len(prompts) * len(measurement.temperatures)
@@ -80,6 +84,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--parallel", type=int, required=True)
     parser.add_argument("--model", help="name or folder; what the edge says it serves if not given")
+    parser.add_argument("--threads", type=int, help="compute threads of the plain decoder")
     parser.add_argument("--api-key")
     parser.add_argument("--cache-dir", type=Path, default=Path("~/.cache/specedge"))
     parser.add_argument("--json", action="store_true")
