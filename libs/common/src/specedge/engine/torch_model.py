@@ -29,6 +29,7 @@ from specedge.engine.loading import (
     resolve_model,
 )
 from specedge.engine.ports import ModelIdentity
+from specedge.engine.wide_linear import widen_if_slow
 from specedge.errors import ModelUnusable
 
 DType = Literal["fp32", "bf16", "auto"]
@@ -73,7 +74,9 @@ def load_target_model(
     model = model.to(device).eval()
     on_progress("weights", 1.0)
     name = model_name(name_or_folder)
-    return identified(model, tokenizer, name=name, max_context_tokens=max_context_tokens)
+    loaded = identified(model, tokenizer, name=name, max_context_tokens=max_context_tokens)
+    widen_if_slow(model)  # last: the fingerprint is of the weights as they were stored
+    return loaded
 
 
 def identified(

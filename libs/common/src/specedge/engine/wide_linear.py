@@ -1,0 +1,49 @@
+"""bf16 matrix products on CPUs that have no instructions for them.
+
+There, torch multiplies bf16 matrices by a plain loop, six times slower than fp32 and with nothing
+gained by batching rows. The same arithmetic is had from fp32: the product of two bf16 numbers is
+exact in fp32, sums are kept in fp32 as the hardware does, and the result is rounded to bf16 once.
+The price is memory: such a layer's weights are held in fp32.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class WideLinear(nn.Linear):
+    """A bf16 linear layer whose weights are held in fp32; bf16 in, bf16 out, no gradients."""
+
+    def __init__(self, narrow: nn.Linear) -> None:
+        super().__init__(narrow.in_features, narrow.out_features, bias=False, device="meta")
+        self.weight = _widened(narrow.weight)
+        if narrow.bias is not None:
+            self.bias = _widened(narrow.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(…, in) → (…, out), in the input's dtype."""
+        return functional.linear(input.float(), self.weight, self.bias).to(input.dtype)
+
+
+def widen_if_slow(model: nn.Module) -> int:
+    """Replace the bf16 linear layers of a model on a CPU without bf16 arithmetic; how many.
+
+    Embeddings stay: looking up needs no products. A head tied to them gets weights of its own.
+    """
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return 0
+    widened = 0
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear and _is_slow(child.weight):
+                setattr(parent, name, WideLinear(child))
+                widened += 1
+    return widened
+
+
+def _is_slow(weight: Tensor) -> bool:
+    return weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
+
+
+def _widened(narrow: Tensor) -> nn.Parameter:
+    return nn.Parameter(narrow.detach().float(), requires_grad=False)
