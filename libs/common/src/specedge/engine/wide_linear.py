@@ -20,7 +20,7 @@ class WideLinear(nn.Linear):
         if narrow.bias is not None:
             self.bias = _widened(narrow.bias)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is nn.Linear's)
         """(…, in) → (…, out), in the input's dtype."""
         return functional.linear(input.float(), self.weight, self.bias).to(input.dtype)
 
