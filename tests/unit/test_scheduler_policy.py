@@ -32,6 +32,7 @@ from specedge_scheduler.policy.types import (
     SendBatch,
     StatArrived,
     TurnEnded,
+    VerifierFound,
     VerifierLost,
 )
 from tests.unit.scheduler_facts import IDENTITY, LIMITS, draft, key, stat
@@ -308,7 +309,7 @@ def test_a_new_incarnation_means_that_everything_in_flight_there_is_gone() -> No
 
     effects = world.stat(inc="two")
 
-    assert effects[0] == VerifierLost(V1, "restarted", 1)
+    assert effects[:2] == [VerifierLost(V1, "restarted", 1), VerifierFound(V1, "big")]
     (batch,) = sent(effects)
     assert sessions_in(batch) == {key()}
     assert batch.batch.seq == 2  # never a number twice

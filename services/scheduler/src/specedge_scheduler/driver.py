@@ -47,6 +47,7 @@ from specedge_scheduler.policy.types import (
     SendBatch,
     StatArrived,
     TurnEnded,
+    VerifierFound,
     VerifierLost,
 )
 
@@ -199,13 +200,10 @@ class Driver:
                 await self._publish(subjects.down_session(effect.key), encode(effect.message))
             case AnswerOpen():
                 await self._publish(effect.reply_to, encode(effect.reply))
+            case VerifierFound():
+                _log.info("verifier_found", verifier=effect.verifier, model=effect.model)
             case VerifierLost():
-                _log.warning(
-                    "verifier_lost",
-                    verifier=effect.verifier,
-                    why=effect.why,
-                    rounds_requeued=effect.num_requeued,
-                )
+                _log_lost(effect)
             case _:
                 assert_never(effect)
 
@@ -233,6 +231,12 @@ class Driver:
         )
         self._stat_seq += 1
         await self._publish(subjects.scheduler_stat(self._name), encode(stat))
+
+
+def _log_lost(lost: VerifierLost) -> None:
+    is_planned = lost.why in ("draining", "bye")
+    log = _log.info if is_planned else _log.warning
+    log("verifier_lost", verifier=lost.verifier, why=lost.why, rounds_requeued=lost.num_requeued)
 
 
 def _edge_event(kind: Up, key: SessionKey, payload: bytes) -> Event:

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from specedge.engine.emulated import EmulatedTarget, EmulatedText
-from specedge.engine.loading import Progress
+from specedge.engine.loading import Progress, resolve_model
 from specedge.engine.ports import ModelIdentity, TargetEngine
 from specedge.profiles import DeviceProfile
 from specedge.protocol.messages import Identity, Limits
@@ -74,6 +74,8 @@ def _load_emulated(settings: VerifierSettings) -> LoadedEngine:
 
 
 def _load_torch(settings: VerifierSettings, on_progress: Progress) -> LoadedEngine:
+    # Before torch, which takes seconds to import: a model that is not there is known at once.
+    resolve_model(settings.model, settings.cache_dir, on_progress)
     from specedge.engine.torch_host import prepare_host
     from specedge.engine.torch_model import load_target_model
     from specedge.engine.torch_target import TorchTarget

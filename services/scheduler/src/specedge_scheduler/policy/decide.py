@@ -32,6 +32,7 @@ from specedge_scheduler.policy.types import (
     SendBatch,
     StatArrived,
     TurnEnded,
+    VerifierFound,
     VerifierLost,
 )
 from specedge_scheduler.views import PendingDraft, Verifier
@@ -89,6 +90,8 @@ class SchedulerPolicy:
         if self.cluster.is_restart(event.verifier, event.stat):
             effects += self._lose(event.verifier, "restarted")
         known = self.cluster.verifiers.get(event.verifier)
+        if known is None:
+            effects.append(VerifierFound(event.verifier, event.stat.identity.model))
         was_draining = known is not None and known.stat.draining
         self.cluster.note_stat(event.verifier, event.stat, now_s)
         verifier = self.cluster.verifiers[event.verifier]

@@ -179,4 +179,12 @@ class VerifierLost:
     num_requeued: int
 
 
-Effect = SendBatch | Forward | AnswerSession | AnswerOpen | VerifierLost
+@dataclass(frozen=True, slots=True)
+class VerifierFound:
+    """Fact for logs: a verifier reported that was not known, or not any more."""
+
+    verifier: VerifierId
+    model: str
+
+
+Effect = SendBatch | Forward | AnswerSession | AnswerOpen | VerifierLost | VerifierFound

@@ -1,0 +1,125 @@
+"""The scheduler and the verifier as processes: settings, health, metrics, drain."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import orjson
+
+
+@dataclass
+class Running:
+    """A service's process, and where it serves HTTP."""
+
+    process: asyncio.subprocess.Process
+    url: str
+
+    async def ready(self) -> dict[str, object]:
+        """What /ready says, once it says yes."""
+        async with httpx.AsyncClient() as client:
+            while True:
+                answer = await client.get(f"{self.url}/ready")
+                if answer.status_code == 200:
+                    return dict(answer.json())
+                await asyncio.sleep(0.05)
+
+    async def text(self, path: str) -> str:
+        async with httpx.AsyncClient() as client:
+            return (await client.get(f"{self.url}{path}")).text
+
+
+@asynccontextmanager
+async def running(module: str, *flags: str, cwd: Path) -> AsyncIterator[Running]:
+    """``python -m module flags`` that listens; killed at the end if it still runs."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", module, "--log-format", "json", *flags),
+        stderr=asyncio.subprocess.PIPE,
+        cwd=cwd,
+    )
+    assert process.stderr is not None
+    drained: asyncio.Task[None] | None = None
+    try:
+        while line := await process.stderr.readline():
+            said = orjson.loads(line)
+            if said["event"] == "http_listening":
+                break
+        else:
+            raise AssertionError("it ended before it listened")
+        drained = asyncio.ensure_future(_drain(process.stderr))
+        yield Running(process, f"http://{said['host']}:{said['port']}")
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        if drained is not None:
+            await drained
+
+
+async def _drain(stream: asyncio.StreamReader) -> None:
+    while await stream.readline():
+        pass
+
+
+async def test_both_serve_health_and_metrics_and_end_well_on_sigterm(
+    nats_server: str, tmp_path: Path
+) -> None:
+    nats = ("--nats-url", nats_server)
+    verifier_flags = ("--engine", "emulated", "--verifier-id", "processes-1", *nats)
+    async with (
+        running("specedge_scheduler", "--group", "processes", *nats, cwd=tmp_path) as scheduler,
+        running("specedge_verifier", *verifier_flags, cwd=tmp_path) as verifier,
+    ):
+        for service in (scheduler, verifier):
+            assert (await service.ready())["status"] == "ready"
+            assert "live" in await service.text("/live")
+        while "specedge_verifiers 1.0" not in await scheduler.text("/metrics"):
+            await asyncio.sleep(0.05)
+        exposed = await verifier.text("/metrics")
+        for name in (
+            "specedge_verify_seconds",
+            "specedge_verify_batch_size",
+            "specedge_kv_cache_usage_ratio",
+            "specedge_generation_tokens_total",
+            "specedge_model_load_seconds",
+            "specedge_build_info",
+            "specedge_nats_connected 1.0",
+        ):
+            assert name in exposed
+
+        for service in (verifier, scheduler):
+            service.process.send_signal(signal.SIGTERM)
+            assert await service.process.wait() == 0
+
+
+async def test_a_bad_setting_is_named_and_nothing_starts(tmp_path: Path) -> None:
+    for module in ("specedge_scheduler", "specedge_verifier"):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", module, "--http-port", "many"),
+            stderr=asyncio.subprocess.PIPE,
+            cwd=tmp_path,
+        )
+        _, said = await process.communicate()
+
+        assert process.returncode == 2
+        assert b"http_port" in said
+
+
+async def test_a_model_that_does_not_exist_ends_the_verifier_with_a_reason(
+    nats_server: str, tmp_path: Path
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "specedge_verifier", "--log-format", "json"),
+        *("--nats-url", nats_server, "--model", str(tmp_path / "nothing")),
+        stderr=asyncio.subprocess.PIPE,
+        cwd=tmp_path,
+    )
+    _, said = await process.communicate()
+
+    assert process.returncode == 1
+    assert b"ModelUnusable" in said
+    assert b"Traceback" not in said
