@@ -2,6 +2,7 @@
 engines, and edges that are driven by a script. For tests."""
 
 import asyncio
+import contextlib
 import itertools
 import secrets
 import time
@@ -15,7 +16,7 @@ import orjson
 from specedge.clock import Cancellable, Timers
 from specedge.engine.emulated import EmulatedTarget, EmulatedText, emulated_continuation
 from specedge.engine.ports import NodeChoices, StepItem
-from specedge.errors import RetryableError
+from specedge.errors import LinkDown, RetryableError
 from specedge.ids import (
     EdgeId,
     Epoch,
@@ -27,7 +28,7 @@ from specedge.ids import (
     VerifierId,
 )
 from specedge.link.base import Message
-from specedge.link.memory import MemoryHub
+from specedge.link.memory import MemoryHub, WireProfile
 from specedge.params import StopRule
 from specedge.profiles import DeviceProfile
 from specedge.protocol import subjects
@@ -131,6 +132,7 @@ class Cloud:
     hub: MemoryHub
     clock: Timers
     tasks: Tasks
+    profile: WireProfile  # of every service's and edge's link
     verifiers: dict[str, "RunningVerifier"] = field(default_factory=dict)
 
     async def start_scheduler(
@@ -140,7 +142,7 @@ class Cloud:
         who = scheduler_app.SchedulerIdentity(
             SchedulerId("scheduler-1"), GroupId("main"), epoch, secrets.token_hex(4)
         )
-        link = self.hub.link("scheduler")
+        link = self.hub.link("scheduler", self.profile)
         health = HealthState()
 
         async def run() -> None:
@@ -191,7 +193,7 @@ class Cloud:
 
         async def run() -> None:
             compute = ComputeThread(name)
-            link = self.hub.link(name)
+            link = self.hub.link(name, self.profile)
             try:
                 async with service_context() as context:
                     ready.set_result(context)
@@ -217,11 +219,11 @@ class Cloud:
 
 
 @asynccontextmanager
-async def cloud() -> AsyncIterator[Cloud]:
-    """A hub with nothing on it yet."""
+async def cloud(profile: WireProfile | None = None) -> AsyncIterator[Cloud]:
+    """A hub with nothing on it yet; ``profile`` says how bad its wires are."""
     async with service_context() as context:
         hub = MemoryHub(context.clock)
-        yield Cloud(hub, context.clock, context.tasks)
+        yield Cloud(hub, context.clock, context.tasks, profile or WireProfile())
 
 
 def edge_id(letter: str) -> EdgeId:
@@ -350,7 +352,8 @@ class ScriptedSession:
             case RequestOpen():
                 self._tasks.start(self._open(effect), name="open")
             case SendUp():
-                await self._edge.link.publish(self._subject(effect.kind), effect.payload)
+                with contextlib.suppress(LinkDown):
+                    await self._edge.link.publish(self._subject(effect.kind), effect.payload)
             case SetTimer():
                 self._set_timer(effect.at_s)
             case AskDraft():

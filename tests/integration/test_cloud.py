@@ -14,6 +14,7 @@ from specedge.errors import (
 )
 from specedge.ids import Epoch, VerifierId
 from specedge.link.base import Message
+from specedge.link.memory import WireProfile
 from specedge.protocol import subjects
 from specedge.protocol.codec import decode, encode
 from specedge.protocol.messages import Cold, OpenRequest, Reason, Rejected, Stat, Verdict
@@ -427,3 +428,51 @@ async def test_a_session_that_breaks_the_engine_breaks_no_other() -> None:
             assert answer.rejected is Reason.BUSY
         assert session.tokens == reference(PROMPT, 100)
         assert again.reason == "length"
+
+
+async def test_whatever_the_wires_lose_repeat_or_reorder_the_tokens_are_right() -> None:
+    bad = WireProfile(latency_s=0.001, jitter_s=0.002, loss=0.03, duplication=0.05, reordering=0.05)
+    async with cloud(bad) as world:
+        await world.start_scheduler()
+        for name in ("v1", "v2"):
+            await world.start_verifier(name)
+        edges = [await ScriptedEdge(world, letter).start() for letter in "AB"]
+        patient = EdgeSessionConfig(open_s=10.0, open_timeout_s=0.3, min_wait_s=0.1)
+        sessions = [
+            edge.session([number, 1, 2], 80, draw, config=patient)
+            for number, edge in enumerate(edges)
+            for draw in (truth(), hosted(16))
+        ]
+
+        ends = await asyncio.gather(*(session.run() for session in sessions))
+
+        for session, ended in zip(sessions, ends, strict=True):
+            prompt = session.machine.committed[:3].tolist()
+            assert ended.reason == "length", ended
+            assert session.tokens == reference(prompt, 80)
+
+
+async def test_a_broker_that_goes_away_for_a_while_costs_only_time() -> None:
+    async with cloud() as world:
+        await world.start_scheduler()
+        await world.start_verifier("v1", step_ms=5.0)
+        edge = await ScriptedEdge(world, "A").start()
+        session = edge.session(PROMPT, 120, truth())
+        running = world.tasks.start(session.run(), name="session")
+        await session.committed_some.wait()
+
+        world.hub.cut()
+        await asyncio.sleep(0.6)  # longer than a verifier may be silent
+        world.hub.restore()
+        await running
+
+        assert session.tokens == reference(PROMPT, 120)
+
+
+async def test_a_verifier_told_to_stop_while_the_broker_is_away_stops() -> None:
+    async with cloud() as world:
+        verifier = await world.start_verifier("v1")
+        world.hub.cut()
+
+        async with asyncio.timeout(5):
+            await verifier.drain()

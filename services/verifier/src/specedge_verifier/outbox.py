@@ -4,6 +4,7 @@ Bounded: beyond it the newest is dropped and counted, as a lost message is; retr
 """
 
 import asyncio
+import contextlib
 from typing import Final
 
 import structlog
@@ -44,6 +45,8 @@ class Outbox:
                 self._queue.task_done()
 
     async def flush(self) -> None:
-        """Return when everything put before was handed to the link and the broker has it."""
+        """Return when everything put before was handed to the link and the broker has it, or when
+        the link is down: then nobody is there to hear it."""
         await self._queue.join()
-        await self._link.flush()
+        with contextlib.suppress(RetryableError):
+            await self._link.flush()
