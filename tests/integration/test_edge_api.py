@@ -436,6 +436,20 @@ async def test_a_client_that_leaves_in_the_middle_of_a_stream_frees_its_session(
     assert not world.cloud.sessions
 
 
+async def test_a_client_that_reads_late_gets_all_of_it(world: EdgeWorld) -> None:
+    world.recite("she sells sea shells " * 60)
+    body = {"model": MODEL, "prompt": "x", "max_tokens": 1000, "stream": True, "stop": ["never"]}
+    async with world.client.stream("POST", TEXTS, json=body) as answer:
+        await until_idle(world)  # it was all generated before a byte of it was read
+        text = "".join(event["choices"][0]["text"] for event in events_of(await read(answer)))
+
+    assert text == "she sells sea shells " * 60
+
+
+async def read(answer: httpx.Response) -> str:
+    return (await answer.aread()).decode()
+
+
 # ---------------------------------------------------------------- the cloud is not as it should be
 
 
