@@ -17,7 +17,7 @@ from specedge.link.base import Message
 from specedge.link.memory import WireProfile
 from specedge.protocol import subjects
 from specedge.protocol.codec import decode, encode
-from specedge.protocol.messages import Cold, OpenRequest, Reason, Rejected, Stat, Verdict
+from specedge.protocol.messages import Cold, OpenRequest, Reason, Refused, Rejected, Stat, Verdict
 from specedge.protocol.round_timer import EdgeSessionConfig
 from specedge_verifier.entry import SessionTimes
 from tests.integration.cloud_world import (
@@ -476,3 +476,57 @@ async def test_a_verifier_told_to_stop_while_the_broker_is_away_stops() -> None:
 
         async with asyncio.timeout(5):
             await verifier.drain()
+
+
+async def test_log_probabilities_come_with_every_token_that_is_committed() -> None:
+    async with cloud() as world:
+        await world.start_scheduler()
+        await world.start_verifier("v1")
+        edge = await ScriptedEdge(world, "A").start()
+        session = edge.session(PROMPT, 20, truth(), logprobs=2)
+
+        await session.run()
+
+        assert session.tokens == reference(PROMPT, 20)
+        for verdict in session.verdicts:
+            assert verdict.lp is not None
+            assert len(verdict.lp) == len(verdict.path) + 1
+            assert all(len(one.top) == 2 for one in verdict.lp)
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason", "field"),
+    [
+        (b"{", Reason.INVALID, "body"),
+        (b'{"v":1,"model":"big","context":5}', Reason.INVALID, "tokenizer"),
+        (b'{"v":9,"model":"big","tokenizer":"aa","context":5}', Reason.VERSION, "v"),
+    ],
+)
+async def test_a_malformed_open_request_is_refused_by_field(
+    payload: bytes, reason: Reason, field: str
+) -> None:
+    async with cloud() as world:
+        await world.start_scheduler()
+        await world.start_verifier("v1")
+        edge = await ScriptedEdge(world, "A").start()
+
+        reply = await edge.link.request(subjects.up_open(edge.key()), payload, timeout_s=2.0)
+
+        refused = decode(Refused, reply)
+        assert (refused.refused, refused.field) == (reason, field)
+
+
+async def test_junk_on_any_subject_stops_neither_service() -> None:
+    async with cloud() as world:
+        await world.start_scheduler()
+        await world.start_verifier("v1")
+        edge = await ScriptedEdge(world, "A").start()
+        stranger = world.hub.link("stranger")
+
+        for subject in ("se.ver.v1.stat", "se.ver.x", "se.up.nobody.draft", "se.work.v1.batch"):
+            for junk in (b"", b"{}", b"\xff\x00"):
+                await stranger.publish(subject, junk)
+        session = edge.session(PROMPT, 20, truth())
+        await session.run()
+
+        assert session.tokens == reference(PROMPT, 20)
