@@ -1,6 +1,7 @@
 """Growing any tree with any proposals: what is expanded, and what is sent."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -172,3 +173,17 @@ def test_a_node_is_not_expanded_twice() -> None:
 
     with pytest.raises(ValueError, match="at most once"):
         add_children(once, root, propose(random, 1, 2))
+
+
+@given(policies, seeds, st.floats(2**-6, 1.0, width=32))
+@relaxed
+def test_nothing_below_the_floor_is_expanded_or_sent(
+    policy: DraftPolicy, seed: int, floor: float
+) -> None:
+    policy = replace(policy, floor=floor)
+
+    growing = grow(policy, seed)[-1]
+
+    sent = select(growing.tree, policy.budget, policy.depth, policy.floor)
+    assert (sent.tree.value[1:] >= np.float32(floor)).all()
+    assert (growing.tree.value[growing.expanded] >= np.float32(floor)).all()

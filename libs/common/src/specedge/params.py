@@ -69,9 +69,12 @@ class DraftPolicy:
     budget  nodes sent at most
     beams   nodes expanded in one pass at most
     branch  children considered per expanded node
+    floor   nodes less likely to be accepted than this are neither sent nor expanded: each costs the
+            verifier a row, in every batch it is part of
     """
 
     depth: int = 5
     budget: int = 32
     beams: int = 8
     branch: int = 8
+    floor: float = 0.0

@@ -30,6 +30,12 @@ class EdgeSettings(ServiceSettings):
     budget: int = Field(default=32, ge=0, le=1024, description="nodes of a draft tree at most")
     beams: int = Field(default=8, ge=1, le=256, description="nodes expanded in one pass at most")
     branch: int = Field(default=8, ge=1, le=256, description="children tried of a node")
+    floor: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="nodes less likely to be accepted are not sent: each costs the verifier a row",
+    )
     draft_device: str = Field(
         default="auto", description="device of a draft model: cpu, cuda, cuda:1, or auto"
     )
@@ -70,7 +76,7 @@ class EdgeSettings(ServiceSettings):
     @property
     def policy(self) -> DraftPolicy:
         """How much to draft in a round."""
-        return DraftPolicy(self.depth, self.budget, self.beams, self.branch)
+        return DraftPolicy(self.depth, self.budget, self.beams, self.branch, self.floor)
 
     @property
     def key_path(self) -> Path:

@@ -108,7 +108,7 @@ class TreeDrafter:
         """What this round sends, ready for the wire: any prefix of it is a tree. Valid until the
         next verdict; ``step`` may go on meanwhile."""
         tree, policy = self._growing.tree, self._policy
-        self._sent = select(tree, policy.budget, policy.depth)
+        self._sent = select(tree, policy.budget, policy.depth, policy.floor)
         self._count(nodes_sent=self._sent.tree.num_drafted)
         return self._sent
 

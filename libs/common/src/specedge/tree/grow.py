@@ -66,7 +66,7 @@ def plan_pass(
 
     Empty when no pass could change what is sent: every node that may have children at all (above
     the depth limit, not the end of the text) is expanded or too improbable, since a child is
-    worth at most its parent and must enter the best ``policy.budget``.
+    worth at most its parent, and must reach ``policy.floor`` and the best ``policy.budget``.
     """
     tree = growing.tree
     if policy.budget < 1:
@@ -78,6 +78,7 @@ def plan_pass(
         is_end[0] = False
         open_ &= ~is_end
     open_ &= tree.value > _entry_value(tree.value[tree.depth <= policy.depth], policy.budget)
+    open_ &= tree.value >= policy.floor
     candidates = np.flatnonzero(open_)
     order = np.argsort(-tree.value[candidates], kind="stable")
     return candidates[order[: policy.beams]].astype(np.int32)
@@ -106,16 +107,19 @@ def add_children(growing: GrowingTree, nodes: IntArray, proposals: Proposals) ->
     return GrowingTree(grown, expanded)
 
 
-def select(tree: TokenTree, budget: int, max_depth: int | None = None) -> Selection:
-    """The best ``budget`` nodes below the root, none deeper than ``max_depth`` if given.
+def select(
+    tree: TokenTree, budget: int, max_depth: int | None = None, floor: float = 0.0
+) -> Selection:
+    """The best ``budget`` nodes below the root worth ``floor`` or more, none deeper than
+    ``max_depth`` if given.
 
     They are sent by falling value, the older first among equals. Values never rise along a path
     and a parent is older than its children, so a parent always precedes them: the choice is closed
     under parents, and so is every prefix of it.
     """
-    drafted = np.arange(1, len(tree), dtype=np.int32)
+    drafted = np.flatnonzero(tree.value[1:] >= floor).astype(np.int32) + 1
     if max_depth is not None:
-        drafted = drafted[tree.depth[1:] <= max_depth]
+        drafted = drafted[tree.depth[drafted] <= max_depth]
     best = drafted[np.argsort(-tree.value[drafted], kind="stable")[: max(budget, 0)]]
     ids = np.concatenate([np.zeros(1, dtype=np.int32), best])
     return Selection(_take(tree, ids), ids)
