@@ -21,6 +21,7 @@ STEP_MS: Final = 20.0
 RUNS: Final = 5
 TOKENS: Final = 1000
 WARM_UP_TOKENS: Final = 40
+MERGED_SHARE: Final = 0.02
 SERVICE_SETTINGS: Final = {
     "SPECEDGE_ENGINE": "emulated",
     "SPECEDGE_EMULATED_STEP_MS": str(STEP_MS),
@@ -54,7 +55,9 @@ def _run_once(system: stack.Stack, tokens: int) -> list[float]:
     }
     timed = asking.stream(system.base_url, request)
     rounds = timed.metrics["specedge"]["rounds"]
-    if len(timed.arrived_s) != rounds:
+    # Two verdicts may reach a late reader as one piece; that gap then counts as one long round,
+    # which can only make the figures worse.
+    if not rounds * (1 - MERGED_SHARE) <= len(timed.arrived_s) <= rounds:
         raise RuntimeError(f"{len(timed.arrived_s)} pieces in {rounds} rounds: cannot tell rounds")
     draft_ms = timed.metrics["specedge"]["draft_ms"] / rounds
     return [gap_ms - STEP_MS - draft_ms for gap_ms in timed.gaps_ms]
