@@ -108,7 +108,7 @@ class Verifier:
             publish=self.outbox.put,
         )
         self.loop = EngineLoop(
-            stepper=Stepper(loaded.engine, compute, context.tasks),
+            stepper=Stepper(loaded.engine, compute),
             table=self.table,
             pool=self.pool,
             clock=clock,

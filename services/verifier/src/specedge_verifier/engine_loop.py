@@ -20,7 +20,6 @@ from specedge.ids import SessionKey
 from specedge.protocol.effects import StepBegun, StepFailed
 from specedge.protocol.messages import StepReport
 from specedge.service.compute import ComputeThread
-from specedge.service.runtime import Tasks
 from specedge_verifier.metrics import VerifierMetrics
 from specedge_verifier.parts import Part, Step, take_part
 from specedge_verifier.sessions import SessionTable
@@ -38,17 +37,15 @@ _log = structlog.get_logger("specedge.verifier")
 class Stepper:
     """The engine behind its compute thread."""
 
-    def __init__(self, engine: TargetEngine, compute: ComputeThread, tasks: Tasks) -> None:
+    def __init__(self, engine: TargetEngine, compute: ComputeThread) -> None:
         self._engine = engine
         self._compute = compute
-        self._tasks = tasks
 
     def start(
         self, calls: Sequence[EngineCall], items: Sequence[TurnItem]
-    ) -> asyncio.Task[TurnOutcome]:
-        """Begin a turn; the task is its outcome."""
-        turn = self._compute.run(run_turn, self._engine, calls, items)
-        return self._tasks.start(turn, name="engine-turn")
+    ) -> asyncio.Future[TurnOutcome]:
+        """Begin a turn at once; the future is its outcome."""
+        return self._compute.start(run_turn, self._engine, calls, items)
 
 
 class EngineLoop:
@@ -90,9 +87,8 @@ class EngineLoop:
             parts = self._begin()
             turn = self._submit(parts)
             if unsaid is not None:
-                if turn is not None:
-                    await asyncio.sleep(0)  # the turn's task hands it to the compute thread
                 self._finish(unsaid, goes_on=False)
+                await self._let_verdicts_out()
                 self._report(unsaid)
                 unsaid = None
             if turn is None:
@@ -103,6 +99,12 @@ class EngineLoop:
             unsaid = await self._end(turn, parts)
             if unsaid is not None:
                 self._finish(unsaid, goes_on=True)
+
+    async def _let_verdicts_out(self) -> None:
+        """Two turns of the loop: the outbox hands the verdicts to the link, whose own task writes
+        them. The report, which costs as much as a verdict, would else go out with them."""
+        for _ in range(2):
+            await asyncio.sleep(0)
 
     # ------------------------------------------------------------ before the step
 
@@ -118,7 +120,7 @@ class EngineLoop:
             parts.append(part)
         return tuple(parts)
 
-    def _submit(self, parts: tuple[Part, ...]) -> asyncio.Task[TurnOutcome] | None:
+    def _submit(self, parts: tuple[Part, ...]) -> asyncio.Future[TurnOutcome] | None:
         calls = self._take_calls()
         if not parts and not calls:
             return None
@@ -134,7 +136,7 @@ class EngineLoop:
 
     # ------------------------------------------------------------ after the step
 
-    async def _end(self, turn: asyncio.Task[TurnOutcome], parts: tuple[Part, ...]) -> Step | None:
+    async def _end(self, turn: asyncio.Future[TurnOutcome], parts: tuple[Part, ...]) -> Step | None:
         """Wait for the step; None if there was none, or nobody got anything from it."""
         outcome = await turn
         while outcome.full and (self._pool.shrink() or self._table.park_one()):

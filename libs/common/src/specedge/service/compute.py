@@ -45,17 +45,27 @@ class ComputeThread:
         Cancelling it gives up the result: a call that has begun runs to its end, and whatever is
         asked for next comes after it; one that has not begun never begins.
         """
+        return await self.start(function, *args, **kwargs)
+
+    def start(
+        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Future[T]:
+        """As ``run``, but the call is in line when this returns, and the future is its outcome."""
         if self._is_closed:
             raise RuntimeError(f"compute thread {self._name} is closed")
         if self._pending >= self._max_pending:
             raise Busy(f"compute thread {self._name} has {self._pending} calls to do")
-        call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
-        future = self._executor.submit(call)
-        self._pending += 1
         loop = asyncio.get_running_loop()
-        # On the loop, and also for a call whose asker has gone.
-        future.add_done_callback(lambda _: _call_soon(loop, self._finished))
-        return await asyncio.wrap_future(future)
+        outcome: asyncio.Future[T] = loop.create_future()
+        call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
+        job = self._executor.submit(self._perform, call, outcome)
+        self._pending += 1
+        # Called by the thread that cancels it, which is ``close`` or the asker.
+        job.add_done_callback(
+            lambda job: _call_soon(loop, self._drop, outcome) if job.cancelled() else None
+        )
+        outcome.add_done_callback(lambda done: job.cancel() if done.cancelled() else None)
+        return outcome
 
     def assert_inside(self) -> None:
         """Raise RuntimeError on any thread but this one: an engine was called past its owner."""
@@ -72,10 +82,33 @@ class ComputeThread:
     def _note_thread(self) -> None:
         self._ident = threading.get_ident()
 
-    def _finished(self) -> None:
+    def _perform(self, call: Callable[[], T], outcome: asyncio.Future[T]) -> None:
+        """On the thread. The loop is woken once a call: each wake costs as much as a message."""
+        loop = outcome.get_loop()
+        try:
+            result = call()
+        except BaseException as error:  # noqa: BLE001, RUF100 - handed to the asker, whatever it is
+            _call_soon(loop, self._fail, outcome, error)
+        else:
+            _call_soon(loop, self._finish, outcome, result)
+
+    def _finish(self, outcome: asyncio.Future[T], result: T) -> None:
         self._pending -= 1
+        if not outcome.done():
+            outcome.set_result(result)
+
+    def _fail(self, outcome: asyncio.Future[T], error: BaseException) -> None:
+        self._pending -= 1
+        if not outcome.done():
+            outcome.set_exception(error)
+
+    def _drop(self, outcome: asyncio.Future[T]) -> None:
+        self._pending -= 1
+        outcome.cancel()
 
 
-def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+def _call_soon(
+    loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *args: object
+) -> None:
     if not loop.is_closed():
-        loop.call_soon_threadsafe(callback)
+        loop.call_soon_threadsafe(callback, *args)
