@@ -30,7 +30,7 @@ from specedge.service.compute import ComputeThread
 from specedge.service.health import HealthState, service_routes
 from specedge.service.http import HttpServer, serve_http
 from specedge.service.metrics import ServiceMetrics
-from specedge.service.runtime import ServiceContext
+from specedge.service.runtime import ServiceContext, settle_heap
 from specedge.tree.calibration import Tally
 from specedge_edge.answering import AnswerDesk
 from specedge_edge.config import EdgeSettings
@@ -150,7 +150,8 @@ class Edge:
             self.health.fail("the broker has turned this edge away for good")
 
     async def connect_nats(self, key: UserKey) -> Link:
-        """Connect over NATS, for as long as it takes."""
+        """Connect over NATS, for as long as it takes. All that is loaded is here by then."""
+        settle_heap()
         options = self._settings.nats_options(
             name=f"edge-{key.public_key[:12]}",
             inbox_prefix=edge_inbox(EdgeId(key.public_key)),

@@ -24,7 +24,7 @@ from specedge.protocol.subjects import service_inbox
 from specedge.service.health import HealthState, service_routes
 from specedge.service.http import serve_http
 from specedge.service.metrics import ServiceMetrics
-from specedge.service.runtime import ServiceContext
+from specedge.service.runtime import ServiceContext, settle_heap
 from specedge_scheduler.config import SchedulerSettings
 from specedge_scheduler.driver import Driver
 from specedge_scheduler.metrics import SchedulerMetrics
@@ -97,6 +97,7 @@ async def run(settings: SchedulerSettings, who: SchedulerIdentity, context: Serv
     options = settings.nats_options(name=who.name, inbox_prefix=inbox, key=key)
     link = await NatsLink.connect(options, tasks=context.tasks)
     metrics.watch_link(link)
+    settle_heap()
     health.need("link", lambda: None if link.is_connected else "not connected to the broker")
     try:
         await serve(

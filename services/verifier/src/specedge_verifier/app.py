@@ -35,7 +35,7 @@ from specedge.service.compute import ComputeThread
 from specedge.service.health import HealthState, service_routes
 from specedge.service.http import serve_http
 from specedge.service.metrics import ServiceMetrics
-from specedge.service.runtime import ServiceContext
+from specedge.service.runtime import ServiceContext, settle_heap
 from specedge_verifier.batches import BatchLedger
 from specedge_verifier.config import VerifierSettings
 from specedge_verifier.drain import drain
@@ -232,6 +232,7 @@ async def _load(
     started_s = context.clock.now_s()
     _log.info("model_load_started", model=settings.model, engine=settings.engine)
     loaded = await compute.run(load_engine, settings, on_progress)
+    settle_heap()
     took_s = context.clock.now_s() - started_s
     metrics.load_s.set(took_s)
     _log.info("model_loaded", model=loaded.identity.name, seconds=round(took_s, 2))

@@ -6,6 +6,7 @@ HTTP or what a service does.
 
 import asyncio
 import contextlib
+import gc
 import heapq
 import itertools
 import math
@@ -32,6 +33,7 @@ __all__ = [
     "Tasks",
     "run_service",
     "service_context",
+    "settle_heap",
 ]
 
 T = TypeVar("T")
@@ -185,6 +187,14 @@ def run_service(main: ServiceMain) -> int:
     """
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_serve(main))
+
+
+def settle_heap() -> None:
+    """Take everything alive now out of the garbage collector's sight. Called once, when a service
+    has loaded: libraries and models make a heap whose full collection stops every thread for
+    longer than a round, and nothing in it is ever garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @contextlib.asynccontextmanager
