@@ -17,11 +17,10 @@ QUESTIONS: Final[tuple[Question, ...]] = (
     Question(
         "copy",
         "Repeat the following text exactly, without changes:\n\n"
-        "The ferry leaves the old harbour at seven in the morning and returns at nine in the "
-        "evening. Passengers who miss the last ferry may spend the night in the old harbour "
-        "house, where soup and bread are served until midnight.",
-        max_tokens=80,
+        "The ferry leaves the old harbour at seven in the morning and returns to the old harbour "
+        "at nine in the evening.",
+        max_tokens=60,
     ),
     Question("question", "What is the capital of France? Answer in one sentence.", max_tokens=40),
-    Question("explain", "Explain in two short sentences why the sky is blue.", max_tokens=48),
+    Question("explain", "Why is the sky blue? Answer in one short sentence.", max_tokens=40),
 )
