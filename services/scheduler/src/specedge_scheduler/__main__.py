@@ -17,7 +17,7 @@ def main() -> int:
     """Run until told to stop; the exit code."""
     try:
         settings = settings_from_command_line(
-            SchedulerSettings, sys.argv[1:], prog="specedge_scheduler"
+            SchedulerSettings, sys.argv[1:], prog="python -m specedge_scheduler"
         )
     except SpecEdgeError as error:
         sys.stderr.write(f"{error}\n")

@@ -18,7 +18,7 @@ def main() -> int:
     """Run until told to stop; the exit code."""
     try:
         settings = settings_from_command_line(
-            VerifierSettings, sys.argv[1:], prog="specedge_verifier"
+            VerifierSettings, sys.argv[1:], prog="python -m specedge_verifier"
         )
     except SpecEdgeError as error:
         sys.stderr.write(f"{error}\n")

@@ -52,6 +52,7 @@ def _introduce(stack: RunningStack, model: str, api_key: str | None) -> None:
     console.print(f"[bold green]ready[/]  {model}")
     for edge in stack.edges:
         console.print(f"  OpenAI API   {edge.http_url}/v1", soft_wrap=True)
+        console.print(f"  chat page    {edge.http_url}/", soft_wrap=True)
     console.print(f"  API key      {'required, as given' if api_key else 'none needed'}")
     console.print(f"  logs         {stack.run_dir}", soft_wrap=True)
     console.print("\nTry:")

@@ -148,7 +148,12 @@ def settings_from_command_line(cls: type[S], arguments: Sequence[str], *, prog: 
 
     Exits like any command on ``--help``, and on a flag that does not exist. Raises SettingsInvalid.
     """
-    parser = argparse.ArgumentParser(prog=prog or None, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog=prog or None,
+        allow_abbrev=False,
+        description="Each setting is also a variable: --http-port is SPECEDGE_HTTP_PORT, and "
+        "http_port in the file. A flag goes before the variable, the variable before the file.",
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file with settings")
     for name, field in cls.model_fields.items():
         default = "" if field.default in (None, PydanticUndefined) else f" ({field.default})"
