@@ -6,6 +6,7 @@ what fails until then has an HTTP status of its own.
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -40,7 +41,7 @@ class Order:
     keep_alive_s: float = KEEP_ALIVE_S
 
 
-class AnswerResponse(Response):
+class AnswerResponse(Response, ABC):
     """What both kinds share: the race against the client's leaving, and the accounts."""
 
     def __init__(self, order: Order) -> None:
@@ -61,11 +62,13 @@ class AnswerResponse(Response):
 
         await run_until_disconnect(receive, work)
 
+    @abstractmethod
     async def _consume(self, events: Events, send: Send) -> None:
-        raise NotImplementedError
+        """Say what happens. Returns with the last event."""
 
+    @abstractmethod
     async def _fail(self, error: Exception, send: Send) -> None:
-        raise NotImplementedError
+        """Say that nothing more comes, and why."""
 
     def _note(self, event: AnswerEvent) -> None:
         if isinstance(event, Finished):
