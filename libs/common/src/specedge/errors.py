@@ -6,7 +6,6 @@ SpecEdgeError
 │   ├── LinkTimeout     no answer in time
 │   ├── NoResponders    nobody listens on the subject asked
 │   └── Busy            admission refused, or no free slot
-├── SessionLost         the other end does not know the session: send the context again
 ├── InvalidRequest      the asker's fault: tell it which field, and do not retry
 │   ├── ContextTooLong
 │   └── FingerprintMismatch   edge and verifier do not share a tokenizer or model
@@ -42,10 +41,6 @@ class NoResponders(RetryableError):
 
 class Busy(RetryableError):
     """Refused at once rather than queued: no free slot, or the pool is at its objective."""
-
-
-class SessionLost(SpecEdgeError):
-    """The other end does not hold this session. The edge answers by sending its context."""
 
 
 class InvalidRequest(SpecEdgeError):

@@ -9,9 +9,6 @@ VerifierId = NewType("VerifierId", str)
 SchedulerId = NewType("SchedulerId", str)
 GroupId = NewType("GroupId", str)  # a scheduler group: the <target> of an edge's subjects
 Round = NewType("Round", int)  # per session, from 0
-Try = NewType("Try", int)  # resends of one round, from 0
-TokenId = NewType("TokenId", int)  # index into the logical vocabulary
-NodeId = NewType("NodeId", int)  # index into a TokenTree; 0 is the root
 Slot = NewType("Slot", int)  # a lease in a KV cache
 
 SERVICE_NAME: Final = re.compile(r"^[a-z0-9-]{1,32}$")

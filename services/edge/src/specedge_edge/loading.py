@@ -4,7 +4,6 @@ Blocking: runs on the compute thread. torch is imported only for a draft model.
 """
 
 from dataclasses import dataclass
-from typing import Final
 
 from specedge.engine.emulated import EmulatedDrafter, EmulatedText
 from specedge.engine.fingerprints import logical_vocab_size, tokenizer_fingerprint
@@ -15,9 +14,6 @@ from specedge.errors import FingerprintMismatch
 from specedge_edge.config import EdgeSettings
 from specedge_edge.emulated_tokenizer import EMULATED_MODEL, EmulatedTokenizer
 from specedge_edge.text import TextCodec
-
-PROMPT_LOOKUP: Final = "prompt-lookup"
-EMULATED_DRAFTER: Final = "emulated"
 
 
 @dataclass(frozen=True, slots=True)

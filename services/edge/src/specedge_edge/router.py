@@ -87,11 +87,6 @@ class SessionRouter:
         finally:
             del self._inboxes[session]
 
-    @property
-    def num_open(self) -> int:
-        """Sessions with an inbox."""
-        return len(self._inboxes)
-
     def _on_message(self, message: Message) -> None:
         key = parse_down_session(message.subject)
         inbox = self._inboxes.get(key.session) if key is not None else None
