@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from specedge.drafting.tree_drafter import TreeDrafter
 from specedge.engine.emulated import (
     EmulatedDrafter,
     EmulatedTarget,
@@ -14,7 +15,6 @@ from specedge.engine.ports import Drafter
 from specedge.engine.prompt_lookup import PromptLookupDrafter
 from specedge.params import DraftPolicy, SamplingParams, StopRule
 from specedge.tree.token_tree import TokenTree
-from specedge_edge.drafter import TreeDrafter
 from tests.emulated_decoding import Decoding
 
 # Few tokens, so that wrong drafts are right by chance, and prompt lookup finds something.

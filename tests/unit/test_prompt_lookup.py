@@ -117,7 +117,7 @@ def test_a_long_prompt_costs_little() -> None:
 def test_no_torch_is_imported() -> None:
     program = (
         "import sys, specedge.engine.prompt_lookup, specedge.engine.emulated;"
-        "import specedge_edge.drafter;"
+        "import specedge.drafting.tree_drafter;"
         "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'asyncio')))"
     )
 

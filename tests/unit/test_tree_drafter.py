@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from specedge.drafting.tree_drafter import TreeDrafter
 from specedge.engine.emulated import (
     EmulatedDrafter,
     EmulatedTarget,
@@ -15,7 +16,6 @@ from specedge.params import DraftPolicy, SamplingParams, StopRule
 from specedge.tree.calibration import Tally
 from specedge.tree.path import walk
 from specedge.tree.token_tree import TokenTree
-from specedge_edge.drafter import TreeDrafter
 from tests.emulated_decoding import Decoding
 
 TEXT = EmulatedText(vocab_size=500)

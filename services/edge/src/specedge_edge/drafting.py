@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
+from specedge.drafting.tree_drafter import TreeDrafter
 from specedge.engine.ports import Drafter
 from specedge.errors import Busy
 from specedge.params import DraftPolicy, SamplingParams, StopRule
@@ -17,7 +18,6 @@ from specedge.protocol.messages import Limits
 from specedge.service.compute import ComputeThread
 from specedge.tree.calibration import Tally
 from specedge.tree.token_tree import IntArray, TokenTree
-from specedge_edge.drafter import TreeDrafter
 
 NO_DRAFTER: Final = "none"
 
