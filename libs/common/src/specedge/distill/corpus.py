@@ -1,0 +1,104 @@
+"""What distillation learns from, on disk: conversations and the target's likeliest next tokens.
+
+Owns the file format. A piece is one file, written whole or not at all, named by its number; its
+content depends on the number alone, so sampling may stop and go on anywhere.
+
+One piece (N tokens of all its conversations, K likeliest per position):
+
+    tokens   (N,) int32     conversation after conversation
+    starts   (c + 1,) int64 conversation i is tokens[starts[i]:starts[i + 1]]
+    answers  (c,) int32     how many of a conversation's first tokens are prompt
+    greedy   (c,) bool      the answer is the target's greedy one
+    has_next (N,) bool      the target's view of the token after this one is stored
+    next_id  (M, K) int32   its likeliest next tokens at those M positions, falling
+    next_logprob (M, K) float16
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from specedge.errors import InvalidRequest
+from specedge.tree.token_tree import IntArray
+
+_PATTERN: Final = "piece-*.npz"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Conversation:
+    """Tokens (n,) int32, prompt_len of them prompt; next_id (m, K) int32 and next_logprob (m, K)
+    float16 belong to the m positions where has_next (n,) bool holds."""
+
+    tokens: IntArray
+    prompt_len: int
+    is_greedy: bool
+    has_next: npt.NDArray[np.bool_]
+    next_id: IntArray
+    next_logprob: npt.NDArray[np.float16]
+
+
+def piece_path(folder: Path, number: int) -> Path:
+    """Where piece ``number`` is, or will be."""
+    return folder / f"piece-{number:05d}.npz"
+
+
+def write_piece(path: Path, conversations: Sequence[Conversation]) -> None:
+    """Write a piece; whoever looks meanwhile sees nothing or all of it."""
+    lengths = [len(one.tokens) for one in conversations]
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.npz")
+    np.savez_compressed(
+        scratch,
+        tokens=np.concatenate([one.tokens for one in conversations]),
+        starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        answers=np.array([one.prompt_len for one in conversations], dtype=np.int32),
+        greedy=np.array([one.is_greedy for one in conversations], dtype=np.bool_),
+        has_next=np.concatenate([one.has_next for one in conversations]),
+        next_id=np.concatenate([one.next_id for one in conversations]),
+        next_logprob=np.concatenate([one.next_logprob for one in conversations]),
+    )
+    scratch.rename(path)
+
+
+def read_piece(path: Path) -> list[Conversation]:
+    """The conversations of one piece. Raises InvalidRequest for a file that is none."""
+    try:
+        with np.load(path) as stored:
+            piece = {name: stored[name] for name in stored.files}
+        return list(_conversations(piece))
+    except (OSError, ValueError, KeyError) as error:
+        raise InvalidRequest(f"{path} is not a piece of a corpus: {error}") from error
+
+
+def read_corpus(folder: Path) -> list[Conversation]:
+    """All conversations of a folder, in the order of their pieces."""
+    return [one for path in sorted(folder.glob(_PATTERN)) for one in read_piece(path)]
+
+
+def num_tokens(folder: Path) -> int:
+    """Tokens in all pieces of a folder."""
+    total = 0
+    for path in folder.glob(_PATTERN):
+        with np.load(path) as stored:
+            total += int(stored["starts"][-1])
+    return total
+
+
+def _conversations(piece: dict[str, npt.NDArray[np.generic]]) -> Iterator[Conversation]:
+    starts, has_next = piece["starts"], piece["has_next"]
+    before = np.concatenate([[0], np.cumsum(has_next)])
+    for number, prompt_len in enumerate(piece["answers"]):
+        first, last = int(starts[number]), int(starts[number + 1])
+        rows = slice(int(before[first]), int(before[last]))
+        yield Conversation(
+            tokens=piece["tokens"][first:last].astype(np.int32),
+            prompt_len=int(prompt_len),
+            is_greedy=bool(piece["greedy"][number]),
+            has_next=has_next[first:last].astype(np.bool_),
+            next_id=piece["next_id"][rows].astype(np.int32),
+            next_logprob=piece["next_logprob"][rows].astype(np.float16),
+        )
