@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from specedge.engine.draft_head import DraftHead
 from specedge.engine.kv_cache import SlottedKVCache
 from specedge.engine.ports import Expansion
 from specedge.engine.step_table import Span, chain_span
@@ -41,7 +42,9 @@ class TorchDrafter:
         self._name = loaded.identity.name
         self.vocab_size = loaded.identity.vocab_size
         self.max_context_tokens = loaded.identity.max_context_tokens
-        self.num_children = min(num_children, self.vocab_size)
+        self.head = DraftHead(self.vocab_size, loaded.head_tokens)
+        self.head.check_width(loaded.model.get_output_embeddings().weight.shape[0])
+        self.num_children = min(num_children, len(self.head))
         self.tree_model = TreeModel(loaded.model, num_slots=num_slots, kv_bytes=kv_bytes)
         self_check(self.tree_model)
 
@@ -181,7 +184,8 @@ class TorchDraftSession:
     def _best(self, logits: Tensor) -> tuple[IntArray, FloatArray]:
         """Likeliest tokens (m, k) int32 and their log-probabilities (m, k) float32, falling, at the
         temperature that the target samples with."""
-        scores = logits[:, : self._drafter.vocab_size].float() / self._temperature
+        head = self._drafter.head
+        scores = head.rows(logits) / self._temperature
         top = scores.topk(self._drafter.num_children, dim=1)
         logprob = top.values - scores.logsumexp(dim=1, keepdim=True)
-        return top.indices.to(torch.int32).cpu().numpy(), logprob.cpu().numpy()
+        return head.token_ids(top.indices), logprob.cpu().numpy()

@@ -31,6 +31,7 @@ from specedge.engine.loading import (
 from specedge.engine.ports import ModelIdentity
 from specedge.engine.wide_linear import widen_if_slow
 from specedge.errors import ModelUnusable
+from specedge.tree.token_tree import IntArray
 
 DType = Literal["fp32", "bf16", "auto"]
 
@@ -40,11 +41,16 @@ SAMPLED_ELEMENTS: Final = 256
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
-    """A model in evaluation mode on its device, its tokenizer, and what it is."""
+    """A model in evaluation mode on its device, its tokenizer, and what it is.
+
+    head_tokens  (v,) int32, for a drafter whose head speaks of the frequent tokens only: the token
+                 that each of its v rows stands for. None: one row for every token, in order
+    """
 
     model: PreTrainedModel
     tokenizer: Any
     identity: ModelIdentity
+    head_tokens: IntArray | None = None
 
 
 def load_target_model(
