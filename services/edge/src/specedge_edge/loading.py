@@ -1,16 +1,15 @@
 """Loads what an edge computes with: the tokenizer, and the drafter that the settings name.
 
-Blocking: runs on the compute thread. torch is imported only for a draft model.
+Blocking: runs on the compute thread; imports no torch, but for a draft model.
 """
 
 from dataclasses import dataclass
 
-from specedge.engine.emulated import EmulatedDrafter, EmulatedText
+from specedge.engine.drafters import DrafterOptions, load_drafter
+from specedge.engine.emulated import EmulatedText
 from specedge.engine.fingerprints import logical_vocab_size, tokenizer_fingerprint
 from specedge.engine.loading import Progress, load_tokenizer, model_name, resolve_model
 from specedge.engine.ports import Drafter
-from specedge.engine.prompt_lookup import PromptLookupDrafter
-from specedge.errors import FingerprintMismatch
 from specedge_edge.config import EdgeSettings
 from specedge_edge.emulated_tokenizer import EMULATED_MODEL, EmulatedTokenizer
 from specedge_edge.text import TextCodec
@@ -30,7 +29,8 @@ def load(settings: EdgeSettings, on_progress: Progress) -> Loaded:
     """Everything, with ``on_progress(phase, fraction)`` from this thread. Raises ModelUnusable, or
     FingerprintMismatch for a draft model of another vocabulary."""
     model, codec, fingerprint = _load_text(settings, on_progress)
-    drafter = _load_drafter(settings, fingerprint, on_progress)
+    options = _drafter_options(settings)
+    drafter = load_drafter(settings.drafter, fingerprint, options, on_progress)
     return Loaded(model, codec, fingerprint, drafter)
 
 
@@ -46,44 +46,13 @@ def _load_text(settings: EdgeSettings, on_progress: Progress) -> tuple[str, Text
     return model_name(settings.model), codec, tokenizer_fingerprint(tokenizer)
 
 
-def _load_drafter(
-    settings: EdgeSettings, fingerprint: str, on_progress: Progress
-) -> Drafter | None:
-    match settings.drafter:
-        case "none":
-            return None
-        case "prompt-lookup":
-            return PromptLookupDrafter(branch=settings.branch)
-        case "emulated":
-            return EmulatedDrafter(EmulatedText(), branch=settings.branch)
-    return _load_draft_model(settings, fingerprint, on_progress)
-
-
-def _load_draft_model(settings: EdgeSettings, fingerprint: str, on_progress: Progress) -> Drafter:
-    # Here, since every other edge runs without torch.
-    from specedge.engine.torch_draft import TorchDrafter
-    from specedge.engine.torch_host import prepare_host
-    from specedge.engine.torch_model import load_target_model
-
-    loaded = load_target_model(
-        settings.drafter,
+def _drafter_options(settings: EdgeSettings) -> DrafterOptions:
+    return DrafterOptions(
         cache_dir=settings.cache_dir,
-        dtype=settings.draft_dtype,
-        device=prepare_host(settings.draft_device, settings.threads),
-        on_progress=on_progress,
-    )
-    theirs = loaded.identity.tokenizer_fingerprint
-    if theirs != fingerprint:
-        raise FingerprintMismatch(
-            f"the draft model {settings.drafter} has tokenizer {theirs}, the served model "
-            f"{fingerprint}",
-            field="drafter",
-            ours=theirs,
-            theirs=fingerprint,
-        )
-    return TorchDrafter(
-        loaded,
-        kv_bytes=settings.draft_kv_bytes,
+        branch=settings.branch,
         num_slots=settings.max_concurrent,
-        num_children=settings.branch,
+        kv_bytes=settings.draft_kv_bytes,
+        dtype=settings.draft_dtype,
+        device=settings.draft_device,
+        threads=settings.threads,
     )

@@ -1,0 +1,96 @@
+"""Drafters by name: what the ``drafter`` setting of an edge stands for, or that of a verifier which
+drafts for hosted sessions.
+
+Blocking: called on the thread that will own the drafter. torch is imported only for a draft model.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from specedge.engine.emulated import EmulatedDrafter, EmulatedText
+from specedge.engine.loading import Progress, no_progress
+from specedge.engine.ports import Drafter
+from specedge.engine.prompt_lookup import PromptLookupDrafter
+from specedge.errors import FingerprintMismatch
+from specedge.profiles import DeviceProfile
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterOptions:
+    """How a drafter is made. All but ``branch`` and the emulated one's count for a draft model only.
+
+    branch     children proposed per node
+    num_slots  sessions that may draft at a time
+    kv_bytes   of KV cache at most
+    threads    compute threads on the CPU; None leaves it to torch
+    emulated_seed, emulated_pass_ms   which text is emulated, and how long a pass takes
+    """
+
+    cache_dir: Path
+    branch: int = 8
+    num_slots: int = 8
+    kv_bytes: int = 1 << 30
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    emulated_seed: int = 0
+    emulated_pass_ms: float = 0.0
+
+
+def load_drafter(
+    name: str, fingerprint: str, options: DrafterOptions, on_progress: Progress = no_progress
+) -> Drafter | None:
+    """The drafter called ``name``; None for ``none``. ``fingerprint`` is that of the tokenizer of
+    the model that verifies.
+
+    Raises ModelUnusable, or FingerprintMismatch for a draft model of another vocabulary.
+    """
+    match name:
+        case "none":
+            return None
+        case "prompt-lookup":
+            return PromptLookupDrafter(branch=options.branch)
+        case "emulated":
+            return _emulated(options)
+    return _load_draft_model(name, fingerprint, options, on_progress)
+
+
+def _emulated(options: DrafterOptions) -> EmulatedDrafter:
+    profile = DeviceProfile(
+        name="settings", source="this service's settings", draft_pass_ms=options.emulated_pass_ms
+    )
+    text = EmulatedText(seed=options.emulated_seed)
+    return EmulatedDrafter(text, branch=options.branch, profile=profile, sleep=time.sleep)
+
+
+def _load_draft_model(
+    name: str, fingerprint: str, options: DrafterOptions, on_progress: Progress
+) -> Drafter:
+    # Here, since everything else that drafts runs without torch.
+    from specedge.engine.torch_draft import TorchDrafter
+    from specedge.engine.torch_host import prepare_host
+    from specedge.engine.torch_model import load_target_model
+
+    loaded = load_target_model(
+        name,
+        cache_dir=options.cache_dir,
+        dtype=options.dtype,
+        device=prepare_host(options.device, options.threads),
+        on_progress=on_progress,
+    )
+    theirs = loaded.identity.tokenizer_fingerprint
+    if theirs != fingerprint:
+        raise FingerprintMismatch(
+            f"the draft model {name} has tokenizer {theirs}, the served model {fingerprint}",
+            field="drafter",
+            ours=theirs,
+            theirs=fingerprint,
+        )
+    return TorchDrafter(
+        loaded,
+        kv_bytes=options.kv_bytes,
+        num_slots=options.num_slots,
+        num_children=options.branch,
+    )
