@@ -1,15 +1,22 @@
-"""``python -m benchmarks engine``: which benchmark to run."""
+"""``python -m benchmarks <which> …``: which benchmark to run."""
 
+import importlib
 import sys
+from typing import Final
 
-from benchmarks import engine
+# Each is a module with ``main(argv)``; imported only when it runs.
+BENCHMARKS: Final = {
+    "engine": "benchmarks.engine",
+    "acceptance": "benchmarks.acceptance",
+}
 
 
 def main() -> None:
-    """Run the named benchmark."""
-    if sys.argv[1:] != ["engine"]:
-        sys.exit("usage: python -m benchmarks engine")
-    engine.main()
+    """Run the named benchmark with what follows its name."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in BENCHMARKS:
+        sys.exit(f"usage: python -m benchmarks {{{','.join(BENCHMARKS)}}} …")
+    importlib.import_module(BENCHMARKS[name]).main(sys.argv[2:])
 
 
 main()

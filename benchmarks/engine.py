@@ -8,6 +8,7 @@ A part that breaks is reported and makes the exit code 1; figures, whatever they
 import importlib
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Final
 
 from benchmarks import figures
@@ -45,8 +46,10 @@ GOALS: Final[dict[str, Goal]] = {
 }
 
 
-def main() -> None:
-    """Run all parts, write the figures, print the table last."""
+def main(argv: Sequence[str]) -> None:
+    """Run all parts, write the figures, print the table last. Takes no arguments."""
+    if argv:
+        sys.exit("usage: python -m benchmarks engine")
     quiet_logs()
     measured: dict[str, float] = {}
     errors: list[str] = []
