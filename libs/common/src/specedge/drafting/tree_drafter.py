@@ -1,38 +1,49 @@
 """Drafts the tree of every round of one session, and learns from every verdict.
 
-Synchronous, no I/O, no clock, no torch: it puts the pure growth of ``specedge.tree`` on top of a
-``DraftSession``. Called only from the compute thread that owns the drafter.
+Synchronous, no I/O, no torch, no clock but the one it is given to measure passes with: it puts the
+pure growth of ``specedge.tree`` on top of a ``DraftSession``. Called only from the compute thread
+that owns the drafter.
 
-The working tree holds all nodes drafted so far, sent or not. A verdict moves its root: what hung
-below the new root stays, with its KV, and is the head start of the next round.
+The working tree holds all nodes drafted so far, sent or not. While a draft is out it may go on
+growing (proactive drafting). A verdict moves its root: what hung below the new root stays, with its
+KV, and is the head start of the next round, which runs as many passes less as levels are there.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
+from specedge.drafting.growth_rule import GrowthRule, PassRecord
 from specedge.engine.ports import Drafter, DraftSession
-from specedge.errors import ProtocolViolation
+from specedge.errors import ModelUnusable, ProtocolViolation
 from specedge.params import DraftPolicy, SamplingParams, StopRule
+from specedge.tree.ahead import AheadPolicy, levels_there, plan_ahead
 from specedge.tree.calibration import Calibration, Tally, outcomes
 from specedge.tree.grow import GrowingTree, Proposals, Selection, add_children, plan_pass, select
 from specedge.tree.path import reroot
 from specedge.tree.token_tree import IntArray, TokenTree
 
-_IDLE = DraftPolicy(depth=0, budget=0)
+MAX_RECORDS: Final = 256
+_IDLE: Final = DraftPolicy(depth=0, budget=0)
 
 
 @dataclass(frozen=True, slots=True)
 class DraftCounts:
     """Totals of a session, for metrics.
 
-    nodes_drafted  put into working trees       nodes_sent    selected by ``finish``
+    passes         of rounds, on somebody's way    passes_ahead  while a draft was out
+    passes_saved   levels that rounds found there when they began, so passes not run on the way
+    nodes_drafted  put into working trees          nodes_sent    selected by ``finish``
     nodes_reused   alive after a verdict, so drafted before the round that could send them
-    verdicts       of drafted rounds            hits          verdicts whose bonus was in the tree
+    verdicts       of drafted rounds               hits          whose bonus was in the tree
     """
 
     passes: int = 0
+    passes_ahead: int = 0
+    passes_saved: int = 0
     nodes_drafted: int = 0
     nodes_sent: int = 0
     nodes_reused: int = 0
@@ -41,14 +52,22 @@ class DraftCounts:
 
 
 class TreeDrafter:
-    """One session's drafting. ``tally`` is what all sessions of this drafter and target learned.
+    """One session's drafting. ``tally`` is what all sessions of this drafter and target learned;
+    ``now_s`` measures passes, in seconds from any moment.
 
     A round is ``draft(policy)``, or ``begin(policy)``, ``step()`` as long as there is time and it
     returns True, and ``finish()``; then ``on_verdict``. Every ``step`` is one pass of the drafter,
-    so a caller may stop between any two.
+    so a caller may stop between any two. Between ``finish`` and the verdict come as many
+    ``step_ahead``, one pass each, as there is time for. After an error of the drafter only
+    ``close`` may be called, and then ``start``.
     """
 
-    def __init__(self, drafter: Drafter, tally: Tally | None = None) -> None:
+    def __init__(
+        self,
+        drafter: Drafter,
+        tally: Tally | None = None,
+        now_s: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self._drafter = drafter
         self._tally = Tally() if tally is None else tally
         self._session: DraftSession | None = None
@@ -59,7 +78,10 @@ class TreeDrafter:
         self._committed: list[int] = []
         self._growing = GrowingTree.start(TokenTree.root_only(0))
         self._policy, self._passes = _IDLE, 0
+        self._rule: GrowthRule | None = None
         self._sent = select(self._growing.tree, 0)
+        self._now_s = now_s
+        self._records: deque[PassRecord] = deque(maxlen=MAX_RECORDS)
         self.counts = DraftCounts()
 
     def start(
@@ -79,45 +101,75 @@ class TreeDrafter:
         self._calibration = Calibration(self._tally)
         self._restart(committed)
 
-    def begin(self, policy: DraftPolicy) -> None:
-        """A new round: ``policy`` holds until the next one. Runs no pass."""
+    def begin(self, policy: DraftPolicy, rule: GrowthRule | None = None) -> None:
+        """A new round: ``policy`` bounds it, and ``rule`` says what is worth while within these
+        bounds (None: all), until the next one. Runs no pass."""
         if self._remaining is not None:
             # The bonus is a token too: a path one shorter than what remains is the longest useful.
             policy = replace(policy, depth=max(0, min(policy.depth, self._remaining - 1)))
-        self._policy = policy
-        self._passes = 0
+        self._policy, self._rule = policy, rule
+        there = min(levels_there(self._growing, self._stop_ids), policy.depth)
+        self._passes = there
+        self._count(passes_saved=there)
 
     def step(self) -> bool:
-        """Run one pass, if one can still improve what this round sends; whether it did."""
+        """Run one pass, if one can still improve what this round sends; whether it did.
+
+        Raises what the drafter raises, and ModelUnusable if it proposes nonsense.
+        """
         if self._passes >= self._policy.depth:
             return False
         nodes = plan_pass(self._growing, self._policy, self._stop_ids)
+        if self._rule is not None and len(nodes):
+            tree = self._growing.tree
+            value = select(tree, len(tree), self._policy.depth).tree.value[1:]
+            depth = np.asarray(tree.depth[nodes], dtype=np.float32)
+            nodes = nodes[: self._rule.num_expanded(value, tree.value[nodes], depth)]
         if len(nodes) == 0:
             return False
-        tree = self._growing.tree
-        expansion = self._open_session().expand(tree, nodes)
-        token = expansion.token[:, : self._policy.branch]
-        logprob = expansion.logprob[:, : self._policy.branch]
-        accept = self._calibration.accept(logprob, tree.depth[nodes] + 1)
-        self._growing = add_children(self._growing, nodes, Proposals(token, logprob, accept))
+        self._expand(nodes, self._policy.branch)
         self._passes += 1
-        self._count(passes=1, nodes_drafted=len(self._growing.tree) - len(tree))
+        self._count(passes=1)
+        return True
+
+    def step_ahead(self, policy: AheadPolicy) -> bool:
+        """Run one pass beyond what ``finish`` returned, if one is worth it; whether it did. Changes
+        nothing of what was sent. Raises as ``step`` does."""
+        last = None if self._remaining is None else self._remaining - 1
+        nodes = plan_ahead(
+            self._growing, self._sent.ids, policy, max_depth=last, stop_ids=self._stop_ids
+        )
+        if len(nodes) == 0:
+            return False
+        self._expand(nodes, policy.branch)
+        self._count(passes_ahead=1)
         return True
 
     def finish(self) -> Selection:
         """What this round sends, ready for the wire: any prefix of it is a tree. Valid until the
         next verdict; ``step`` may go on meanwhile."""
         tree, policy = self._growing.tree, self._policy
-        self._sent = select(tree, policy.budget, policy.depth, policy.floor)
+        sent = select(tree, policy.budget, policy.depth, policy.floor)
+        if self._rule is not None:
+            budget = self._rule.num_sent(sent.tree.value[1:])
+            sent = select(tree, budget, policy.depth, policy.floor)
+        self._sent = sent
         self._count(nodes_sent=self._sent.tree.num_drafted)
         return self._sent
 
-    def draft(self, policy: DraftPolicy) -> TokenTree:
+    def draft(self, policy: DraftPolicy, rule: GrowthRule | None = None) -> TokenTree:
         """A whole round without interruption."""
-        self.begin(policy)
+        self.begin(policy, rule)
         while self.step():
             pass
         return self.finish().tree
+
+    def take_records(self) -> tuple[PassRecord, ...]:
+        """The passes since this was last called, those ahead included; the newest ones if there
+        were very many."""
+        records = tuple(self._records)
+        self._records.clear()
+        return records
 
     def on_verdict(
         self, path_tokens: Sequence[int], bonus: int, num_tried: int | None = None
@@ -150,9 +202,21 @@ class TreeDrafter:
 
     def close(self) -> None:
         """Give the drafter's slot back. Idempotent."""
-        if self._session is not None:
-            self._session.close()
-            self._session = None
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def _expand(self, nodes: IntArray, branch: int) -> None:
+        tree, began_s = self._growing.tree, self._now_s()
+        expansion = self._open_session().expand(tree, nodes)
+        ms = 1e3 * (self._now_s() - began_s)
+        token, logprob = expansion.token[:, :branch], expansion.logprob[:, :branch]
+        if np.isnan(logprob).any():
+            raise ModelUnusable(f"the drafter {self._drafter.name} computes NaN")
+        accept = self._calibration.accept(logprob, tree.depth[nodes] + 1)
+        self._growing = add_children(self._growing, nodes, Proposals(token, logprob, accept))
+        self._records.append(PassRecord(len(nodes), ms, accept, tree.depth[nodes]))
+        self._count(nodes_drafted=len(self._growing.tree) - len(tree))
 
     def _restart(self, committed: IntArray) -> None:
         self._committed = [int(token) for token in committed]
@@ -176,7 +240,7 @@ class TreeDrafter:
 
     def _await_round(self) -> None:
         """Between a verdict and ``begin`` nothing is drafted, and nothing is out."""
-        self._policy, self._passes = _IDLE, 0
+        self._policy, self._passes, self._rule = _IDLE, 0, None
         self._sent = select(self._growing.tree, 0)
 
     def _open_session(self) -> DraftSession:

@@ -18,7 +18,7 @@ from specedge.engine.torch_model import LoadedModel
 from specedge.engine.tree_model import TreeModel, self_check
 from specedge.errors import ProtocolViolation
 from specedge.params import SamplingParams
-from specedge.tree.mask import ancestor_mask
+from specedge.tree.mask import lineage
 from specedge.tree.path import Rerooting
 from specedge.tree.token_tree import FloatArray, IntArray, TokenTree
 
@@ -171,7 +171,7 @@ class TorchDraftSession:
             start=start,
             offset=self._cache.offset(self._slot),
             num_logits=len(nodes),
-            recent=ancestor_mask(tree.parent)[nodes][:, held] & (held != NOTHING),
+            recent=lineage(tree.parent, nodes)[:, held] & (held != NOTHING),
             recent_positions=base - 1 + tree.depth[held],
         )
 

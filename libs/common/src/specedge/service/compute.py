@@ -1,11 +1,12 @@
 """The one thread that owns an engine. The event loop asks it, awaits, and computes nothing."""
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
 
 from specedge.errors import Busy
@@ -16,8 +17,26 @@ T = TypeVar("T")
 MAX_PENDING: Final = 256
 
 
+class IdleWork:
+    """A piece of work that ``ComputeThread.start_idle`` took on."""
+
+    def __init__(self, step: Callable[[], bool]) -> None:
+        self.step = step
+        self._is_stopped = False
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether no further step begins."""
+        return self._is_stopped
+
+    def stop(self) -> None:
+        """No further step begins; one that has begun ends. From any thread; idempotent."""
+        self._is_stopped = True
+
+
 class ComputeThread:
-    """Runs calls one after the other, in the order of asking, on one thread of its own.
+    """Runs calls one after the other, in the order of asking, on one thread of its own. While
+    nobody asks it does idle work, step by step: a call never waits for more than one step.
 
     Used from one event loop. What the thread makes (a model, its caches) is touched by calls
     through ``run`` only; ``assert_inside`` says so where it matters.
@@ -27,6 +46,9 @@ class ComputeThread:
         self._name = name
         self._max_pending = max_pending
         self._pending = 0
+        # Each is written by one thread only: the loop's, or the executor's where it says so.
+        self._num_asked = self._num_withdrawn = 0
+        self._num_begun = 0  # the executor's
         self._ident: int | None = None
         self._is_closed = False
         self._executor = ThreadPoolExecutor(
@@ -58,14 +80,28 @@ class ComputeThread:
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[T] = loop.create_future()
         call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
+        self._num_asked += 1
         job = self._executor.submit(self._perform, call, outcome)
         self._pending += 1
         # Called by the thread that cancels it, which is ``close`` or the asker.
         job.add_done_callback(
             lambda job: _call_soon(loop, self._drop, outcome) if job.cancelled() else None
         )
-        outcome.add_done_callback(lambda done: job.cancel() if done.cancelled() else None)
+        outcome.add_done_callback(lambda done: self._withdraw(job) if done.cancelled() else None)
         return outcome
+
+    def start_idle(self, step: Callable[[], bool]) -> IdleWork:
+        """Call ``step`` on the thread again and again, while it returns True, nobody stops it and
+        no call waits. Several such works take turns, step by step.
+
+        ``step`` must not raise; what it raises ends the work and goes to the loop's exception
+        handler. ``close`` ends it too. Raises RuntimeError once closed.
+        """
+        if self._is_closed:
+            raise RuntimeError(f"compute thread {self._name} is closed")
+        work = IdleWork(step)
+        self._executor.submit(self._idle, work, asyncio.get_running_loop())
+        return work
 
     def assert_inside(self) -> None:
         """Raise RuntimeError on any thread but this one: an engine was called past its owner."""
@@ -84,6 +120,7 @@ class ComputeThread:
 
     def _perform(self, call: Callable[[], T], outcome: asyncio.Future[T]) -> None:
         """On the thread. The loop is woken once a call: each wake costs as much as a message."""
+        self._num_begun += 1
         loop = outcome.get_loop()
         try:
             result = call()
@@ -91,6 +128,25 @@ class ComputeThread:
             _call_soon(loop, self._fail, outcome, error)
         else:
             _call_soon(loop, self._finish, outcome, result)
+
+    def _idle(self, work: IdleWork, loop: asyncio.AbstractEventLoop) -> None:
+        """On the thread: one turn of some idle work. The executor takes calls in the order of
+        asking, so going to the end of the line lets those pass that wait already."""
+        if work.is_stopped:
+            return
+        if self._num_asked - self._num_withdrawn == self._num_begun:
+            try:
+                if not work.step():
+                    return
+            except BaseException as error:  # noqa: BLE001, RUF100 - this work's root
+                _call_soon(loop, _report, loop, self._name, error)
+                return
+        with contextlib.suppress(RuntimeError):  # closed
+            self._executor.submit(self._idle, work, loop)
+
+    def _withdraw(self, job: Future[None]) -> None:
+        if job.cancel():
+            self._num_withdrawn += 1
 
     def _finish(self, outcome: asyncio.Future[T], result: T) -> None:
         self._pending -= 1
@@ -112,3 +168,8 @@ def _call_soon(
 ) -> None:
     if not loop.is_closed():
         loop.call_soon_threadsafe(callback, *args)
+
+
+def _report(loop: asyncio.AbstractEventLoop, name: str, error: BaseException) -> None:
+    message = f"idle work of the compute thread {name} failed"
+    loop.call_exception_handler({"message": message, "exception": error})

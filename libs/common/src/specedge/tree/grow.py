@@ -71,17 +71,30 @@ def plan_pass(
     tree = growing.tree
     if policy.budget < 1:
         return EMPTY
-    open_ = ~growing.expanded & (tree.depth < policy.depth) & (tree.value > 0)
+    open_ = may_have_children(growing, stop_ids) & (tree.depth < policy.depth)
+    open_ &= tree.value > _entry_value(tree.value[tree.depth <= policy.depth], policy.budget)
+    open_ &= tree.value >= policy.floor
+    return best_first(tree.value, open_, policy.beams)
+
+
+def may_have_children(growing: GrowingTree, stop_ids: frozenset[int]) -> BoolArray:
+    """(n,) bool: unexpanded, not hopeless, and not the end of the text."""
+    tree = growing.tree
+    open_: BoolArray = ~growing.expanded & (tree.value > 0)
     if stop_ids:
         # The root may well be a stop id that this session ignored, or an end of an earlier turn.
         is_end = np.logical_or.reduce([tree.token == stop_id for stop_id in stop_ids])
         is_end[0] = False
         open_ &= ~is_end
-    open_ &= tree.value > _entry_value(tree.value[tree.depth <= policy.depth], policy.budget)
-    open_ &= tree.value >= policy.floor
-    candidates = np.flatnonzero(open_)
-    order = np.argsort(-tree.value[candidates], kind="stable")
-    return candidates[order[: policy.beams]].astype(np.int32)
+    return open_
+
+
+def best_first(value: FloatArray, eligible: BoolArray, limit: int) -> IntArray:
+    """The ``limit`` most valuable of the eligible nodes: (m,) int32 ids by falling value, the older
+    first among equals."""
+    candidates = np.flatnonzero(eligible)
+    order = np.argsort(-value[candidates], kind="stable")
+    return candidates[order[:limit]].astype(np.int32)
 
 
 def add_children(growing: GrowingTree, nodes: IntArray, proposals: Proposals) -> GrowingTree:

@@ -16,3 +16,15 @@ def ancestor_mask(parent: IntArray) -> BoolArray:
     for node in range(1, n):
         mask[node] |= mask[parent[node]]
     return mask
+
+
+def lineage(parent: IntArray, nodes: IntArray) -> BoolArray:
+    """Rows ``nodes`` ((m,) int32) of ``ancestor_mask(parent)``: (m, n) bool. Takes as many steps as
+    the nodes are deep, however large the tree."""
+    mask = np.zeros((len(nodes), len(parent)), dtype=np.bool_)
+    rows, here = np.arange(len(nodes)), nodes
+    while len(rows):
+        mask[rows, here] = True
+        above = parent[here]
+        rows, here = rows[above >= 0], above[above >= 0]
+    return mask

@@ -1,0 +1,96 @@
+"""Growing beyond what was sent: which nodes to expand while the verdict is out, and how much of a
+round a tree that outlived its verdict has already. Pure functions on values.
+
+A verdict leaves the sent tree at an *outcome*: a token that was not sent, below a sent node. The
+value of a node that is in the working tree but was not sent is exactly P(the walk reaches its sent
+ancestor) * p(the target goes on as the drafter did): the best such nodes are the likeliest
+outcomes, and what hangs below them is the head start of the next round.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from specedge.tree.grow import EMPTY, GrowingTree, best_first, may_have_children
+from specedge.tree.token_tree import BoolArray, IntArray, TokenTree
+
+# A level of the next round is there when so much of its probability is expanded. The other nodes
+# are worth less than the time to expand them: a round would have left most of them out too.
+MOST: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class AheadPolicy:
+    """How far to draft beyond what was sent.
+
+    levels     below every outcome: what the next round can send, so its depth
+    max_nodes  in the working tree; bounds memory, and what a verdict must carry over
+    beams      nodes expanded in one pass at most
+    branch     children considered per expanded node
+    floor      nodes less likely to be reached than this are not expanded: a pass costs energy, and
+               delays whoever asks for the device while it runs
+    """
+
+    levels: int = 5
+    max_nodes: int = 384
+    beams: int = 8
+    branch: int = 8
+    floor: float = 0.02
+
+
+def plan_ahead(
+    growing: GrowingTree,
+    sent: IntArray,
+    policy: AheadPolicy,
+    *,
+    max_depth: int | None = None,
+    stop_ids: frozenset[int] = frozenset(),
+) -> IntArray:
+    """Nodes to expand in the next pass beyond the round that is out: (m,) int32 ids by falling
+    value, m <= ``policy.beams``; empty when no further pass is worth it.
+
+    ``sent`` (k,) int32 are the ids, root included, of what the verdict will be about. No node at
+    ``max_depth`` or deeper is expanded.
+    """
+    tree = growing.tree
+    if policy.levels < 1 or len(tree) >= policy.max_nodes:
+        return EMPTY
+    open_ = may_have_children(growing, stop_ids)
+    open_ &= (tree.value >= policy.floor) & (levels_beyond(tree, sent) <= policy.levels)
+    if max_depth is not None:
+        open_ &= tree.depth < max_depth
+    return best_first(tree.value, open_, policy.beams)
+
+
+def levels_beyond(tree: TokenTree, sent: IntArray) -> IntArray:
+    """How far each node lies beyond what was sent: (n,) int32, 0 for the ``sent`` ones, 1 for
+    outcomes, one more than its parent for every other node."""
+    is_sent = np.zeros(len(tree), dtype=np.bool_)
+    is_sent[sent] = True
+    beyond = np.zeros(len(tree), dtype=np.int32)
+    for depth in range(1, int(tree.depth.max()) + 1):
+        level = np.flatnonzero((tree.depth == depth) & ~is_sent)
+        beyond[level] = beyond[tree.parent[level]] + 1
+    return beyond
+
+
+def levels_there(growing: GrowingTree, stop_ids: frozenset[int] = frozenset()) -> int:
+    """How many levels of a round the tree has already: as many passes less are to be run.
+
+    Level k + 1 is there when the expanded nodes of depth k hold most of the probability of all
+    that may have children.
+    """
+    tree = growing.tree
+    wanted = may_have_children(GrowingTree.start(tree), stop_ids)
+    levels = 0
+    while True:
+        here = wanted & (tree.depth == levels)
+        reached = _mass(tree, here & growing.expanded)
+        if reached <= 0.0 or reached < MOST * _mass(tree, here):
+            return levels
+        levels += 1
+
+
+def _mass(tree: TokenTree, nodes: BoolArray) -> float:
+    return float(tree.value[nodes].sum())
