@@ -5,11 +5,34 @@ together. Pure and synchronous: no clock, no torch, no loop; times come in as va
 thread for a pace and all its controllers; what crosses to the thread that drafts is frozen.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
 
 from specedge.drafting.growth_rule import GrowthRule, PassRecord
 from specedge.drafting.pace import DevicePace
 from specedge.params import DraftPolicy
+
+# Of a device of which nothing is known.
+FIRST_ROUND: Final = DraftPolicy(depth=3, budget=8)
+# The other way of working must be better by so much. Near a tie it does not matter which one runs,
+# and changing costs part of a round trip.
+HYSTERESIS: Final = 1.02
+
+_TOKENS_MEMORY: Final = 64.0  # rounds; the text's difficulty, noisy and slow
+_TOKENS_START: Final = 8.0  # rounds that other sessions' experience is worth
+_TIME_MEMORY: Final = 16.0  # rounds; links and loads change at once, and are measured exactly
+_TIME_START: Final = 3.0
+_ROUGH: Final = 0.25  # of a round
+_OUTLIER: Final = 4.0  # times the usual
+_SETTLE: Final = 12  # verdicts after a change
+_DEEPER_EVERY: Final = 24  # rounds between two that go a level deeper than is worth it
+_TRIAL_TOKENS: Final = 12  # hosted
+_TRIAL_ROUNDS: Final = 2  # drafted
+_TRY_EVERY_TOKENS: Final = 192  # of all sessions of a drafter
+_GRANT_ROUND_TRIPS: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,35 +82,187 @@ class HostedOutcome:
     """A verdict under a grant.
 
     elapsed_ms  since the verdict before it of the same grant; None for the first of a grant
+    num_tried   nodes that the verifier drafted itself and tried
     """
 
     num_tokens: int
     elapsed_ms: float | None
+    num_tried: int = 0
     queue_ms: float = 0.0
     step_ms: float = 0.0
     step_rows: int = 0
 
 
 class DraftController:
-    """One session's pace. ``bounds`` is the most that the operator allows to be drafted."""
+    """One session's pace. ``bounds`` is the most that the operator allows to be drafted,
+    ``grant_tokens`` what a grant holds at least, where it may."""
 
     def __init__(self, pace: DevicePace, bounds: DraftPolicy, grant_tokens: int) -> None:
         self._pace = pace
         self._bounds = bounds
         self._grant_tokens = grant_tokens
+        self._tokens = pace.tokens.copy(_TOKENS_MEMORY, _TOKENS_START)
+        self._round_ms = pace.round_ms.copy(_TIME_MEMORY, _TIME_START)
+        self._children = pace.children.copy()
+        self._is_hosted = False
+        self._num_settling = 0  # verdicts until the way of working may change again
+        self._num_rounds = 0
+        self._num_levels = 0
+        self._is_warm = False  # whether a drafted round was answered: the first one also prefills
+
+    @property
+    def tokens_per_s(self) -> float:
+        """What this session makes by drafting, as far as is known; 0 before that."""
+        return 1e3 * self._rate()
 
     def decide(self, max_nodes: int, max_grant: int) -> Decision:
         """The next round, within the session's limits (``max_grant`` 0: no grants)."""
-        raise NotImplementedError
+        run = self._choose_run(max_grant)
+        if run > 0:
+            return Decision(None, run=run)
+        bounds = replace(self._bounds, budget=min(self._bounds.budget, max_nodes))
+        if self._rate() == 0.0:
+            first = replace(bounds, depth=min(bounds.depth, FIRST_ROUND.depth))
+            return Decision(replace(first, budget=min(bounds.budget, FIRST_ROUND.budget)))
+        self._num_rounds += 1
+        bounds = replace(bounds, floor=0.0)
+        rule = self._rule(bounds.budget)
+        is_due = self._num_rounds % _DEEPER_EVERY == 0 and self._num_levels < bounds.depth
+        if is_due and self._pace.allowance.try_spend(2 * rule.pass_ms):
+            # One level more than lately, whatever it costs: else its worth stays unknown.
+            rule = replace(rule, pass_ms=0.0, row_ms=0.0)
+            bounds = replace(bounds, depth=self._num_levels + 1)
+        return Decision(bounds, rule)
 
     def observe_passes(self, passes: tuple[PassRecord, ...]) -> None:
         """What the drafter's passes took and proposed, those of proactive drafting included."""
-        raise NotImplementedError
+        if not passes:
+            self._num_levels = 0
+            return
+        self._num_levels = 1 + max(int(record.depth.max()) for record in passes)
+        for number, record in enumerate(passes):
+            self._children.add(record)
+            self._pace.children.add(record)
+            if self._is_warm or number > 0:  # a session's first pass reads the prompt too
+                self._pace.pass_cost.observe(record.num_rows, record.ms)
 
     def observe_verdict(self, outcome: RoundOutcome) -> None:
         """A drafted round was answered."""
-        raise NotImplementedError
+        pace = self._pace
+        pace.learn_trust(outcome.expected, outcome.num_accepted)
+        queue_ms = outcome.queue_ms if self._is_warm else pace.queue_ms.mean
+        pace.learn_step(outcome.step_rows, 1 + outcome.num_tried, outcome.step_ms, queue_ms)
+        if outcome.round_trip_ms is not None:
+            self._learn_time(outcome, outcome.round_trip_ms)
+        expected = 1.0 + pace.trust * outcome.expected
+        self._tokens.add(expected)
+        pace.tokens.add(expected)
+        self._num_settling -= 1
+        pace.experiments_after_tokens -= 1 + outcome.num_accepted
 
     def observe_hosted(self, outcome: HostedOutcome) -> None:
         """A verdict came under a grant."""
-        raise NotImplementedError
+        pace = self._pace
+        own_rows = 1 + outcome.num_tried
+        pace.learn_step(outcome.step_rows, own_rows, outcome.step_ms, outcome.queue_ms)
+        if outcome.elapsed_ms is not None and (usual_ms := pace.expected_hosted_ms()) > 0:
+            ratio = outcome.elapsed_ms / outcome.num_tokens / usual_ms
+            pace.hosted_ratio.add(ratio, share=outcome.num_tokens)
+            pace.allowance.earn(outcome.elapsed_ms)
+        self._num_settling -= 1
+        pace.experiments_after_tokens -= outcome.num_tokens
+
+    def _learn_time(self, outcome: RoundOutcome, round_trip_ms: float) -> None:
+        """The first round's time holds the prompt's prefill on both sides: without that it is only
+        a rough guess, but better than none."""
+        network_ms = max(0.0, round_trip_ms - outcome.queue_ms - outcome.step_ms)
+        self._pace.network_ms.add(network_ms)
+        if self._is_warm:
+            round_ms, share = outcome.draft_ms + round_trip_ms, 1.0
+        else:
+            pass_ms = float(self._pace.pass_cost.at(np.ones(1))[0]) * self._num_levels
+            draft_ms = min(outcome.draft_ms, pass_ms)
+            round_ms, share = draft_ms + network_ms + outcome.step_ms, _ROUGH
+        self._is_warm = True
+        if self._round_ms.weight >= _TIME_MEMORY / 2:
+            round_ms = min(round_ms, _OUTLIER * self._round_ms.mean)  # a resend, a stall
+        self._round_ms.add(round_ms, share)
+        self._pace.round_ms.add(round_ms, share)
+        self._pace.allowance.earn(round_ms)
+
+    # ------------------------------------------------------------ drafted or hosted
+
+    def _choose_run(self, max_grant: int) -> int:
+        """Tokens to grant; 0: draft."""
+        if max_grant == 0 or self._rate() == 0.0:
+            self._is_hosted = False
+            return 0
+        if self._num_settling > 0:
+            return self._grant(max_grant) if self._is_hosted else 0
+        drafted_ms, hosted_ms = 1.0 / self._rate(), self._pace.hosted_ms()
+        if self._is_hosted:
+            return self._stay_hosted(drafted_ms, hosted_ms, max_grant)
+        return self._stay_drafted(drafted_ms, hosted_ms, max_grant)
+
+    def _stay_drafted(self, drafted_ms: float, hosted_ms: float, max_grant: int) -> int:
+        """Unless it is the other's turn: tokens to grant, or 0."""
+        if hosted_ms * HYSTERESIS < drafted_ms:
+            self._change(_SETTLE)
+            return self._grant(max_grant)
+        loss_ms = _TRIAL_TOKENS * (hosted_ms - drafted_ms) + self._pace.network_ms.mean
+        if self._may_try(loss_ms):
+            self._change(_TRIAL_TOKENS // 2)
+            return min(max_grant, _TRIAL_TOKENS)
+        return 0
+
+    def _stay_hosted(self, drafted_ms: float, hosted_ms: float, max_grant: int) -> int:
+        """Unless it is the other's turn: tokens to grant, or 0."""
+        if drafted_ms * HYSTERESIS < hosted_ms:
+            self._change(_SETTLE)
+            return 0
+        round_ms = self._round_ms.mean - self._tokens.mean * hosted_ms
+        if self._may_try(_TRIAL_ROUNDS * round_ms + self._pace.network_ms.mean):
+            self._change(_TRIAL_ROUNDS)
+            # What is found now counts for more than what was known when drafting was left.
+            self._round_ms.fade(1.0)
+            self._tokens.fade(_TOKENS_START)
+            return 0
+        return self._grant(max_grant)
+
+    def _may_try(self, loss_ms: float) -> bool:
+        """Whether the other way of working may be tried, which is expected to lose so much."""
+        pace = self._pace
+        if pace.experiments_after_tokens > 0 or not pace.allowance.try_spend(loss_ms):
+            return False
+        pace.experiments_after_tokens = _TRY_EVERY_TOKENS
+        return True
+
+    def _change(self, num_settling: int) -> None:
+        self._is_hosted = not self._is_hosted
+        self._num_settling = num_settling
+
+    def _grant(self, max_grant: int) -> int:
+        """So much that its renewal, at half, arrives before it is used up."""
+        per_token_ms = max(self._pace.hosted_ms(), 1e-3)
+        needed = math.ceil(_GRANT_ROUND_TRIPS * self._pace.network_ms.mean / per_token_ms)
+        return min(max_grant, max(self._grant_tokens, needed))
+
+    # ------------------------------------------------------------ the rule of a round
+
+    def _rate(self) -> float:
+        """Tokens per millisecond by drafting; 0: unknown."""
+        if self._round_ms.weight == 0.0 or self._round_ms.mean <= 0.0:
+            return 0.0
+        return self._tokens.mean / self._round_ms.mean
+
+    def _rule(self, budget: int) -> GrowthRule:
+        one, nine = self._pace.pass_cost.at(np.array([1.0, 9.0]))
+        row_ms = float(nine - one) / 8
+        return GrowthRule(
+            rate=self._rate(),
+            trust=self._pace.trust,
+            pass_ms=float(one) - row_ms,
+            row_ms=row_ms,
+            verify_ms=self._pace.verify_ms(budget),
+            children=self._children.view(),
+        )

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from specedge.drafting.cost_curve import Figures
 from specedge.tree.token_tree import FloatArray
-
-Figures = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,13 +39,12 @@ class PassRecord:
 class GrowthRule:
     """What a round's growth may cost and is worth.
 
-    rate       λ: tokens per millisecond that time is worth
+    rate       λ: tokens that a millisecond is worth
     trust      observed over predicted acceptances: values are multiplied by it
     pass_ms, row_ms   a pass of the drafter takes pass_ms + row_ms * expanded nodes
-    verify_ms  (budget + 1,) float64: what the verifier's step takes with 0, 1, … nodes sent
-    children   (depths, branch) float64: mean acceptance of the children, by rank, of a node at
-               depth 0, 1, …; the last row holds for all deeper ones
-    extra_passes  passes to run beyond what they are expected to be worth, to learn what they are
+    verify_ms  (budget + 1,) float64: the verifier's step with 0, 1, … nodes sent
+    children   (depths, samples, branch) float64: acceptances, given an accepted parent, of the
+               children of some nodes seen lately at depth 0, 1, …; the last holds for all deeper
     """
 
     rate: float
@@ -55,7 +53,6 @@ class GrowthRule:
     row_ms: float
     verify_ms: Figures
     children: Figures
-    extra_passes: int = 0
 
     @property
     def budget(self) -> int:
@@ -63,17 +60,62 @@ class GrowthRule:
         return len(self.verify_ms) - 1
 
     def num_sent(self, value: FloatArray) -> int:
-        """How many nodes to send: the best prefix of ``value`` ((n,), the drafted nodes' values,
-        falling)."""
-        return self._best(value)[0]
+        """How many nodes to send: the prefix of ``value`` ((n,), the drafted nodes' values,
+        falling) that is worth most beyond what its rows cost."""
+        return int(self._worth(value[None, :].astype(np.float64))[0].argmax())
 
     def num_expanded(self, value: FloatArray, frontier: FloatArray, depth: FloatArray) -> int:
         """How many nodes the next pass should expand; 0: it is not worth while.
 
         ``value`` (n,) as in ``num_sent``; ``frontier`` (m,) the values of the nodes that may be
         expanded, falling, and ``depth`` (m,) their depths.
-        """
-        raise NotImplementedError
 
-    def _best(self, value: FloatArray) -> tuple[int, float]:
-        raise NotImplementedError
+        Looks one pass ahead, which is enough: values fall along a path and a pass always costs
+        the same, so where one pass does not pay, no second one makes up for it.
+        """
+        if len(frontier) == 0 or self.budget == 0:
+            return 0
+        now = self._worth(value[None, :].astype(np.float64)).max()
+        born = self._children_of(frontier, depth)  # (samples, m, branch)
+        choices = _halvings(len(frontier))
+        net = [self._worth_with(value, born[:, :num]) - self._pass_worth(num) for num in choices]
+        best = int(np.argmax(net))
+        return choices[best] if net[best] > now else 0
+
+    def _pass_worth(self, num_rows: int) -> float:
+        """In tokens."""
+        return self.rate * (self.pass_ms + self.row_ms * num_rows)
+
+    def _children_of(self, frontier: FloatArray, depth: FloatArray) -> Figures:
+        """What children the frontier may get, as (samples, m, branch) values: sample i of node j is
+        what some node at its depth had lately, each node another, as if they were independent."""
+        depths, samples, _ = self.children.shape
+        level = np.minimum(depth.astype(np.intp), depths - 1)
+        turn = (np.arange(samples)[:, None] + np.arange(len(frontier))) % samples
+        born: Figures = self.children[level[None, :], turn] * frontier[None, :, None]
+        return born
+
+    def _worth_with(self, value: FloatArray, born: Figures) -> float:
+        """Mean worth of what would be sent if the tree got these children."""
+        samples = len(born)
+        old = np.broadcast_to(value.astype(np.float64), (samples, len(value)))
+        both = np.concatenate([old, born.reshape(samples, -1)], axis=1)
+        both = -np.sort(-both, axis=1)
+        return float(self._worth(both).max(axis=1).mean())
+
+    def _worth(self, value: Figures) -> Figures:
+        """Of sending 0, 1, … nodes of (s, n) values, falling along a row: (s, 1 + n) tokens, less
+        what the time is worth that their rows take."""
+        gained = self.trust * np.cumsum(value[:, : self.budget], axis=1)
+        spent = self.rate * (self.verify_ms - self.verify_ms[0])
+        worth = np.zeros((len(value), gained.shape[1] + 1))
+        worth[:, 1:] = gained - spent[1 : gained.shape[1] + 1]
+        return worth
+
+
+def _halvings(count: int) -> list[int]:
+    """count, count / 2, …, 1."""
+    halvings = [count]
+    while halvings[-1] > 1:
+        halvings.append(halvings[-1] // 2)
+    return halvings

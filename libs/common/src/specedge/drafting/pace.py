@@ -1,6 +1,133 @@
 """What the sessions of one drafter learned together of time and acceptance: costs of a pass and of
-a step by rows, the way there and back, what a hosted token takes. Pure; one owner thread."""
+a step by rows, the way there and back, what a hosted token takes. Pure; one owner thread.
+
+Sessions differ by their text, so each keeps its own rate; it starts from what is here.
+"""
+
+from typing import Final
+
+import numpy as np
+
+from specedge.drafting.averages import Allowance, Average
+from specedge.drafting.cost_curve import CostCurve, Figures
+from specedge.drafting.growth_rule import PassRecord
+
+# What the children of a node are worth, before any was seen.
+PRIOR_CHILDREN: Final = (0.45, 0.12, 0.06, 0.04, 0.03, 0.02, 0.015, 0.01)
+DEPTHS: Final = 6
+SAMPLES: Final = 24
+_PER_PASS: Final = 2  # nodes of one pass and depth that are remembered: the most valuable ones
+
+_ROUNDS: Final = 64.0  # memory of what changes with the load
+_TRUST_MEMORY: Final = 400.0  # accepted nodes
+_TRUST_PRIOR: Final = 24.0  # accepted nodes that "as predicted" is worth at the start
+
+EXPERIMENTS: Final = 0.01  # of all time may be lost to them
+_FIRST_TRY_AFTER_TOKENS: Final = 24
+_FIRST_CREDIT_MS: Final = 250.0
+_MOST_SAVED_MS: Final = 4000.0
 
 
 class DevicePace:
-    """Shared by the controllers of all sessions of one drafter."""
+    """Shared by the controllers of all sessions of one drafter.
+
+    tokens, round_ms   of drafted rounds: expected tokens, and the time from verdict to verdict
+    network_ms         of a round trip, beside the verifier's part in it
+    queue_ms           scheduler and verifier, before the step
+    experiments_after_tokens   before the other way of working may be tried again
+    hosted_ratio       a hosted token's time over what step and queue let expect
+    """
+
+    def __init__(self) -> None:
+        self.pass_cost = CostCurve(hinges=())
+        self.step_cost = CostCurve()
+        self.tokens = Average(_ROUNDS)
+        self.round_ms = Average(_ROUNDS)
+        self.network_ms = Average(16.0)
+        self.queue_ms = Average(16.0)
+        self.other_rows = Average(16.0)
+        self.hosted_ratio = Average(_ROUNDS, mean=1.0)
+        self.allowance = Allowance(EXPERIMENTS, _FIRST_CREDIT_MS, _MOST_SAVED_MS)
+        self.experiments_after_tokens = _FIRST_TRY_AFTER_TOKENS
+        self.children = ChildSamples()
+        self._predicted = self._accepted = _TRUST_PRIOR
+
+    @property
+    def trust(self) -> float:
+        """Observed over predicted acceptances."""
+        return self._accepted / self._predicted
+
+    def learn_trust(self, predicted: float, num_accepted: int) -> None:
+        """So many nodes were expected to be accepted, and so many were."""
+        self._predicted += predicted
+        self._accepted += num_accepted
+        if self._predicted > _TRUST_MEMORY:
+            self._accepted *= _TRUST_MEMORY / self._predicted
+            self._predicted = _TRUST_MEMORY
+
+    def learn_step(self, num_rows: int, own_rows: int, step_ms: float, queue_ms: float) -> None:
+        """A verdict's timing: rows of the step in all, and of this session alone."""
+        if step_ms <= 0.0:
+            return  # a verifier that does not say
+        num_rows = max(num_rows, own_rows)
+        self.step_cost.observe(num_rows, step_ms)
+        self.other_rows.add(num_rows - own_rows)
+        self.queue_ms.add(queue_ms)
+
+    def verify_ms(self, budget: int) -> Figures:
+        """(budget + 1,) float64: a step with 0 … budget nodes of this session, beside the others'
+        rows."""
+        own_rows = np.arange(1, budget + 2, dtype=np.float64)
+        return self.step_cost.at(self.other_rows.mean + own_rows)
+
+    def expected_hosted_ms(self) -> float:
+        """A hosted token's time, if the verifier goes step by step."""
+        return float(self.verify_ms(0)[0]) + self.queue_ms.mean
+
+    def hosted_ms(self) -> float:
+        """A hosted token's time, as measured, if ever."""
+        return self.hosted_ratio.mean * self.expected_hosted_ms()
+
+
+class ChildSamples:
+    """Acceptances of the children of nodes seen lately, by the parent's depth.
+
+    Samples, not means: a pass is worth what its better outcomes are worth, since the worse ones
+    are not sent.
+    """
+
+    def __init__(self) -> None:
+        self._rows = np.tile(np.array(PRIOR_CHILDREN), (DEPTHS, SAMPLES, 1))
+        self._next = np.zeros(DEPTHS, dtype=np.intp)
+        self._seen = np.zeros(DEPTHS, dtype=np.intp)
+
+    def copy(self) -> "ChildSamples":
+        """For a session's own."""
+        copied = ChildSamples()
+        copied._rows = self._rows.copy()
+        copied._next = self._next.copy()
+        copied._seen = self._seen.copy()
+        return copied
+
+    def add(self, record: PassRecord) -> None:
+        """Remember the best nodes of a pass, at each depth."""
+        level = np.minimum(record.depth, DEPTHS - 1)
+        for depth in range(DEPTHS):
+            for row in np.flatnonzero(level == depth)[:_PER_PASS]:
+                self._put(depth, record.accept[row])
+
+    def view(self) -> Figures:
+        """(depths, samples, branch) float64. Depths not reached yet look like those above them."""
+        rows = self._rows.copy()
+        for depth in range(1, DEPTHS):
+            if self._seen[depth] == 0:
+                rows[depth] = rows[depth - 1]
+        return rows
+
+    def _put(self, depth: int, accept: np.typing.NDArray[np.float32]) -> None:
+        branch = min(len(accept), self._rows.shape[2])
+        at = self._next[depth]
+        self._rows[depth, at] = 0.0
+        self._rows[depth, at, :branch] = accept[:branch]
+        self._next[depth] = (at + 1) % SAMPLES
+        self._seen[depth] += 1

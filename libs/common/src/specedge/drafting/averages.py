@@ -1,0 +1,54 @@
+"""Means that forget, and the allowance from which experiments are paid. Pure."""
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Average:
+    """A mean of what was seen, over about the last ``memory`` values once there were so many.
+
+    weight  how many values the mean stands for; 0: none, and the mean is only a guess
+    """
+
+    memory: float
+    mean: float = 0.0
+    weight: float = 0.0
+
+    def add(self, value: float, share: float = 1.0) -> None:
+        """One more value, or ``share`` of one."""
+        self.weight = min(self.weight + share, self.memory)
+        self.mean += (value - self.mean) * share / self.weight
+
+    def fade(self, weight: float) -> None:
+        """What was seen may be out of date: let it count as at most ``weight`` values."""
+        self.weight = min(self.weight, weight)
+
+    def copy(self, memory: float, weight: float) -> "Average":
+        """A new mean that starts from this one, which counts as at most ``weight`` values."""
+        return Average(memory, self.mean, min(self.weight, weight))
+
+
+@dataclass(slots=True)
+class Allowance:
+    """A share of all time may be lost to experiments, and no more.
+
+    share      of the time that passes
+    saved_ms   what may be lost now; starts as a credit, since a new device knows nothing
+    most_ms    how much can be saved up
+    """
+
+    share: float
+    saved_ms: float
+    most_ms: float
+
+    def earn(self, elapsed_ms: float) -> None:
+        """Time went by."""
+        self.saved_ms = min(self.most_ms, self.saved_ms + self.share * elapsed_ms)
+
+    def try_spend(self, loss_ms: float) -> bool:
+        """Whether an experiment that is expected to lose so much is allowed; if so, it is paid."""
+        loss_ms = max(0.0, loss_ms)
+        if loss_ms > self.saved_ms:
+            return False
+        self.saved_ms -= loss_ms
+        return True

@@ -1,0 +1,76 @@
+"""What a forward pass costs by its number of rows, learned from passes: rising and convex.
+
+    ms(rows) = a + s₀ · (rows - 1) + Σ sⱼ · max(0, rows - hingeⱼ),   a, s ≥ 0
+
+Devices are flat up to some number of rows and steep after it, and the number differs: the slopes
+at the hinges find it. Least squares over what was seen, the past fading, solved by coordinate
+descent, which keeps every term at zero or above. Pure.
+"""
+
+from collections.abc import Sequence
+from operator import mul
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+Figures = npt.NDArray[np.float64]
+
+HINGES: Final = (2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 128.0, 256.0)
+MEMORY: Final = 100.0  # observations that count; steps grow with context, so the old ones mislead
+# Before rows were varied: a row costs so much of the pass. Worth a weak observation.
+PRIOR_SLOPE: Final = 1 / 64
+_PRIOR_WEIGHT: Final = 0.5
+_STEEPENING_WEIGHT: Final = 0.02  # each further hinge must be paid for by the data
+_ROWS_UNIT: Final = 8.0  # conditions the squares: slopes are per so many rows
+_SWEEPS: Final = 6  # each starts from the last solution, so few are enough
+_OUTLIER: Final = 3.0  # times what was expected: something else held the machine
+_SETTLED: Final = 8.0  # observations after which outliers are told from news
+
+
+class CostCurve:
+    """Milliseconds by rows. ``at`` is zero everywhere until something was observed."""
+
+    def __init__(self, hinges: Sequence[float] = HINGES) -> None:
+        self._hinges = np.array([1.0, *hinges])
+        num_terms = len(self._hinges) + 1
+        self._gram = np.zeros((num_terms, num_terms))
+        self._moments = np.zeros(num_terms)
+        self._terms = np.zeros(num_terms)
+        self._mean_ms = 0.0
+        self.weight = 0.0
+
+    def observe(self, num_rows: float, ms: float) -> None:
+        """A pass over so many rows (at least one) took so long."""
+        if self.weight >= _SETTLED:
+            ms = min(ms, _OUTLIER * float(self.at(np.array([num_rows]))[0]))
+        fade = 1.0 - 1.0 / MEMORY
+        self.weight = self.weight * fade + 1.0
+        self._mean_ms += (ms - self._mean_ms) / self.weight
+        features = self._features(np.array([num_rows]))[0]
+        self._gram = self._gram * fade + np.outer(features, features)
+        self._moments = self._moments * fade + features * ms
+        self._solve()
+
+    def at(self, num_rows: Figures) -> Figures:
+        """Milliseconds of passes over (n,) float64 rows: (n,) float64."""
+        cost: Figures = self._features(num_rows) @ self._terms
+        return cost
+
+    def _features(self, num_rows: Figures) -> Figures:
+        beyond = np.maximum(num_rows[:, None] - self._hinges, 0.0) / _ROWS_UNIT
+        return np.concatenate([np.ones((len(num_rows), 1)), beyond], axis=1)
+
+    def _solve(self) -> None:
+        gram, moments = self._gram.copy(), self._moments.copy()
+        gram[1, 1] += _PRIOR_WEIGHT
+        moments[1] += _PRIOR_WEIGHT * PRIOR_SLOPE * _ROWS_UNIT * self._mean_ms
+        steepenings = np.arange(2, len(moments))
+        gram[steepenings, steepenings] += _STEEPENING_WEIGHT
+        # Plain floats: numpy's overhead per call would be most of the time for so few terms.
+        rows, wanted, terms = gram.tolist(), moments.tolist(), self._terms.tolist()
+        for _ in range(_SWEEPS):
+            for term, row in enumerate(rows):
+                others = sum(map(mul, row, terms)) - row[term] * terms[term]
+                terms[term] = max(0.0, (wanted[term] - others) / row[term])
+        self._terms = np.array(terms)
