@@ -9,7 +9,7 @@ from specedge.protocol.messages import Batch
 from specedge.tree.token_tree import TokenTree
 from specedge_verifier.batches import BatchLedger
 from specedge_verifier.prefill import plan_chunks, room_for_decoding
-from specedge_verifier.step_plan import num_rows, plan_step
+from specedge_verifier.step_plan import StepRoom, num_rows, plan_step
 from tests.unit.scheduler_facts import key
 
 
@@ -25,14 +25,17 @@ def a_prefill(tokens: int) -> WantStep:
 def planned(wants: list[WantStep], max_step_tokens: int) -> dict[int, int]:
     """By number of the want: how much of its chain is taken."""
     keys: dict[SessionKey, WantStep] = {key("A", n): want for n, want in enumerate(wants)}
-    return {int(one.key.session, 16): one.num_chain for one in plan_step(keys, max_step_tokens)}
+    return {
+        int(one.key.session, 16): one.num_chain
+        for one in plan_step(keys, StepRoom(max_step_tokens))
+    }
 
 
 def test_rounds_come_first_then_hosted_rows_and_prefill_takes_what_is_left() -> None:
     wants = [a_prefill(1000), a_round(0, is_hosted=True), a_round(9)]
 
     keys = [key("A", number) for number in range(3)]
-    plan = plan_step(dict(zip(keys, wants, strict=True)), 64)
+    plan = plan_step(dict(zip(keys, wants, strict=True)), StepRoom(64))
 
     assert [int(one.key.session, 16) for one in plan] == [2, 1, 0]
     assert plan[-1].num_chain == 64 - 10 - 1

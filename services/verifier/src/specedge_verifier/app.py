@@ -3,7 +3,8 @@
 | object                                 | owner              | others see it as                  |
 |----------------------------------------|--------------------|-----------------------------------|
 | target engine and its KV cache         | the compute thread | turns, run through the Stepper    |
-| ``SlotLease.slot``                     | the compute thread | a lease, without its number       |
+| the verifier's own drafter             | the compute thread | turns, too                        |
+| ``SlotLease.slot``, ``DraftSeat``      | the compute thread | a lease, a seat: not looked into  |
 | ``SessionTable``, machines, timers     | the event loop     | entries, read between two events  |
 | ``SlotPool``, ``BatchLedger``          | the event loop     | figures in reports                |
 | which step runs                        | ``EngineLoop.run`` | ``running_rows``                  |
@@ -45,9 +46,10 @@ from specedge_verifier.entry import SessionTimes
 from specedge_verifier.handlers import WorkHandler
 from specedge_verifier.metrics import VerifierMetrics
 from specedge_verifier.outbox import Outbox
-from specedge_verifier.reports import Reporter, Who
+from specedge_verifier.reports import EngineLoad, Reporter, Who
 from specedge_verifier.sessions import SessionTable
 from specedge_verifier.slots import SlotPool
+from specedge_verifier.step_plan import StepRoom
 
 SERVICE: Final = "verifier"
 
@@ -63,6 +65,7 @@ class VerifierOptions:
     limits: Limits
     times: SessionTimes = field(default_factory=SessionTimes)
     drain_s: float = 10.0
+    hosted_share: float = 1.0
 
 
 class Verifier:
@@ -104,18 +107,23 @@ class Verifier:
             pool=self.pool,
             ledger=self.ledger,
             clock=clock,
-            running_rows=lambda: self.loop.running_rows,
+            load=lambda: EngineLoad(self.loop.running_rows, self.loop.busy_s),
             publish=self.outbox.put,
         )
         self.loop = EngineLoop(
-            stepper=Stepper(loaded.engine, compute),
+            stepper=Stepper(loaded.engine, compute, loaded.drafter),
             table=self.table,
             pool=self.pool,
             clock=clock,
             metrics=metrics,
-            max_step_tokens=loaded.max_step_tokens,
+            room=StepRoom(
+                loaded.max_step_tokens,
+                0 if loaded.drafter is None else loaded.drafter.policy.budget,
+                options.hosted_share,
+            ),
             on_step=self.reporter.after_step,
         )
+        metrics.drafter_works.set(0 if loaded.drafter is None else 1)
         self.handler = WorkHandler(
             table=self.table,
             ledger=self.ledger,
@@ -209,6 +217,7 @@ async def run(settings: VerifierSettings, incarnation: str, context: ServiceCont
                 session_limits(settings, loaded.identity),
                 SessionTimes(idle_s=settings.idle_s),
                 settings.drain_s,
+                settings.hosted_share,
             )
             await serve(options, loaded, compute=compute, link=link, context=context, metrics=own)
     finally:
@@ -235,7 +244,8 @@ async def _load(
     settle_heap()
     took_s = context.clock.now_s() - started_s
     metrics.load_s.set(took_s)
-    _log.info("model_loaded", model=loaded.identity.name, seconds=round(took_s, 2))
+    drafter = "none" if loaded.drafter is None else loaded.drafter.name
+    _log.info("model_loaded", model=loaded.identity.name, drafter=drafter, seconds=round(took_s, 2))
     return loaded
 
 

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from specedge.engine.loading import DEFAULT_MODEL
+from specedge.params import DraftPolicy
 from specedge.service.settings import ServiceSettings
 
 GIB = 1 << 30
@@ -40,10 +41,34 @@ class VerifierSettings(ServiceSettings):
     max_grant: int = Field(
         default=128, ge=0, description="tokens of one hosted grant; 0: no hosted sessions"
     )
+    drafter: str = Field(
+        default="none",
+        description="what drafts here for hosted sessions: none, prompt-lookup, emulated, or the "
+        "name or folder of a draft model",
+    )
+    depth: int = Field(default=5, ge=0, le=64, description="levels of its trees at most")
+    budget: int = Field(default=32, ge=0, le=1024, description="nodes of its trees at most")
+    beams: int = Field(default=8, ge=1, le=256, description="nodes expanded in one pass at most")
+    branch: int = Field(default=8, ge=1, le=256, description="children tried of a node")
+    floor: float = Field(
+        default=0.05, ge=0, le=1, description="nodes less likely to be accepted are not tried"
+    )
+    draft_kv_bytes: int = Field(
+        default=GIB, ge=1 << 20, description="bytes of KV cache of a draft model at most"
+    )
+    hosted_share: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="of a step's rows, what hosted sessions may take while edges' drafts wait",
+    )
     emulated_step_ms: float = Field(default=0.0, ge=0, description="emulated: a step's time")
     emulated_row_ms: float = Field(default=0.0, ge=0, description="emulated: more, for each row")
     emulated_prefill_token_ms: float = Field(
         default=0.0, ge=0, description="emulated: more, for each token of prefill"
+    )
+    emulated_draft_ms: float = Field(
+        default=0.0, ge=0, description="emulated: one pass of an emulated drafter"
     )
     emulated_seed: int = Field(default=0, ge=0, description="emulated: tells models apart")
     idle_s: float = Field(
@@ -52,3 +77,8 @@ class VerifierSettings(ServiceSettings):
     drain_s: float = Field(
         default=10.0, ge=0, description="on SIGTERM, time for rounds under way to end"
     )
+
+    @property
+    def policy(self) -> DraftPolicy:
+        """How much to draft for a hosted round."""
+        return DraftPolicy(self.depth, self.budget, self.beams, self.branch, self.floor)

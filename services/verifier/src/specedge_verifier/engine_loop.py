@@ -1,6 +1,9 @@
 """The one owner of the target engine: forms each step out of what sessions want, runs it on the
 compute thread, and gives the results back to the sessions' machines.
 
+Hosted rounds are drafted on the compute thread too, by the verifier's own drafter, if it has one; a
+drafter that keeps failing is left alone, and they go on plainly.
+
 While a step runs, the loop goes on taking work in, so the next step is known when this one ends.
 Then, in this order: what may join the next step at once (hosted rows, prefill) is told its result;
 the next step begins; only then are the verdicts of the last one worked out and sent, beside it.
@@ -10,6 +13,7 @@ Knows nothing of messages or subjects.
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -20,13 +24,15 @@ from specedge.ids import SessionKey
 from specedge.protocol.effects import StepBegun, StepFailed
 from specedge.protocol.messages import StepReport
 from specedge.service.compute import ComputeThread
+from specedge_verifier.hosted_drafting import HostedDrafter
 from specedge_verifier.metrics import VerifierMetrics
 from specedge_verifier.parts import Part, Step, take_part
 from specedge_verifier.sessions import SessionTable
 from specedge_verifier.slots import EngineCall, SlotPool
-from specedge_verifier.step_plan import plan_step
-from specedge_verifier.turn import TurnItem, TurnOutcome, run_turn
+from specedge_verifier.step_plan import StepRoom, plan_step
+from specedge_verifier.turn import OwnDrafts, TurnItem, TurnOutcome, run_turn
 
+MAX_DRAFT_FAILURES: Final = 3  # in a row: the verifier's own drafter is broken, and left alone
 MAX_FAILURES: Final = 8  # in a row, of several sessions: the engine is broken, the process ends
 FULL_RETRY_MS: Final = 500
 FAILED_RETRY_MS: Final = 200
@@ -35,17 +41,20 @@ _log = structlog.get_logger("specedge.verifier")
 
 
 class Stepper:
-    """The engine behind its compute thread."""
+    """The engine, and the verifier's own drafter if it has one, behind their compute thread."""
 
-    def __init__(self, engine: TargetEngine, compute: ComputeThread) -> None:
+    def __init__(
+        self, engine: TargetEngine, compute: ComputeThread, drafter: HostedDrafter | None = None
+    ) -> None:
         self._engine = engine
         self._compute = compute
+        self._drafter = drafter
 
     def start(
         self, calls: Sequence[EngineCall], items: Sequence[TurnItem]
     ) -> asyncio.Future[TurnOutcome]:
         """Begin a turn at once; the future is its outcome."""
-        return self._compute.start(run_turn, self._engine, calls, items)
+        return self._compute.start(run_turn, self._engine, self._drafter, calls, items)
 
 
 class EngineLoop:
@@ -53,6 +62,8 @@ class EngineLoop:
 
     ``run`` is the one task that gives the engine work; it ends by being cancelled, and raises when
     the engine is broken. ``on_step`` is called after each step, when its verdicts are out.
+
+    busy_s  seconds that the compute thread drafted or stepped so far
     """
 
     def __init__(
@@ -63,18 +74,20 @@ class EngineLoop:
         pool: SlotPool,
         clock: Clock,
         metrics: VerifierMetrics,
-        max_step_tokens: int,
+        room: StepRoom,
         on_step: Callable[[StepReport], None],
     ) -> None:
         self.running_rows = 0
+        self.busy_s = 0.0
         self.idle = asyncio.Event()  # set while nothing runs and nothing waits
         self._stepper = stepper
         self._table = table
         self._pool = pool
         self._clock = clock
         self._metrics = metrics
-        self._max_step_tokens = max_step_tokens
+        self._room = room
         self._on_step = on_step
+        self._num_draft_failures = 0  # since the last draft that went well
         self._num_steps = 0
         self._failed: Counter[SessionKey] = Counter()  # since the last step that went well
         self._ended_s = clock.now_s()
@@ -113,10 +126,10 @@ class EngineLoop:
         now_s = self._clock.now_s()
         wants = {key: entry.want for key, entry in self._table.wants.items() if entry.want}
         parts = []
-        for planned in plan_step(wants, self._max_step_tokens):
+        for planned in plan_step(wants, self._room):
             entry = self._table.wants.pop(planned.key)
-            part = take_part(entry, planned.num_chain, now_s)
-            self._table.feed(entry, StepBegun(len(part.item.chain)))
+            part = take_part(entry, planned, now_s)
+            self._table.feed(entry, StepBegun(planned.num_chain))
             parts.append(part)
         return tuple(parts)
 
@@ -138,16 +151,30 @@ class EngineLoop:
 
     async def _end(self, turn: asyncio.Future[TurnOutcome], parts: tuple[Part, ...]) -> Step | None:
         """Wait for the step; None if there was none, or nobody got anything from it."""
-        outcome = await turn
+        outcome = self._take_note(await turn)
         while outcome.full and (self._pool.shrink() or self._table.park_one()):
-            items = [part.item for part in parts]
-            outcome = await self._stepper.start(self._take_calls(), items)
+            outcome = await self._run([part.item for part in parts])
         self.running_rows = 0
         self._ended_s = self._clock.now_s()
         if outcome.full or outcome.error is not None:
             return await self._step_apart(parts)
         self._failed.clear()
-        return Step(parts, outcome.choices, outcome.ms) if parts else None
+        return Step(parts, outcome.choices, outcome.ms, outcome.own) if parts else None
+
+    async def _run(self, items: Sequence[TurnItem]) -> TurnOutcome:
+        return self._take_note(await self._stepper.start(self._take_calls(), items))
+
+    def _take_note(self, outcome: TurnOutcome) -> TurnOutcome:
+        """Count the time of a turn, and what the drafter did in it."""
+        own = outcome.own
+        busy_s = (own.ms + outcome.ms) / 1000
+        self.busy_s += busy_s
+        self._metrics.note_turn(busy_s, own.ms / 1000, len(own.errors))
+        if own.errors:
+            self._note_draft_failures(own.errors)
+        elif any(tree is not None for tree in own.trees):
+            self._num_draft_failures = 0
+        return outcome
 
     async def _step_apart(self, parts: tuple[Part, ...]) -> Step | None:
         """The step failed as a whole: each session by itself, so that only who is at fault, or
@@ -156,7 +183,7 @@ class EngineLoop:
         choices: list[NodeChoices | None] = []
         total_ms = 0.0
         for part in parts:
-            outcome = await self._stepper.start(self._take_calls(), [part.item])
+            outcome = await self._run([part.plain_item])
             if outcome.error is not None:
                 self._note_failure(part.entry.key, outcome.error)
                 said = f"the engine failed: {type(outcome.error).__name__}"
@@ -170,7 +197,18 @@ class EngineLoop:
             choices += outcome.choices
             total_ms += outcome.ms
         self._ended_s = self._clock.now_s()
-        return Step(tuple(good), tuple(choices), total_ms) if good else None
+        plain = OwnDrafts((None,) * len(good))
+        return Step(tuple(good), tuple(choices), total_ms, plain) if good else None
+
+    def _note_draft_failures(self, errors: Sequence[Exception]) -> None:
+        """Each of another session: one that failed gets no more drafts. Several in a row mean the
+        drafter itself."""
+        self._num_draft_failures += len(errors)
+        _log.error("hosted_draft_failed", failures=self._num_draft_failures, exc_info=errors[0])
+        if self._num_draft_failures >= MAX_DRAFT_FAILURES and self._room.hosted_nodes:
+            self._room = replace(self._room, hosted_nodes=0)
+            self._metrics.drafter_works.set(0)
+            _log.error("hosted_drafter_given_up", failures=self._num_draft_failures)
 
     def _note_failure(self, key: SessionKey, error: Exception) -> None:
         self._failed[key] += 1
@@ -188,11 +226,11 @@ class EngineLoop:
     def _finish(self, step: Step, *, goes_on: bool) -> None:
         """Give the sessions what the step found for them: those that may want the next step at
         once, or the others."""
-        for part, chosen in zip(step.parts, step.choices, strict=True):
+        for index, part in enumerate(step.parts):
             if part.may_go_on is not goes_on:
                 continue
             part.entry.running = None
-            self._table.feed(part.entry, step.result(part, chosen))
+            self._table.feed(part.entry, step.result(index))
 
     def _report(self, step: Step) -> None:
         report = step.report(self._num_steps)

@@ -1,17 +1,20 @@
-"""Makes the target engine that the settings name. Runs on the compute thread, which owns it then.
+"""Makes the target engine that the settings name, and the drafter beside it, if any. Runs on the
+compute thread, which owns them then.
 
 Torch is imported only if it is wanted.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from specedge.engine.drafters import DrafterOptions, load_drafter
 from specedge.engine.emulated import EmulatedTarget, EmulatedText
 from specedge.engine.loading import Progress, resolve_model
 from specedge.engine.ports import ModelIdentity, TargetEngine
 from specedge.profiles import DeviceProfile
 from specedge.protocol.messages import Identity, Limits
 from specedge_verifier.config import VerifierSettings
+from specedge_verifier.hosted_drafting import HostedDrafter
 
 CPU_STEP_TOKENS = 128
 DEVICE_STEP_TOKENS = 2048
@@ -19,19 +22,23 @@ DEVICE_STEP_TOKENS = 2048
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedEngine:
-    """The engine and what was decided while loading. Only the compute thread calls the engine."""
+    """The engines and what was decided while loading. Only the compute thread calls them."""
 
     engine: TargetEngine
     identity: ModelIdentity
     num_slots: int
     max_step_tokens: int
+    drafter: HostedDrafter | None = None
 
 
 def load_engine(settings: VerifierSettings, on_progress: Progress) -> LoadedEngine:
-    """Load the model. Raises ModelUnusable. ``on_progress`` is called on this thread."""
+    """Load the model, and the drafter. Raises ModelUnusable, or FingerprintMismatch for a draft
+    model of another vocabulary. ``on_progress`` is called on this thread."""
     if settings.engine == "emulated":
-        return _load_emulated(settings)
-    return _load_torch(settings, on_progress)
+        loaded = _load_emulated(settings)
+    else:
+        loaded = _load_torch(settings, on_progress)
+    return replace(loaded, drafter=_load_drafter(settings, loaded.identity, on_progress))
 
 
 def identity_on_wire(identity: ModelIdentity) -> Identity:
@@ -57,6 +64,24 @@ def session_limits(settings: VerifierSettings, identity: ModelIdentity) -> Limit
         ),
         grant=settings.max_grant,
     )
+
+
+def _load_drafter(
+    settings: VerifierSettings, identity: ModelIdentity, on_progress: Progress
+) -> HostedDrafter | None:
+    options = DrafterOptions(
+        cache_dir=settings.cache_dir,
+        branch=settings.branch,
+        num_slots=settings.slots,
+        kv_bytes=settings.draft_kv_bytes,
+        dtype=settings.dtype,
+        device=settings.device,
+        threads=settings.threads,
+        emulated_seed=settings.emulated_seed,
+        emulated_pass_ms=settings.emulated_draft_ms,
+    )
+    drafter = load_drafter(settings.drafter, identity.tokenizer_fingerprint, options, on_progress)
+    return None if drafter is None else HostedDrafter(drafter, settings.policy)
 
 
 def _load_emulated(settings: VerifierSettings) -> LoadedEngine:

@@ -12,6 +12,7 @@ from specedge.protocol.effects import WantStep
 from specedge.protocol.messages import SessionParams
 from specedge.protocol.verifier_session import VerifierSession
 from specedge.protocol.verifier_states import VerifierState
+from specedge_verifier.hosted_drafting import DraftSeat
 from specedge_verifier.slots import SlotLease
 
 
@@ -35,6 +36,7 @@ class SessionTimes:
 class Entry:
     """One session. ``want`` waits for a step, ``running`` is in the one that runs.
 
+    seat     at the verifier's own drafter, while it is hosted and holds a slot
     asked_s  when the round at hand came; None once it is in a step, or answered
     """
 
@@ -43,6 +45,7 @@ class Entry:
     heard_s: float
     active_s: float
     lease: SlotLease | None = None
+    seat: DraftSeat | None = None
     want: WantStep | None = None
     wanted_s: float = 0.0
     running: WantStep | None = None

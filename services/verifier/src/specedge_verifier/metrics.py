@@ -82,6 +82,13 @@ class VerifierMetrics:
         self.cold = Counter(
             "specedge_rounds_cold", "Rounds of sessions not held here", registry=registry
         )
+        # Tokens per busy second: rate(generation_tokens[1m]) / rate(verifier_busy_seconds[1m])
+        self._busy_s = Counter(
+            "specedge_verifier_busy_seconds",
+            "Time that the engine computed, the verifier's own drafting included",
+            registry=registry,
+        )
+        self._make_hosted_metrics(registry)
         self._session_counts = _SessionCounts()
         registry.register(self._session_counts)
         self.sessions = Gauge("specedge_sessions", "Sessions held", registry=registry)
@@ -97,6 +104,37 @@ class VerifierMetrics:
             "specedge_model_load_seconds", "How long loading the model took", registry=registry
         )
 
+    def _make_hosted_metrics(self, registry: CollectorRegistry) -> None:
+        # Mean acceptance length of hosted rounds with a draft: 1 + rate(accepted) / rate(drafts)
+        self._hosted_drafts = Counter(
+            "specedge_hosted_drafts", "Hosted rounds that tried a draft", registry=registry
+        )
+        self._hosted_drafted = Counter(
+            "specedge_hosted_draft_tokens",
+            "Nodes tried that the verifier drafted itself",
+            registry=registry,
+        )
+        self._hosted_accepted = Counter(
+            "specedge_hosted_accepted_tokens", "Of these, the accepted ones", registry=registry
+        )
+        # Share of busy time that drafting takes: rate(…_sum[1m]) / rate(verifier_busy_seconds[1m])
+        self._hosted_draft_s = Histogram(
+            "specedge_hosted_draft_seconds",
+            "Drafting for the hosted rounds of one step, before it",
+            buckets=STEP_BUCKETS,
+            registry=registry,
+        )
+        self._hosted_draft_failures = Counter(
+            "specedge_hosted_draft_failures",
+            "Hosted rounds whose draft failed; they went on plainly",
+            registry=registry,
+        )
+        self.drafter_works = Gauge(
+            "specedge_hosted_drafter_works",
+            "1: a drafter of the verifier's own drafts for hosted rounds; 0: none, or given up",
+            registry=registry,
+        )
+
     def read_session_counts(self, read: Callable[[], Mapping[str, int]]) -> None:
         """Export what ``read`` returns, at each scrape."""
         self._session_counts.read = read
@@ -107,10 +145,22 @@ class VerifierMetrics:
         self._rows.observe(report.rows)
         self._prefill.inc(report.prefill)
 
+    def note_turn(self, busy_s: float, draft_s: float, num_failed_drafts: int) -> None:
+        """Count a turn of the compute thread; ``draft_s`` of it went into its own drafting."""
+        self._busy_s.inc(busy_s)
+        self._hosted_draft_failures.inc(num_failed_drafts)
+        if draft_s > 0:
+            self._hosted_draft_s.observe(draft_s)
+
     def note_verdict(self, verdict: Verdict) -> None:
         """Count what a verdict committed."""
-        self._generated.inc(len(verdict.path) + 1)
-        if verdict.kept:
+        num_tokens, num_tried = len(verdict.path) + 1, verdict.kept + verdict.own
+        self._generated.inc(num_tokens)
+        if num_tried:
             self._drafts.inc()
-            self._drafted.inc(verdict.kept)
+            self._drafted.inc(num_tried)
             self._accepted.inc(len(verdict.path))
+        if verdict.own:
+            self._hosted_drafts.inc()
+            self._hosted_drafted.inc(verdict.own)
+            self._hosted_accepted.inc(len(verdict.path))

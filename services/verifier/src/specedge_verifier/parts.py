@@ -1,14 +1,17 @@
 """One session's part of a step: from what its machine wants to what the engine is given, and from
 the engine's answer to what the machine is told. Values; runs nothing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from specedge.engine.ports import Choosing, NodeChoices, NodeLogprobs
 from specedge.errors import ProtocolViolation
+from specedge.params import StopRule
 from specedge.protocol.effects import Stepped, WantStep
 from specedge.protocol.messages import StepReport, TokenLogprobs
 from specedge_verifier.entry import Entry
-from specedge_verifier.turn import TurnItem
+from specedge_verifier.hosted_drafting import DraftSeat, HostedRound
+from specedge_verifier.step_plan import Planned
+from specedge_verifier.turn import OwnDrafts, TurnItem
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,45 +28,66 @@ class Part:
         """Whether the session wants the next step as soon as this one's result is told."""
         return self.want.tree is None or self.want.is_hosted
 
+    @property
+    def plain_item(self) -> TurnItem:
+        """The item without a draft of the verifier's own: a hosted round must not fail for it."""
+        return replace(self.item, hosted=None)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
-    """A step that ended well, for these parts."""
+    """A step that ended well, for these parts. ``own``: what was drafted here for some of them."""
 
     parts: tuple[Part, ...]
     choices: tuple[NodeChoices | None, ...]
     ms: float
+    own: OwnDrafts
 
     @property
     def num_rows(self) -> int:
         """Rows of the forward pass."""
-        return sum(part.item.num_rows for part in self.parts)
+        return sum(self._rows)
 
-    def result(self, part: Part, chosen: NodeChoices | None) -> Stepped:
-        """What this part's machine is told."""
+    @property
+    def _rows(self) -> list[int]:
+        """Of each part."""
+        return [
+            part.item.num_rows + (0 if tree is None else tree.num_drafted)
+            for part, tree in zip(self.parts, self.own.trees, strict=True)
+        ]
+
+    def result(self, index: int) -> Stepped:
+        """What the machine of the part of that number is told."""
+        part, chosen = self.parts[index], self.choices[index]
         return Stepped(
             choice=None if chosen is None else chosen.choice,
             logprobs=None if chosen is None else _on_wire(chosen.logprobs),
             queue_ms=part.queue_ms,
             step_ms=self.ms,
             step_rows=self.num_rows,
+            draft_ms=0.0 if part.item.hosted is None else self.own.ms,
+            tree=self.own.trees[index],
         )
 
     def report(self, seq: int) -> StepReport:
         """What schedulers are told."""
+        rows = self._rows
+        shares = list(zip(self.parts, rows, strict=True))
         return StepReport(
             seq=seq,
-            rows=self.num_rows,
-            prefill=sum(part.item.num_rows for part in self.parts if part.item.tree is None),
-            context=sum(part.item.start + part.item.num_rows for part in self.parts),
+            rows=sum(rows),
+            prefill=sum(num for part, num in shares if part.item.tree is None),
+            context=sum(part.item.start + num for part, num in shares),
             sessions=len(self.parts),
             ms=self.ms,
+            hosted=sum(num for part, num in shares if part.want.is_hosted),
+            draft_ms=self.own.ms,
         )
 
 
-def take_part(entry: Entry, num_chain: int, now_s: float) -> Part:
-    """The session's part of the step that begins now, with the first ``num_chain`` tokens of its
-    chain: what it wanted is in the step from here on."""
+def take_part(entry: Entry, planned: Planned, now_s: float) -> Part:
+    """The session's part, as ``planned``, of the step that begins now: what it wanted is in the
+    step from here on."""
     want, lease = entry.want, entry.lease
     if want is None or lease is None:
         raise ProtocolViolation(f"{entry.key} is in a step that it does not want, or has no slot")
@@ -73,8 +97,27 @@ def take_part(entry: Entry, num_chain: int, now_s: float) -> Part:
         choosing = _choosing(entry, want)
         if entry.asked_s is not None:  # a prefill before it counts as waiting too
             waits_since_s, entry.asked_s = entry.asked_s, None
-    item = TurnItem(lease, want.start, want.chain[:num_chain], want.tree, choosing)
+    hosted = _hosted_round(entry, planned.num_nodes) if planned.num_nodes else None
+    chain = want.chain[: planned.num_chain]
+    item = TurnItem(lease, want.start, chain, want.tree, choosing, hosted)
     return Part(entry, want, item, (now_s - waits_since_s) * 1000)
+
+
+def _hosted_round(entry: Entry, max_nodes: int) -> HostedRound:
+    machine, params = entry.machine, entry.machine.params
+    assert params is not None  # a grant hangs off a context
+    if entry.seat is None:
+        entry.seat = DraftSeat()
+    committed = machine.committed
+    num_left = params.prompt + params.max_tokens - len(committed)
+    return HostedRound(
+        seat=entry.seat,
+        committed=committed,
+        params=entry.sampling(params),
+        stop=StopRule(frozenset(params.stop), max(num_left, 1)),
+        max_nodes=max_nodes,
+        max_depth=machine.grant_left - 1,
+    )
 
 
 def _choosing(entry: Entry, want: WantStep) -> Choosing:

@@ -37,8 +37,16 @@ class Who:
     step_rows: int
 
 
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """Rows of the step that runs, 0 if none does, and the seconds computed so far."""
+
+    running_rows: int
+    busy_s: float
+
+
 class Reporter:
-    """Builds reports and hands them to ``publish``. ``running_rows`` reads the engine loop."""
+    """Builds reports and hands them to ``publish``. ``load`` reads the engine loop."""
 
     def __init__(
         self,
@@ -48,7 +56,7 @@ class Reporter:
         pool: SlotPool,
         ledger: BatchLedger,
         clock: Timers,
-        running_rows: Callable[[], int],
+        load: Callable[[], EngineLoad],
         publish: Callable[[str, bytes], None],
     ) -> None:
         self.is_draining = False
@@ -57,7 +65,7 @@ class Reporter:
         self._pool = pool
         self._ledger = ledger
         self._clock = clock
-        self._running_rows = running_rows
+        self._load = load
         self._publish = publish
         self._seq = 0
         self._steps: deque[StepReport] = deque(maxlen=STEPS_REPEATED)
@@ -102,6 +110,7 @@ class Reporter:
 
     def _send(self, sessions: tuple[SessionReport, ...] | None) -> None:
         wants = [entry.want for entry in self._table.wants.values() if entry.want is not None]
+        load = self._load()
         stat = Stat.model_construct(
             inc=self._who.incarnation,
             seq=self._seq,
@@ -114,9 +123,10 @@ class Reporter:
             batches=self._ledger.held,
             last=self._ledger.last,
             queued=sum(num_rows(want) for want in wants),
-            running=self._running_rows(),
+            running=load.running_rows,
             step_rows=self._who.step_rows,
             hosted=sum(want.is_hosted for want in wants),
+            busy_s=round(load.busy_s, 4),
             steps=tuple(self._steps),
             draining=self.is_draining,
         )

@@ -38,6 +38,7 @@ from specedge.protocol.verifier_session import VerifierSession
 from specedge.tree.token_tree import IntArray
 from specedge_verifier.batches import BatchLedger
 from specedge_verifier.entry import Entry, SessionTimes
+from specedge_verifier.hosted_drafting import LeaveCall
 from specedge_verifier.slots import KeepCall, SlotPool
 
 MAX_SESSIONS: Final = 8192
@@ -150,6 +151,7 @@ class SessionTable:
         entry = min(idle, key=lambda entry: entry.active_s)
         lease, entry.lease = entry.lease, None
         assert lease is not None
+        self._leave_seat(entry)
         self._pool.give_back(entry.key.edge, lease, NO_ROWS)
         self.feed(entry, SlotTaken())
         return True
@@ -165,10 +167,7 @@ class SessionTable:
                     entry.asked_s = None
                     self._ledger.settle(entry.key)
             case WantStep():
-                self.wants.pop(entry.key, None)
-                entry.want, entry.wanted_s = effect, self._clock.now_s()
-                self.wants[entry.key] = entry
-                self.work.set()
+                self._note_want(entry, effect)
             case Withdraw():
                 self._withdraw(entry)
             case KeepRows():
@@ -187,6 +186,14 @@ class SessionTable:
                 assert_never(effect)
         return None
 
+    def _note_want(self, entry: Entry, want: WantStep) -> None:
+        if want.tree is not None and not want.is_hosted:
+            self._leave_seat(entry)  # its edge drafts again
+        self.wants.pop(entry.key, None)
+        entry.want, entry.wanted_s = want, self._clock.now_s()
+        self.wants[entry.key] = entry
+        self.work.set()
+
     def _lease(self, entry: Entry, want: WantSlot) -> VerifierEvent:
         context = entry.machine.committed
         while (leased := self._pool.lease(entry.key.edge, context, want.num_tokens)) is None:
@@ -197,8 +204,15 @@ class SessionTable:
 
     def _drop_slot(self, entry: Entry, valid: IntArray) -> None:
         lease, entry.lease = entry.lease, None
+        self._leave_seat(entry)
         if lease is not None:
             self._pool.give_back(entry.key.edge, lease, valid)
+            self.work.set()
+
+    def _leave_seat(self, entry: Entry) -> None:
+        seat, entry.seat = entry.seat, None
+        if seat is not None:
+            self._pool.calls.append(LeaveCall(seat))
             self.work.set()
 
     def _withdraw(self, entry: Entry) -> None:

@@ -6,7 +6,7 @@ Lives on the event loop and never touches the engine: it counts, and asks for en
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -59,7 +59,12 @@ class ReleaseCall:
             engine.release(slot)
 
 
-EngineCall = KeepCall | ReleaseCall
+class EngineCall(Protocol):
+    """Something that the compute thread does before its next step, in the order of asking."""
+
+    def make(self, engine: TargetEngine) -> None:
+        """Compute thread only."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)

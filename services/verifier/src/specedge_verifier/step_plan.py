@@ -1,47 +1,98 @@
-"""What goes into the next step: verification, then hosted rows, prefill in what is left. Pure.
+"""What goes into the next step: verification, then hosted rounds, prefill in what is left. Pure.
 
-Each group in the order of asking, so nobody waits longer than those before him. A round goes whole
-or not at all; only prefill is cut.
+Each group in the order of asking, so nobody waits longer than those before him. An edge's round
+goes whole or not at all; a hosted one is drafted here, so its draft is cut to the room there is.
+However many rounds of edges wait, hosted ones go on, and so does prefill.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from specedge.ids import SessionKey
 from specedge.protocol.effects import WantStep
 from specedge_verifier.prefill import plan_chunks, room_for_decoding
 
+LEAST_HOSTED_SHARE: Final = 8  # at least 1/8 of the room while edges' rounds wait too
+
+
+@dataclass(frozen=True, slots=True)
+class StepRoom:
+    """How large a step may be.
+
+    rows          of it all
+    hosted_nodes  that may be drafted here for one hosted round; 0: it goes as its root alone
+    hosted_share  of the rows, what hosted rounds may take while edges' rounds wait, 0 … 1
+    """
+
+    rows: int
+    hosted_nodes: int = 0
+    hosted_share: float = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One session's part: the first ``num_chain`` tokens of its chain, and its tree, if any."""
+    """One session's part: the first ``num_chain`` tokens of its chain, and its tree, if any;
+    ``num_nodes`` may be drafted here in its place."""
 
     key: SessionKey
     num_chain: int
+    num_nodes: int = 0
 
 
 def num_rows(want: WantStep) -> int:
-    """Rows it would add, taken whole."""
+    """Rows it would add, taken whole; of a hosted round, before it is drafted."""
     return len(want.chain) + (want.tree.num_drafted if want.tree is not None else 0)
 
 
-def plan_step(wants: Mapping[SessionKey, WantStep], max_step_tokens: int) -> list[Planned]:
-    """The next step out of ``wants`` (in order of asking): at most ``max_step_tokens`` rows, unless
-    a single round is larger. Empty only if ``wants`` is."""
+def plan_step(wants: Mapping[SessionKey, WantStep], room: StepRoom) -> list[Planned]:
+    """The next step out of ``wants`` (in order of asking): at most ``room.rows`` rows, unless a
+    single round is larger. Empty only if ``wants`` is."""
     prefill = [key for key, want in wants.items() if want.tree is None]
-    decoding = [key for key, want in wants.items() if want.tree is not None]
-    decoding.sort(key=lambda key: wants[key].is_hosted)  # stable: the order of asking stays
-    room = room_for_decoding(max_step_tokens, prefill_waits=bool(prefill))
-    planned: list[Planned] = []
-    rows = 0
-    for key in decoding:
-        size = num_rows(wants[key])
-        if planned and rows + size > room:
-            break  # who is too large for this one is first in the next
-        planned.append(Planned(key, len(wants[key].chain)))
-        rows += size
+    hosted = [key for key, want in wants.items() if want.is_hosted]
+    drafted = [key for key in wants if key not in {*prefill, *hosted}]
+    for_decoding = room_for_decoding(room.rows, prefill_waits=bool(prefill))
+    least = _least_for_hosted(wants, hosted, room, for_decoding) if drafted else 0
+    planned = _take_whole(wants, drafted, for_decoding - least)
+    left = max(for_decoding - sum(num_rows(wants[one.key]) for one in planned), least)
+    if drafted:
+        left = min(left, max(1, int(room.hosted_share * room.rows)))
+    planned += _take_hosted(wants, hosted, left, room.hosted_nodes)
+    rows = sum(num_rows(wants[one.key]) + one.num_nodes for one in planned)
     # However large the rounds were, a prefill moves on.
-    left = max(max_step_tokens - rows, max_step_tokens - room)
+    left = max(room.rows - rows, room.rows - for_decoding)
     chunks = plan_chunks([len(wants[key].chain) for key in prefill], left)
     planned += [Planned(key, size) for key, size in zip(prefill, chunks, strict=True) if size]
     return planned
+
+
+def _least_for_hosted(
+    wants: Mapping[SessionKey, WantStep], keys: Sequence[SessionKey], room: StepRoom, rows: int
+) -> int:
+    """Of ``rows``, how many hosted rounds get however many of edges' rounds wait."""
+    wanted = sum(num_rows(wants[key]) + room.hosted_nodes for key in keys)
+    return min(max(1, rows // LEAST_HOSTED_SHARE), wanted)
+
+
+def _take_whole(
+    wants: Mapping[SessionKey, WantStep], keys: Sequence[SessionKey], room: int
+) -> list[Planned]:
+    """As many as fit, at least the first: who is too large for this step is first in the next."""
+    planned: list[Planned] = []
+    rows = 0
+    for key in keys:
+        rows += num_rows(wants[key])
+        if planned and rows > room:
+            break
+        planned.append(Planned(key, len(wants[key].chain)))
+    return planned
+
+
+def _take_hosted(
+    wants: Mapping[SessionKey, WantStep], keys: Sequence[SessionKey], room: int, max_nodes: int
+) -> list[Planned]:
+    """As many roots as fit; their drafts share what room is left."""
+    taken = _take_whole(wants, keys, room)
+    left = room - sum(one.num_chain for one in taken)
+    nodes = plan_chunks([max_nodes] * len(taken), left)
+    return [Planned(one.key, one.num_chain, size) for one, size in zip(taken, nodes, strict=True)]

@@ -1,7 +1,8 @@
-"""What the compute thread does in one go: the calls that are due, then one step of the engine.
+"""What the compute thread does in one go: the calls that are due, then the drafting for hosted
+rounds, then one step of the engine.
 
-Runs on the compute thread only; everything in and out is a value, but for the leases' slots, which
-belong to that thread.
+Runs on the compute thread only; everything in and out is a value, but for the leases' slots and the
+seats' drafters, which belong to that thread.
 """
 
 import time
@@ -11,23 +12,44 @@ from dataclasses import dataclass
 from specedge.engine.ports import Choosing, NodeChoices, StepItem, TargetEngine
 from specedge.errors import Busy
 from specedge.tree.token_tree import IntArray, TokenTree
+from specedge_verifier.hosted_drafting import HostedDrafter, HostedRound
 from specedge_verifier.slots import EngineCall, SlotLease
+
+MS_PER_S = 1000.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TurnItem:
-    """One session's part of a step, its slot not yet known. See ``StepItem``."""
+    """One session's part of a step, its slot not yet known. See ``StepItem``.
+
+    hosted  what to draft in place of ``tree``, which is then the root alone; None: nothing
+    """
 
     lease: SlotLease
     start: int
     chain: IntArray
     tree: TokenTree | None = None
     choosing: Choosing | None = None
+    hosted: HostedRound | None = None
 
     @property
     def num_rows(self) -> int:
-        """Rows of the forward pass."""
+        """Rows of the forward pass, without those that are still to be drafted."""
         return len(self.chain) + (self.tree.num_drafted if self.tree is not None else 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OwnDrafts:
+    """What the verifier drafted itself for a turn.
+
+    trees   per item: the tree to try instead of the item's own; None: that one
+    ms      of all of it
+    errors  what the drafter raised: those items go plainly
+    """
+
+    trees: tuple[TokenTree | None, ...] = ()
+    ms: float = 0.0
+    errors: tuple[Exception, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,37 +58,70 @@ class TurnOutcome:
 
     choices  per item: the target's choices, or None for prefill; empty if the step did not happen
     ms       of the step itself
+    own      what was drafted before it
     full     a slot or memory was missing: nothing was computed
     error    what the engine raised instead: nothing that counts was computed
     """
 
     choices: tuple[NodeChoices | None, ...] = ()
     ms: float = 0.0
+    own: OwnDrafts = OwnDrafts()
     full: bool = False
     error: Exception | None = None
 
 
 def run_turn(
-    engine: TargetEngine, calls: Sequence[EngineCall], items: Sequence[TurnItem]
+    engine: TargetEngine,
+    drafter: HostedDrafter | None,
+    calls: Sequence[EngineCall],
+    items: Sequence[TurnItem],
 ) -> TurnOutcome:
-    """Make ``calls`` in order, then step over ``items`` (maybe none).
+    """Make ``calls`` in order, draft for hosted rounds, then step over ``items`` (maybe none).
 
-    What the engine raises in a step is an outcome: it must not end the tasks around it. What it
-    raises in a call goes up and ends the process: nobody knows then which rows are valid.
+    What the engine or the drafter raises in a step is an outcome: it must not end the tasks around
+    it. What the engine raises in a call goes up and ends the process: nobody knows then which rows
+    are valid.
     """
     for call in calls:
         call.make(engine)
     if not items:
         return TurnOutcome()
+    own = _draft(drafter, items)
     started_s = time.perf_counter()
     try:
-        step_items = [
-            StepItem(item.lease.resolve(engine), item.start, item.chain, item.tree, item.choosing)
-            for item in items
-        ]
-        choices = tuple(engine.step(step_items))
+        choices = tuple(engine.step(_step_items(engine, items, own.trees)))
     except Busy:
-        return TurnOutcome(full=True)
+        return TurnOutcome(ms=_ms_since(started_s), own=own, full=True)
     except Exception as error:
-        return TurnOutcome(error=error)
-    return TurnOutcome(choices, (time.perf_counter() - started_s) * 1000)
+        return TurnOutcome(ms=_ms_since(started_s), own=own, error=error)
+    return TurnOutcome(choices, _ms_since(started_s), own)
+
+
+def _draft(drafter: HostedDrafter | None, items: Sequence[TurnItem]) -> OwnDrafts:
+    started_s = time.perf_counter()
+    trees: list[TokenTree | None] = [None] * len(items)
+    errors = []
+    for index, item in enumerate(items):
+        if drafter is None or item.hosted is None:
+            continue
+        try:
+            trees[index] = drafter.draft(item.hosted)
+        except Exception as error:
+            errors.append(error)
+    is_used = any(item.hosted is not None for item in items)
+    return OwnDrafts(tuple(trees), _ms_since(started_s) if is_used else 0.0, tuple(errors))
+
+
+def _step_items(
+    engine: TargetEngine, items: Sequence[TurnItem], own: Sequence[TokenTree | None]
+) -> list[StepItem]:
+    step_items = []
+    for item, drafted in zip(items, own, strict=True):
+        slot = item.lease.resolve(engine)
+        tree = item.tree if drafted is None else drafted
+        step_items.append(StepItem(slot, item.start, item.chain, tree, item.choosing))
+    return step_items
+
+
+def _ms_since(started_s: float) -> float:
+    return (time.perf_counter() - started_s) * MS_PER_S

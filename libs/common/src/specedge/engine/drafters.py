@@ -19,13 +19,13 @@ from specedge.profiles import DeviceProfile
 
 @dataclass(frozen=True, slots=True)
 class DrafterOptions:
-    """How a drafter is made. All but ``branch`` and the emulated one's count for a draft model only.
+    """How a drafter is made. What is not said to be for others counts for a draft model only.
 
-    branch     children proposed per node
+    branch     children proposed per node, by any drafter
     num_slots  sessions that may draft at a time
     kv_bytes   of KV cache at most
     threads    compute threads on the CPU; None leaves it to torch
-    emulated_seed, emulated_pass_ms   which text is emulated, and how long a pass takes
+    emulated_seed, emulated_pass_ms   of the emulated drafter: its text, and a pass's time
     """
 
     cache_dir: Path

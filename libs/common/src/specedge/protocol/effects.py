@@ -226,7 +226,9 @@ class Stepped:
 
     choice   (n,) int32 the target's choice at each node, node 0 the root; None for prefill
     logprobs per node, or None
-    queue_ms, step_ms, step_rows   for the verdict's timing
+    queue_ms, step_ms, step_rows, draft_ms   for the verdict's timing
+    tree     of a hosted round: what the driver drafted itself, on the same root, and tried in place
+             of the root alone; None: it did not
     """
 
     choice: IntArray | None
@@ -234,6 +236,8 @@ class Stepped:
     queue_ms: float = 0.0
     step_ms: float = 0.0
     step_rows: int = 0
+    draft_ms: float = 0.0
+    tree: TokenTree | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +300,9 @@ class WantStep:
     start        KV rows valid now
     chain        (c,) int32 committed tokens without KV, from position ``start`` on. For prefill
                  the driver may take any non-empty prefix of it, and says how much in ``StepBegun``
-    tree         None: prefill. Else the draft on chain[-1] (root only for a grant)
+    tree         None: prefill. Else the draft on chain[-1]; root only for a grant, where the driver
+                 may try a tree of its own instead (``Stepped.tree``), of which no more counts than
+                 ``VerifierSession.grant_left`` tokens when the step begins
     deadline_s   earliest first, if the driver must choose; None: no deadline. The machine itself
                  withdraws and rejects what has expired, and each progress message extends it
     """

@@ -244,10 +244,12 @@ class Timing(Part):
 
     held   at the scheduler      queue  at the verifier before its step
     step   the step itself       rows   rows of that step, all sessions
+    draft  the verifier's own drafting for this round, before the step
     """
 
     held: Milliseconds = 0.0
     queue: Milliseconds = 0.0
+    draft: Milliseconds = 0.0
     step: Milliseconds = 0.0
     rows: Count = 0
 
@@ -271,13 +273,15 @@ class Verdict(Answer):
     """path + bonus are now committed. Base and hash are those after them.
 
     path   accepted token ids     bonus  the target's own next token
-    kept   how many nodes of the draft were tried
+    kept   how many nodes of the edge's draft were tried
+    own    how many nodes of the verifier's own draft were tried instead, in a hosted round
     final  why nothing follows, or None
     """
 
     path: tuple[TokenIdField, ...] = Field(default=(), max_length=MAX_NODES)
     bonus: TokenIdField
     kept: Count = 0
+    own: Count = 0
     base: Annotated[int, Field(ge=1, lt=2**31)]
     hash: Hash
     final: Literal["stop", "length"] | None = None
@@ -331,7 +335,10 @@ class StepReport(Part):
     """One step as the estimator needs it.
 
     rows     rows of the forward pass       prefill  how many of them were prefill
+    hosted   how many of them were of hosted rounds
     context  KV rows attended over, summed over sessions
+    ms       the forward pass and the choices
+    draft_ms the verifier's own drafting before it, for the hosted rounds; not part of ``ms``
     """
 
     seq: Count
@@ -340,6 +347,8 @@ class StepReport(Part):
     context: Count
     sessions: Count
     ms: Milliseconds
+    hosted: Count = 0
+    draft_ms: Milliseconds = 0.0
 
 
 class SessionReport(Part):
@@ -362,6 +371,8 @@ class Stat(Body):
     last      highest batch seq received, under ``epoch``
     queued    rows waiting
     running   rows of the step running now, 0 if idle
+    hosted    hosted rounds waiting
+    busy_s    seconds that the engine computed since its start, drafting of its own included
     """
 
     inc: str = Field(min_length=1, max_length=32)
@@ -378,6 +389,7 @@ class Stat(Body):
     running: Count = 0
     step_rows: Count = 0
     hosted: Count = 0
+    busy_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     steps: tuple[StepReport, ...] = ()
     draining: bool = False
 

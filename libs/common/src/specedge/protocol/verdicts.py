@@ -39,23 +39,26 @@ def decide(
     logprobs: Sequence[TokenLogprobs] | None,
     params: SessionParams,
     base: int,
+    limit: int | None = None,
 ) -> Outcome:
-    """Walk ``tree`` by the target's ``choice`` ((n,) int32) after ``base`` committed tokens."""
+    """Walk ``tree`` by the target's ``choice`` ((n,) int32) after ``base`` committed tokens. At
+    most ``limit`` tokens of path and bonus count, if it is given."""
     walked = walk(tree, choice)
-    tokens = [*tree.token[walked.path].tolist(), walked.bonus]
+    tokens = [*tree.token[walked.path].tolist(), walked.bonus][:limit]
     end, final = _find_end(tokens, params, base - params.prompt)
     path = walked.path[: end - 1]
     return Outcome(tuple(tokens[:end]), path, final, _along(path, logprobs))
 
 
 def verdict_of(
-    outcome: Outcome, job: Job, log: TokenLog, *, at: str, kept: int, step: Stepped
+    outcome: Outcome, job: Job, log: TokenLog, *, at: str, num_tried: int, step: Stepped
 ) -> Verdict:
-    """The message, once ``log`` holds the outcome's tokens. Figures rounded: they are for people,
-    and every digit costs a byte."""
+    """The message, once ``log`` holds the outcome's tokens; ``num_tried`` nodes were tried. Figures
+    rounded: they are for people, and every digit costs a byte."""
     timing = Timing(
         held=round(job.item.held_ms, 2),
         queue=round(step.queue_ms, 2),
+        draft=round(step.draft_ms, 2),
         step=round(step.step_ms, 2),
         rows=step.step_rows,
     )
@@ -65,7 +68,8 @@ def verdict_of(
         at=at,
         path=outcome.tokens[:-1],
         bonus=outcome.tokens[-1],
-        kept=kept,
+        kept=0 if job.is_hosted else num_tried,
+        own=num_tried if job.is_hosted else 0,
         base=len(log),
         hash=log.hash_at(len(log)),
         final=outcome.final,

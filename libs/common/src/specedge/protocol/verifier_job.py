@@ -59,6 +59,12 @@ class Job:
         """Whether this is a round of a grant."""
         return self.grant_end > 0
 
+    @property
+    def grant_left(self) -> int:
+        """Tokens of the grant that this round may commit: at least the one that every round does.
+        Of a draft: 0."""
+        return max(self.grant_end - self.base, 1) if self.is_hosted else 0
+
     def is_asked_by(self, draft: Draft) -> bool:
         """Whether ``draft`` asks for this very round, of this kind."""
         start = (draft.round, draft.base + len(draft.append), hash_at_start(draft))
@@ -67,7 +73,10 @@ class Job:
 
 @dataclass(slots=True, eq=False)
 class WantedStep:
-    """The step asked for by the last ``WantStep``. ``key`` tells whether another would differ."""
+    """The step asked for by the last ``WantStep``. ``key`` tells whether another would differ.
+
+    limit  tokens that the step may commit, known once it has begun; None: no bound but the tree's
+    """
 
     key: tuple[object, ...]
     start: int
@@ -76,16 +85,28 @@ class WantedStep:
     job: Job | None
     num_chain: int = 0
     has_begun: bool = False
+    limit: int | None = None
 
     def can_begin(self, num_chain: int) -> bool:
         """Whether a step may begin with so much of the chain: a tree needs all of it."""
         least = 1 if self.tree is None else len(self.chain)
         return not self.has_begun and least <= num_chain <= len(self.chain)
 
-    def is_answered_by(self, choice: IntArray | None) -> bool:
-        """Whether a step that ended with ``choice`` is this one: a choice per node, or prefill."""
-        size = None if choice is None else len(choice)
-        return self.has_begun and size == (None if self.tree is None else len(self.tree))
+    def tried(self, own: TokenTree | None) -> TokenTree | None:
+        """The tree that the step tried, given the driver's ``own``; None for prefill."""
+        return self.tree if own is None else own
+
+    def is_answered_by(self, choice: IntArray | None, own: TokenTree | None) -> bool:
+        """Whether a step that ended with ``choice`` is this one: a choice per node, or prefill.
+        An ``own`` tree of the driver's is in place in a hosted round only, on the same root."""
+        if own is not None and not self._is_on_root(own):
+            return False
+        tried, size = self.tried(own), None if choice is None else len(choice)
+        return self.has_begun and size == (None if tried is None else len(tried))
+
+    def _is_on_root(self, own: TokenTree) -> bool:
+        is_hosted = self.job is not None and self.job.is_hosted
+        return is_hosted and self.tree is not None and own.token[0] == self.tree.token[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

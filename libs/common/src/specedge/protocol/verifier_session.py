@@ -151,6 +151,11 @@ class VerifierSession:
         return self._job is not None and self._job.is_hosted
 
     @property
+    def grant_left(self) -> int:
+        """Tokens that the grant's present round may commit; 0: no grant runs."""
+        return 0 if self._job is None else self._job.grant_left
+
+    @property
     def last_round(self) -> int:
         """The last answered round; -1: none."""
         return -1 if self._last is None else self._last.verdict.round
@@ -179,8 +184,9 @@ class VerifierSession:
                 return self._lease is _Lease.HELD
             case StepBegun(num_chain):
                 return self._step is not None and self._step.can_begin(num_chain)
-            case Stepped(choice):
-                return self._step is not None and self._step.is_answered_by(choice)
+            case Stepped():
+                step = self._step
+                return step is not None and step.is_answered_by(event.choice, event.tree)
             case StepFailed():
                 return self._step is not None
         return True
@@ -196,6 +202,7 @@ class VerifierSession:
             case StepBegun(num_chain):
                 assert self._step is not None
                 self._step.num_chain, self._step.has_begun = num_chain, True
+                self._step.limit = self.grant_left or None
             case Stepped() | StepFailed():
                 self._on_step_end(event, now_s)
             case TimerDue():
@@ -422,15 +429,15 @@ class VerifierSession:
             self._take(arrival, now_s)
 
     def _publish(self, step: WantedStep, job: Job, event: Stepped) -> None:
-        log = self._log
+        log, tree = self._log, step.tried(event.tree)
         assert log is not None
-        assert step.tree is not None and event.choice is not None
+        assert tree is not None and event.choice is not None
         base = len(log)
-        outcome = decide(step.tree, event.choice, event.logprobs, log.params, base)
+        outcome = decide(tree, event.choice, event.logprobs, log.params, base, step.limit)
         log.extend(outcome.tokens)
         self._rows = base + len(outcome.path)
-        kept = step.tree.num_drafted
-        verdict = verdict_of(outcome, job, log, at=self._verifier, kept=kept, step=event)
+        tried = tree.num_drafted
+        verdict = verdict_of(outcome, job, log, at=self._verifier, num_tried=tried, step=event)
         self._last = Answered(job.base, job.hash, verdict)
         self._out.append(Reply(verdict))
         if len(outcome.path):
