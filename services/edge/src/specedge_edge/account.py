@@ -3,10 +3,13 @@
 Knows nothing of HTTP or Prometheus: both read the finished figures.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from specedge.drafting.tree_drafter import DraftCounts
 from specedge.protocol.effects import Committed
+from specedge_edge.drafting import ProposerFigures
 
 MS_PER_S = 1000.0
 
@@ -20,6 +23,10 @@ class Account:
     context_bytes     payload of the opening and of context chunks, sent once unless resynced
     accepted_counts   per verdict on a drafted tree: how many nodes were accepted
     drafted_counts    per verdict on a drafted tree: how many nodes were tried
+    reply_ms          per drafted round but the first: from a verdict's arrival to the departure of
+                      the draft that follows upon it
+    drafting          what the drafter did; known when the generation is over
+    saved_ms          time of passes that were not on the reply path, since they had been run ahead
     """
 
     started_s: float
@@ -42,6 +49,20 @@ class Account:
     verifier_id: str = ""
     accepted_counts: list[int] = field(default_factory=list)
     drafted_counts: list[int] = field(default_factory=list)
+    reply_ms: list[float] = field(default_factory=list)
+    drafting: DraftCounts = field(default_factory=DraftCounts)
+    saved_ms: float = 0.0
+
+    def on_drafting_over(self, figures: ProposerFigures) -> None:
+        """Nothing more will be drafted."""
+        self.drafting, self.saved_ms = figures.counts, figures.saved_ms
+
+    def reply_percentile_ms(self, percent: float) -> float | None:
+        """``reply_ms`` at a percentile (nearest rank); None if no draft followed upon a verdict."""
+        ordered = sorted(self.reply_ms)
+        if not ordered:
+            return None
+        return ordered[min(len(ordered) - 1, math.ceil(percent / 100 * len(ordered)) - 1)]
 
     def on_committed(self, committed: Committed, now_s: float) -> None:
         """A verdict came."""
@@ -118,6 +139,8 @@ def merge(accounts: Sequence[Account]) -> Account:
     for account in accounts:
         total.accepted_counts += account.accepted_counts
         total.drafted_counts += account.drafted_counts
+        total.reply_ms += account.reply_ms
+        total.drafting += account.drafting
     return total
 
 
@@ -134,4 +157,5 @@ _SUMMED = (
     "network_ms",
     "queue_ms",
     "verify_ms",
+    "saved_ms",
 )

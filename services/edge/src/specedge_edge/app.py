@@ -31,17 +31,17 @@ from specedge.service.health import HealthState, service_routes
 from specedge.service.http import HttpServer, serve_http
 from specedge.service.metrics import ServiceMetrics
 from specedge.service.runtime import ServiceContext, settle_heap
-from specedge.tree.calibration import Tally
 from specedge_edge.answering import AnswerDesk
 from specedge_edge.config import EdgeSettings
 from specedge_edge.drafting import DraftSource
 from specedge_edge.face import make_face
 from specedge_edge.generation import Upstream
 from specedge_edge.loading import Loaded, load
-from specedge_edge.metrics import EdgeMetrics
+from specedge_edge.metrics import EdgeMetrics, StandingCollector
 from specedge_edge.openai.routes import Backend, BackendSlot
 from specedge_edge.router import SessionRouter
 from specedge_edge.served import ServedModel, spell_out
+from specedge_edge.standing import DrafterStanding
 
 SERVICE: Final = "edge"
 ENCODINGS: Final = 64  # requests whose prompts may wait to be encoded
@@ -168,8 +168,17 @@ class Edge:
         self.metrics.watch_link(link)
         router = SessionRouter(link, edge)
         await router.start()
+        standing = DrafterStanding(loaded.drafter_problem)
+        self.metrics.registry.register(StandingCollector(standing))
+        self.health.note("drafter", lambda: standing.problem)
         drafts = DraftSource(
-            loaded.drafter, self._compute, settings.policy, settings.grant_tokens, Tally()
+            drafter=loaded.drafter,
+            compute=self._compute,
+            policy=settings.policy,
+            grant_tokens=settings.grant_tokens,
+            clock=self._context.clock,
+            is_proactive=settings.proactive,
+            standing=standing,
         )
         served = ServedModel(
             link, edge, model=loaded.model, tokenizer=loaded.fingerprint, drafter=drafts.name

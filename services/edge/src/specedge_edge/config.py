@@ -36,6 +36,9 @@ class EdgeSettings(ServiceSettings):
         le=1,
         description="nodes less likely to be accepted are not sent: each costs the verifier a row",
     )
+    proactive: bool = Field(
+        default=True, description="draft on while a draft is out, whenever the device is free"
+    )
     draft_device: str = Field(
         default="auto", description="device of a draft model: cpu, cuda, cuda:1, or auto"
     )
@@ -49,7 +52,7 @@ class EdgeSettings(ServiceSettings):
         default=2**30, ge=2**20, description="bytes of KV cache of a draft model at most"
     )
     grant_tokens: int = Field(
-        default=64, ge=1, description="with drafter none: tokens the verifier may run ahead"
+        default=64, ge=1, description="where nothing is drafted: tokens the verifier may run ahead"
     )
     api_key: SecretStr | None = Field(
         default=None, description="keys that clients of /v1 must show one of, with commas between"

@@ -1,54 +1,93 @@
 """Where a round's draft comes from: a drafter on the compute thread, or nobody (hosted grants).
 
 A ``Proposer`` belongs to one generation. All computing happens on the compute thread, so that the
-event loop never waits for it.
+event loop never waits for it. While a draft is out the thread drafts on, whenever nobody asks it
+for anything.
 """
 
-from dataclasses import dataclass, replace
+import asyncio
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Protocol
 
-import numpy as np
-
-from specedge.drafting.tree_drafter import TreeDrafter
+from specedge.clock import Clock
+from specedge.drafting.controller import Decision, HostedOutcome, RoundOutcome
+from specedge.drafting.tree_drafter import DraftCounts
 from specedge.engine.ports import Drafter
 from specedge.errors import Busy
 from specedge.params import DraftPolicy, SamplingParams, StopRule
 from specedge.protocol.effects import Committed, Drafted
 from specedge.protocol.messages import Limits
-from specedge.service.compute import ComputeThread
+from specedge.service.compute import ComputeThread, IdleWork
+from specedge.tree.ahead import AheadPolicy
 from specedge.tree.calibration import Tally
 from specedge.tree.token_tree import IntArray, TokenTree
+from specedge_edge.proactive import PassTime, TripTimes
+from specedge_edge.round_control import FixedControl, RoundControl
+from specedge_edge.session_drafter import DraftedRound, SessionDrafter, Workshop
+from specedge_edge.standing import DrafterStanding
 
 NO_DRAFTER: Final = "none"
+MS_PER_S: Final = 1e3
 
 
 class Proposer(Protocol):
-    """Answers ``AskDraft``. Called by one generation's task, one call at a time."""
+    """Answers ``AskDraft``: for each ``begin`` one ``drafted``, then ``on_sent`` when it left.
+    Called by one generation's task."""
 
-    async def propose(self, root: int, limits: Limits) -> Drafted:
-        """The next round's draft on ``root``, within ``limits``. Cancelling it abandons the
-        result; the drafter stays usable."""
+    def begin(self, root: int, limits: Limits) -> None:
+        """Start on the next round's draft on ``root``, within ``limits``. Does not wait."""
+        ...
+
+    async def drafted(self) -> Drafted:
+        """What was begun: a tree, or a grant. Cancelling it abandons the result."""
+        ...
+
+    def on_sent(self) -> None:
+        """It was sent for the first time: there is time until its verdict."""
         ...
 
     def on_committed(self, committed: Committed) -> None:
-        """Tokens became certain. Cheap; computing waits for the next ``propose``."""
+        """Tokens became certain. Cheap; computing waits for the next ``begin``."""
         ...
 
     async def close(self) -> None:
-        """Free what the drafter holds. Idempotent."""
+        """Free what the drafter holds, also of a round that was begun. Idempotent."""
         ...
+
+    @property
+    def figures(self) -> "ProposerFigures":
+        """What drafting did so far."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ProposerFigures:
+    """``saved_ms``: the time of the passes that were not on the way since they were there."""
+
+    counts: DraftCounts = field(default_factory=DraftCounts)
+    saved_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DraftSource:
     """What makes proposers: a drafter (None: hosted), its thread, what its sessions learned
-    together, and how much to draft. One per service."""
+    together, and how much to draft. One per service.
+
+    grant_tokens  that the verifier may run ahead where nothing is drafted
+    is_proactive  whether to draft on while a round is out
+    """
 
     drafter: Drafter | None
     compute: ComputeThread
     policy: DraftPolicy
     grant_tokens: int
-    tally: Tally
+    clock: Clock
+    is_proactive: bool = True
+    standing: DrafterStanding = field(default_factory=DrafterStanding)
+    tally: Tally = field(default_factory=Tally)
+    pass_time: PassTime = field(default_factory=PassTime)
+    trips: TripTimes = field(default_factory=TripTimes)
 
     @property
     def name(self) -> str:
@@ -64,7 +103,9 @@ class DraftSource:
         """A proposer for one generation. Computes nothing yet."""
         if self.drafter is None:
             return HostedProposer(self.grant_tokens)
-        return TreeProposer(self, self.drafter, prompt, params, stop)
+        shop = Workshop(self.drafter, self.tally, self.pass_time, self.clock.now_s)
+        session = SessionDrafter(shop, params, stop, len(prompt))
+        return SessionProposer(self, FixedControl(self.policy), session, prompt)
 
 
 class HostedProposer:
@@ -72,11 +113,20 @@ class HostedProposer:
 
     def __init__(self, grant_tokens: int) -> None:
         self._grant_tokens = grant_tokens
+        self._grant = Drafted(TokenTree.root_only(0))
+        self.figures = ProposerFigures()
 
-    async def propose(self, root: int, limits: Limits) -> Drafted:
+    def begin(self, root: int, limits: Limits) -> None:
         """A grant, or round by round with empty trees where the verifier grants nothing."""
         run = min(self._grant_tokens, limits.grant)
-        return Drafted(TokenTree.root_only(root), run=run)
+        self._grant = Drafted(TokenTree.root_only(root), run=run)
+
+    async def drafted(self) -> Drafted:
+        """See ``Proposer.drafted``."""
+        return self._grant
+
+    def on_sent(self) -> None:
+        """There is nothing to draft on."""
 
     def on_committed(self, committed: Committed) -> None:
         """Nothing to learn."""
@@ -85,68 +135,138 @@ class HostedProposer:
         """Nothing to free."""
 
 
-class TreeProposer:
-    """Drafts with a ``TreeDrafter`` on the compute thread, a whole round in one visit: sessions
-    that take turns by round finish sooner, on average, than if they took turns by pass."""
+class SessionProposer:
+    """Round by round a tree or a grant, as ``control`` decides; a grant too where the drafter has
+    no room, fails or rests, and an empty tree where the verifier grants nothing.
+
+    A whole round is drafted in one visit of the compute thread: sessions that take turns by round
+    finish sooner, on average, than if they took turns by pass.
+    """
 
     def __init__(
-        self,
-        source: DraftSource,
-        drafter: Drafter,
-        prompt: IntArray,
-        params: SamplingParams,
-        stop: StopRule,
+        self, source: DraftSource, control: RoundControl, session: SessionDrafter, prompt: IntArray
     ) -> None:
-        self._compute = source.compute
-        self._policy = source.policy
-        self._drafter = TreeDrafter(drafter, source.tally)
-        self._prompt = prompt
-        self._params = params
-        self._stop = stop
+        self._source = source
+        self._control = control
+        self._session = session  # the compute thread's
+        self._committed: list[int] = prompt.tolist()
+        self._news: list[Committed] = []  # that the drafter does not know yet
+        self._trips = source.trips.session()
+        self._decision = Decision(policy=None)
+        self._grant = Drafted(TokenTree.root_only(self._committed[-1]))
+        self._drafting: asyncio.Future[DraftedRound] | None = None
         self._was_asked = False
-        # Touched by the compute thread while ``propose`` waits for it, by the loop else.
-        self._has_started = False
-        self._verdicts: list[Committed] = []
+        self._out: TokenTree | None = None  # the tree that is out; None: a grant is
+        self._ahead: IdleWork | None = None
+        self._begun_s = self._sent_s = 0.0
+        self._hosted_s: float | None = None  # when the last verdict of this grant came
 
-    async def propose(self, root: int, limits: Limits) -> Drafted:
-        """See ``Proposer.propose``. An empty tree if the drafter has no room for this session."""
-        policy = replace(self._policy, budget=min(self._policy.budget, limits.nodes))
-        self._was_asked = True
+    @property
+    def figures(self) -> ProposerFigures:
+        """See ``Proposer.figures``."""
+        return ProposerFigures(self._session.counts, self._session.saved_s * MS_PER_S)
+
+    def begin(self, root: int, limits: Limits) -> None:
+        """See ``Proposer.begin``."""
+        source = self._source
+        self._begun_s = source.clock.now_s()
+        self._decision = self._control.decide(limits.nodes, limits.grant)
+        run = min(self._decision.run or source.grant_tokens, limits.grant)
+        self._grant = Drafted(TokenTree.root_only(root), run=run)
+        self._drafting = None
+        if self._decision.is_hosted or not source.standing.may_draft(self._begun_s):
+            return
         try:
-            tree = await self._compute.run(self._draft, policy)
+            self._drafting = source.compute.start(
+                self._session.draft, self._committed, tuple(self._news), self._decision
+            )
         except Busy:
-            tree = TokenTree.root_only(root)
-        return Drafted(tree)
+            source.standing.on_refusal()
+        else:
+            self._was_asked = True
+            self._news.clear()
+
+    async def drafted(self) -> Drafted:
+        """See ``Proposer.drafted``."""
+        drafted = None if self._drafting is None else await self._outcome(self._drafting)
+        self._out, self._hosted_s = None, None
+        if drafted is None:
+            return self._grant
+        self._source.standing.on_success()
+        self._control.observe_passes(drafted.records)
+        self._out = drafted.tree
+        return Drafted(drafted.tree)
+
+    def on_sent(self) -> None:
+        """See ``Proposer.on_sent``."""
+        self._sent_s = self._source.clock.now_s()
+        policy = self._decision.policy
+        if self._out is None or policy is None or not self._source.is_proactive:
+            return
+        ahead = AheadPolicy(levels=policy.depth, beams=policy.beams, branch=policy.branch)
+        due_s = self._trips.due_s(self._sent_s)
+        self._ahead = self._source.compute.start_idle(
+            partial(self._session.step_ahead, ahead, due_s)
+        )
 
     def on_committed(self, committed: Committed) -> None:
         """See ``Proposer.on_committed``."""
-        self._verdicts.append(committed)
+        self._stop_ahead()
+        self._committed += committed.tokens
+        self._news.append(committed)
+        if committed.round_trip_s is not None:
+            self._trips.observe(committed.round_trip_s)
+        if committed.was_tree and self._out is not None:
+            self._control.observe_verdict(self._judge(committed, self._out))
+        elif not committed.was_tree:
+            self._control.observe_hosted(self._judge_hosted(committed))
 
     async def close(self) -> None:
         """See ``Proposer.close``."""
+        self._stop_ahead()
+        if self._drafting is not None:
+            self._drafting.cancel()
         if self._was_asked:  # a round may still be drafting: this waits its turn behind it
-            await self._compute.run(self._drafter.close)
+            self._was_asked = False
+            await self._source.compute.run(self._session.close)
 
-    def _draft(self, policy: DraftPolicy) -> TokenTree:
-        """On the compute thread."""
-        verdicts, self._verdicts = self._verdicts, []
-        if not self._has_started:
-            self._start([token for verdict in verdicts for token in verdict.tokens])
-        else:
-            for verdict in verdicts:
-                self._learn(verdict)
-        return self._drafter.draft(policy)
+    async def _outcome(self, drafting: "asyncio.Future[DraftedRound]") -> DraftedRound | None:
+        """The round, or None: the reason is noted."""
+        standing = self._source.standing
+        try:
+            return await drafting
+        except Busy:
+            standing.on_refusal()
+        except Exception as error:  # noqa: BLE001, RUF100 - a drafter must not end a stream
+            standing.on_failure(error, self._source.clock.now_s())
+        return None
 
-    def _start(self, already: list[int]) -> None:
-        """Open on the prompt and on what was generated while there was no room for a session."""
-        self._stop = replace(self._stop, max_tokens=max(1, self._stop.max_tokens - len(already)))
-        self._prompt = np.array([*self._prompt, *already], dtype=np.int32)
-        self._drafter.start(self._prompt, self._params, self._stop)
-        self._has_started = True
+    def _stop_ahead(self) -> None:
+        if self._ahead is not None:
+            self._ahead.stop()
+            self._ahead = None
 
-    def _learn(self, verdict: Committed) -> None:
-        if verdict.was_tree:
-            path, bonus = verdict.tokens[:-1], verdict.tokens[-1]
-            self._drafter.on_verdict(path, bonus, verdict.verdict.kept)
-        else:
-            self._drafter.on_append(verdict.tokens)
+    def _judge(self, committed: Committed, tree: TokenTree) -> RoundOutcome:
+        verdict, trip_s = committed.verdict, committed.round_trip_s
+        return RoundOutcome(
+            expected=float(tree.value[1 : verdict.kept + 1].sum()),
+            num_tried=verdict.kept,
+            num_accepted=len(committed.tokens) - 1,
+            draft_ms=(self._sent_s - self._begun_s) * MS_PER_S,
+            round_trip_ms=None if trip_s is None else trip_s * MS_PER_S,
+            queue_ms=verdict.timing.held + verdict.timing.queue,
+            step_ms=verdict.timing.step,
+            step_rows=verdict.timing.rows,
+        )
+
+    def _judge_hosted(self, committed: Committed) -> HostedOutcome:
+        now_s, before_s = self._source.clock.now_s(), self._hosted_s
+        self._hosted_s = now_s
+        timing = committed.verdict.timing
+        return HostedOutcome(
+            num_tokens=len(committed.tokens),
+            elapsed_ms=None if before_s is None else (now_s - before_s) * MS_PER_S,
+            queue_ms=timing.held + timing.queue,
+            step_ms=timing.step,
+            step_rows=timing.rows,
+        )

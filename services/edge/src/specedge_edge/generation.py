@@ -6,6 +6,7 @@ timers to the clock, drafts from the compute thread. Knows nothing of text or HT
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -18,10 +19,12 @@ from specedge.link.base import Link
 from specedge.protocol.codec import decode_open_reply
 from specedge.protocol.edge_session import EdgeSession
 from specedge.protocol.effects import (
+    Answered,
     AskDraft,
     CancelAsked,
     CloseAsked,
     Committed,
+    Drafted,
     EdgeEffect,
     EdgeEvent,
     Ended,
@@ -93,13 +96,16 @@ class Generation:
         self._session = EdgeSession(params, prompt, config, drafter=upstream.drafts.name)
         self._root = int(prompt[-1])
         self._proposer = upstream.drafts.open(prompt, params.sampling(), params.stop_rule())
-        self._inbox = Inbox()
+        self._inbox = Inbox(upstream.timers)
         self._timer: Cancellable | None = None
         self._ended: Ended | None = None
         self._is_admitted = False
         self._is_enough = False
         self._num_drafts = 0  # rounds drafted; what was sent beyond them was said again
         self._num_sends = 0
+        self._unsent: Drafted | None = None  # what was drafted and has not left yet
+        self._begun_s = 0.0  # when its drafting began
+        self._verdict_s: float | None = None  # when the verdict that it follows upon arrived
         self.account = Account(
             started_s=upstream.timers.now_s(), num_spec_tokens=upstream.drafts.depth
         )
@@ -114,7 +120,8 @@ class Generation:
             with self._up.router.attached(self._key.session, self._inbox):
                 await self._handle(Started())
                 while self._ended is None:
-                    arrival = await self._inbox.get()
+                    arrival, came_s = await self._inbox.get()
+                    self._verdict_s = came_s if isinstance(arrival.event, Answered) else None
                     self.account.bytes_down += arrival.num_bytes
                     await self._handle(arrival.event)
         finally:
@@ -131,10 +138,25 @@ class Generation:
         events = deque([event])
         while events and self._ended is None:
             effects = self._session.on(events.popleft(), self._up.timers.now_s())
+            self._begin_at_once(effects)
             await self._tell_admission()
             for effect in effects:
                 if (follows := await self._perform(effect)) is not None:
                     events.append(follows)
+
+    def _begin_at_once(self, effects: Sequence[EdgeEffect]) -> None:
+        """What must not wait for the listener: the next draft, on what is certain now. Everything
+        else is performed in order."""
+        for effect in effects:
+            match effect:
+                case Committed():
+                    self._root = effect.tokens[-1]
+                    self.account.on_committed(effect, self._up.timers.now_s())
+                    self._proposer.on_committed(effect)
+                case AskDraft():
+                    assert self._session.limits is not None
+                    self._begun_s = self._up.timers.now_s()
+                    self._proposer.begin(self._root, self._session.limits)
 
     async def _perform(self, effect: EdgeEffect) -> EdgeEvent | None:
         """Do it; the event that answers it, if one does."""
@@ -172,11 +194,6 @@ class Generation:
             await self._listener.on_admitted()
 
     async def _send(self, effect: SendUp) -> None:
-        if effect.kind is Up.DRAFT:
-            self.account.bytes_up += len(effect.payload)
-            self._num_sends += 1
-        else:
-            self.account.context_bytes += len(effect.payload)
         try:
             await self._up.link.publish(self._subject(effect.kind), effect.payload)
         except LinkDown:
@@ -184,6 +201,21 @@ class Generation:
         except InvalidRequest as error:
             _log.error("message_refused_by_link", kind=effect.kind, reason=str(error))
             raise
+        if effect.kind is Up.DRAFT:
+            self._num_sends += 1
+            self._on_draft_sent(len(effect.payload))
+        else:
+            self.account.context_bytes += len(effect.payload)
+
+    def _on_draft_sent(self, num_bytes: int) -> None:
+        self.account.bytes_up += num_bytes
+        if self._unsent is None:
+            return  # the same round again
+        if self._unsent.run == 0 and self._verdict_s is not None:
+            now_s = self._up.timers.now_s()
+            self.account.reply_ms.append((now_s - self._verdict_s) * MS_PER_S)
+        self._unsent = None
+        self._proposer.on_sent()
 
     def _subject(self, kind: Up) -> str:
         match kind:
@@ -199,17 +231,12 @@ class Generation:
                 raise ProtocolViolation(f"{kind} is a request, not published")
 
     async def _draft(self) -> EdgeEvent:
-        began_s = self._up.timers.now_s()
-        assert self._session.limits is not None
-        drafted = await self._proposer.propose(self._root, self._session.limits)
+        self._unsent = await self._proposer.drafted()
         self._num_drafts += 1
-        self.account.draft_ms += (self._up.timers.now_s() - began_s) * MS_PER_S
-        return drafted
+        self.account.draft_ms += (self._up.timers.now_s() - self._begun_s) * MS_PER_S
+        return self._unsent
 
     async def _commit(self, committed: Committed) -> EdgeEvent | None:
-        self._root = committed.tokens[-1]
-        self.account.on_committed(committed, self._up.timers.now_s())
-        self._proposer.on_committed(committed)
         if await self._listener.on_committed(committed):
             return None
         self._is_enough = True
@@ -238,3 +265,4 @@ class Generation:
             self.account.retries = max(0, self._num_sends - self._num_drafts)
             self.account.resyncs = self._session.counters["resyncs"]
             await self._proposer.close()
+            self.account.on_drafting_over(self._proposer.figures)

@@ -5,6 +5,8 @@ Blocking: runs on the compute thread; imports no torch, but for a draft model.
 
 from dataclasses import dataclass
 
+import structlog
+
 from specedge.engine.drafters import DrafterOptions, load_drafter
 from specedge.engine.emulated import EmulatedText
 from specedge.engine.fingerprints import logical_vocab_size, tokenizer_fingerprint
@@ -12,26 +14,43 @@ from specedge.engine.loading import Progress, load_tokenizer, model_name, resolv
 from specedge.engine.ports import Drafter
 from specedge_edge.config import EdgeSettings
 from specedge_edge.emulated_tokenizer import EMULATED_MODEL, EmulatedTokenizer
+from specedge_edge.standing import spell_out
 from specedge_edge.text import TextCodec
+
+_log = structlog.get_logger("specedge.edge")
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What is there now. ``model`` is the name that the verifiers are asked for."""
+    """What is there now. ``model`` is the name that the verifiers are asked for;
+    ``drafter_problem`` says why a drafter that was asked for is not there."""
 
     model: str
     codec: TextCodec
     fingerprint: str
     drafter: Drafter | None
+    drafter_problem: str | None = None
 
 
 def load(settings: EdgeSettings, on_progress: Progress) -> Loaded:
-    """Everything, with ``on_progress(phase, fraction)`` from this thread. Raises ModelUnusable, or
-    FingerprintMismatch for a draft model of another vocabulary."""
+    """Everything, with ``on_progress(phase, fraction)`` from this thread. Raises ModelUnusable for
+    the tokenizer; an edge whose drafter cannot be had serves without one."""
     model, codec, fingerprint = _load_text(settings, on_progress)
-    options = _drafter_options(settings)
-    drafter = load_drafter(settings.drafter, fingerprint, options, on_progress)
-    return Loaded(model, codec, fingerprint, drafter)
+    drafter, problem = _try_load_drafter(settings, fingerprint, on_progress)
+    return Loaded(model, codec, fingerprint, drafter, problem)
+
+
+def _try_load_drafter(
+    settings: EdgeSettings, fingerprint: str, on_progress: Progress
+) -> tuple[Drafter | None, str | None]:
+    """The drafter, or why there is none."""
+    try:
+        options = _drafter_options(settings)
+        return load_drafter(settings.drafter, fingerprint, options, on_progress), None
+    except Exception as error:  # noqa: BLE001, RUF100 - bad weights fail in as many ways as they like
+        problem = spell_out(error)
+        _log.error("drafter_unusable", drafter=settings.drafter, reason=problem)
+        return None, problem
 
 
 def _load_text(settings: EdgeSettings, on_progress: Progress) -> tuple[str, TextCodec, str]:

@@ -9,13 +9,21 @@ acceptance length   1 + rate(specedge_spec_decode_num_accepted_tokens_total[5m])
                     / rate(specedge_spec_decode_num_drafts_total[5m])
 per position        rate(specedge_spec_decode_num_accepted_tokens_per_pos_total[5m])
                     / ignoring(position) group_left rate(specedge_spec_decode_num_drafts_total[5m])
+hit rate            rate(specedge_draft_hits_total[5m]) / rate(specedge_draft_verdicts_total[5m])
+drafting hidden     rate(specedge_draft_saved_seconds_total[5m])
+reply path, p99     histogram_quantile(0.99, rate(specedge_reply_seconds_bucket[5m]))
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from specedge_edge.account import MS_PER_S, Account
+from specedge_edge.standing import DrafterStanding
 
 NATIVE: Final = "specedge_"
 VLLM: Final = "vllm:"
@@ -159,6 +167,21 @@ class _OwnFigures:
         self._verify_s = counter("verify_seconds", "Steps that this edge's rounds were part of.")
         self._bytes_up = counter("draft_bytes", "Payload of drafts sent.")
         self._bytes_down = counter("answer_bytes", "Payload of answers received.")
+        self._verdicts = counter("draft_verdicts", "Verdicts on rounds of this edge's drafter.")
+        self._hits = counter("draft_hits", "Those whose bonus token had been drafted already.")
+        self._reused = counter("draft_nodes_reused", "Nodes that outlived a verdict.")
+        self._passes = counter("draft_passes", "Passes of the drafter before a draft left.")
+        self._ahead = counter("draft_passes_ahead", "Passes while a draft was out.")
+        self._saved = counter("draft_passes_saved", "Passes that a round need not run any more.")
+        self._saved_s = counter("draft_saved_seconds", "The time of those.")
+        reply = Histogram(
+            NATIVE + "reply_seconds",
+            "From a verdict's arrival to the next draft's departure.",
+            LABELS,
+            buckets=ROUND_BUCKETS,
+            registry=registry,
+        )
+        self._reply = reply.labels(model_name)
         trip = Histogram(
             NATIVE + "network_round_trip_seconds",
             "Mean network part of a round, per choice.",
@@ -178,5 +201,49 @@ class _OwnFigures:
         self._verify_s.inc(account.verify_ms / MS_PER_S)
         self._bytes_up.inc(account.bytes_up)
         self._bytes_down.inc(account.bytes_down)
+        self._count_drafting(account)
         if rounds := len(account.accepted_counts):
             self._trip.observe(account.network_ms / MS_PER_S / rounds)
+
+    def _count_drafting(self, account: Account) -> None:
+        counts = account.drafting
+        self._verdicts.inc(counts.verdicts)
+        self._hits.inc(counts.hits)
+        self._reused.inc(counts.nodes_reused)
+        self._passes.inc(counts.passes)
+        self._ahead.inc(counts.passes_ahead)
+        self._saved.inc(counts.passes_saved)
+        self._saved_s.inc(account.saved_ms / MS_PER_S)
+        for reply_ms in account.reply_ms:
+            self._reply.observe(reply_ms / MS_PER_S)
+
+
+class StandingCollector(Collector):
+    """How the drafter stands, read when asked.
+
+    specedge_drafter_serves           0 while it rests or is missing: sessions are hosted
+    specedge_drafter_failures_total   rounds it failed in; alert on ``increase(...[10m]) > 0``
+    specedge_drafter_refusals_total   rounds it had no room for: raise ``draft_kv_bytes``
+    """
+
+    def __init__(self, standing: DrafterStanding) -> None:
+        self._standing = standing
+
+    def collect(self) -> Iterable[Metric]:
+        """See ``Collector.collect``."""
+        standing = self._standing
+        yield GaugeMetricFamily(
+            NATIVE + "drafter_serves",
+            "Whether rounds are drafted here.",
+            value=float(standing.problem is None),
+        )
+        yield CounterMetricFamily(
+            NATIVE + "drafter_failures",
+            "Rounds that the drafter failed in.",
+            value=standing.num_failures,
+        )
+        yield CounterMetricFamily(
+            NATIVE + "drafter_refusals",
+            "Rounds that the drafter had no room for.",
+            value=standing.num_refusals,
+        )

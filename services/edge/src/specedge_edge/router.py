@@ -12,6 +12,7 @@ from typing import Final
 
 import structlog
 
+from specedge.clock import Clock
 from specedge.errors import InvalidRequest
 from specedge.ids import EdgeId, SessionId
 from specedge.link.base import Link, LinkState, Message, Subscription
@@ -34,22 +35,23 @@ class Arrival:
 
 
 class Inbox:
-    """What waits for one session's driver. Bounded: beyond it the newest is dropped and counted by
-    the router, as if the network had lost it."""
+    """What waits for one session's driver, with the time when it came. Bounded: beyond it the
+    newest is dropped and counted by the router, as if the network had lost it."""
 
-    def __init__(self) -> None:
-        self._queue: asyncio.Queue[Arrival] = asyncio.Queue(MAX_INBOX)
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._queue: asyncio.Queue[tuple[Arrival, float]] = asyncio.Queue(MAX_INBOX)
 
     def try_put(self, arrival: Arrival) -> bool:
         """False if it is full."""
         try:
-            self._queue.put_nowait(arrival)
+            self._queue.put_nowait((arrival, self._clock.now_s()))
         except asyncio.QueueFull:
             return False
         return True
 
-    async def get(self) -> Arrival:
-        """The oldest, when there is one. Cancelling it loses nothing."""
+    async def get(self) -> tuple[Arrival, float]:
+        """The oldest, when there is one, and when it came. Cancelling it loses nothing."""
         return await self._queue.get()
 
 

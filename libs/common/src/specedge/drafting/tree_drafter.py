@@ -11,7 +11,7 @@ KV, and is the head start of the next round, which runs as many passes less as l
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -21,7 +21,7 @@ from specedge.engine.ports import Drafter, DraftSession
 from specedge.errors import ModelUnusable, ProtocolViolation
 from specedge.params import DraftPolicy, SamplingParams, StopRule
 from specedge.tree.ahead import AheadPolicy, levels_there, plan_ahead
-from specedge.tree.calibration import Calibration, Tally, outcomes
+from specedge.tree.calibration import Calibration, ScoreKind, Tally, outcomes
 from specedge.tree.grow import GrowingTree, Proposals, Selection, add_children, plan_pass, select
 from specedge.tree.path import reroot
 from specedge.tree.token_tree import IntArray, TokenTree
@@ -49,6 +49,11 @@ class DraftCounts:
     nodes_reused: int = 0
     verdicts: int = 0
     hits: int = 0
+
+    def __add__(self, other: "DraftCounts") -> "DraftCounts":
+        """Totals of two sessions together."""
+        mine, theirs = asdict(self), asdict(other)
+        return DraftCounts(**{name: mine[name] + theirs[name] for name in mine})
 
 
 class TreeDrafter:
@@ -79,6 +84,7 @@ class TreeDrafter:
         self._growing = GrowingTree.start(TokenTree.root_only(0))
         self._policy, self._passes = _IDLE, 0
         self._rule: GrowthRule | None = None
+        self._kind = ScoreKind.LOGPROB
         self._sent = select(self._growing.tree, 0)
         self._now_s = now_s
         self._records: deque[PassRecord] = deque(maxlen=MAX_RECORDS)
@@ -98,7 +104,7 @@ class TreeDrafter:
         self._params = params
         self._stop_ids = stop.stop_ids if stop is not None else frozenset()
         self._remaining = stop.max_tokens if stop is not None else None
-        self._calibration = Calibration(self._tally)
+        self._calibration = Calibration(self._tally, is_greedy=params.is_greedy)
         self._restart(committed)
 
     def begin(self, policy: DraftPolicy, rule: GrowthRule | None = None) -> None:
@@ -178,7 +184,7 @@ class TreeDrafter:
         (all by default). Learns from it, and moves to the new root."""
         committed = np.array([*path_tokens, bonus], dtype=np.int32)
         tried = self._sent.ids[1:] if num_tried is None else self._sent.ids[1 : num_tried + 1]
-        self._calibration.observe(outcomes(self._growing.tree, tried, committed))
+        self._calibration.observe(outcomes(self._growing.tree, tried, committed), self._kind)
         is_hit = self._advance(committed)
         self._count(verdicts=1, hits=int(is_hit), nodes_reused=self._growing.tree.num_drafted)
 
@@ -213,7 +219,8 @@ class TreeDrafter:
         token, logprob = expansion.token[:, :branch], expansion.logprob[:, :branch]
         if np.isnan(logprob).any():
             raise ModelUnusable(f"the drafter {self._drafter.name} computes NaN")
-        accept = self._calibration.accept(logprob, tree.depth[nodes] + 1)
+        self._kind = expansion.kind
+        accept = self._calibration.accept(logprob, tree.depth[nodes] + 1, self._kind)
         self._growing = add_children(self._growing, nodes, Proposals(token, logprob, accept))
         self._records.append(PassRecord(len(nodes), ms, accept, tree.depth[nodes]))
         self._count(nodes_drafted=len(self._growing.tree) - len(tree))

@@ -5,6 +5,7 @@
                      the drain has begun
     /metrics         Prometheus text
 
+The first two carry ``notes``, if there are any: what the service does without, and why.
 None of them needs a key. A service mounts ``service_routes`` next to its own.
 """
 
@@ -38,6 +39,7 @@ class HealthState:
     _is_draining: bool = False
     _fatal: str | None = None
     _needs: dict[str, Check] = field(default_factory=dict)
+    _notes: dict[str, Check] = field(default_factory=dict)
 
     def loading(self, phase: str, fraction: float | None = None) -> None:
         """How far the service has come: ``fraction`` of ``phase``, 0 to 1."""
@@ -52,6 +54,16 @@ class HealthState:
     def need(self, name: str, check: Check) -> None:
         """Ready only while ``check()`` returns None; else what it returns is the reason."""
         self._needs[name] = check
+
+    def note(self, name: str, check: Check) -> None:
+        """Tell what ``check()`` returns, unless it is None, to whoever asks: something that the
+        service can do without."""
+        self._notes[name] = check
+
+    def notes(self) -> dict[str, str]:
+        """What the service does without now, and why, by name."""
+        told = {name: check() for name, check in self._notes.items()}
+        return {name: reason for name, reason in told.items() if reason is not None}
 
     def start_draining(self) -> None:
         """Not ready any more, for good."""
@@ -93,6 +105,7 @@ def service_routes(
         body = {
             "status": "live" if reason is None else "dead",
             "loop_lag_ms": round(1000 * watchdog.last_lag_s, 3),
+            **_noted(health),
         }
         return _answer(body if reason is None else {**body, "reason": reason}, ok=reason is None)
 
@@ -100,7 +113,7 @@ def service_routes(
         reasons = health.reasons()
         status = "not ready" if reasons else "ready"
         body = {"status": status, "phase": health.phase, "percent": health.percent}
-        return _answer({**body, "reasons": reasons}, ok=not reasons)
+        return _answer({**body, "reasons": reasons, **_noted(health)}, ok=not reasons)
 
     async def exposition(_: Request) -> Response:
         return Response(metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
@@ -111,6 +124,11 @@ def service_routes(
         Route("/ready", ready),
         Route("/metrics", exposition),
     ]
+
+
+def _noted(health: HealthState) -> dict[str, Any]:
+    notes = health.notes()
+    return {"notes": notes} if notes else {}
 
 
 def _answer(body: dict[str, Any], *, ok: bool) -> Response:

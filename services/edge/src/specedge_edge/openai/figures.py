@@ -44,7 +44,27 @@ def metrics(account: Account) -> dict[str, Any]:
             "resyncs": account.resyncs,
             "retries": account.retries,
             "verifier_id": account.verifier_id,
+            "reply_p50_ms": _rounded(account.reply_percentile_ms(50)),
+            "reply_p99_ms": _rounded(account.reply_percentile_ms(99)),
+            "drafting": _drafting(account),
         },
+    }
+
+
+def _drafting(account: Account) -> dict[str, Any]:
+    """Passes on the way and ahead of it; a hit is a verdict whose bonus had been drafted."""
+    counts = account.drafting
+    return {
+        "passes": counts.passes,
+        "passes_ahead": counts.passes_ahead,
+        "passes_saved": counts.passes_saved,
+        "saved_ms": _rounded(account.saved_ms),
+        "verdicts": counts.verdicts,
+        "hits": counts.hits,
+        "hit_rate": _rounded(counts.hits / counts.verdicts if counts.verdicts else 0.0),
+        "nodes_drafted": counts.nodes_drafted,
+        "nodes_sent": counts.nodes_sent,
+        "nodes_reused": counts.nodes_reused,
     }
 
 

@@ -1,0 +1,169 @@
+"""The compute thread's part of one generation: a tree drafter that is opened when there is room,
+kept in step with what was committed, and opened anew after a failure.
+
+Synchronous. Called on the compute thread only, but for its figures, which anyone may read.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from specedge.drafting.controller import Decision
+from specedge.drafting.growth_rule import PassRecord
+from specedge.drafting.tree_drafter import DraftCounts, TreeDrafter
+from specedge.engine.ports import Drafter
+from specedge.errors import Busy
+from specedge.params import SamplingParams, StopRule
+from specedge.protocol.effects import Committed
+from specedge.tree.ahead import AheadPolicy
+from specedge.tree.calibration import Tally
+from specedge.tree.token_tree import TokenTree
+from specedge_edge.proactive import PassTime
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What all sessions of a drafter share; the compute thread's."""
+
+    drafter: Drafter
+    tally: Tally
+    pass_time: PassTime
+    now_s: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DraftedRound:
+    """A round's tree, and the passes since the round before."""
+
+    tree: TokenTree
+    records: tuple[PassRecord, ...]
+
+
+class SessionDrafter:
+    """One session. ``prompt_len`` tells what of the committed tokens was generated.
+
+    saved_s  time of the passes that rounds need not run, since a head start was there
+    """
+
+    def __init__(
+        self, workshop: Workshop, params: SamplingParams, stop: StopRule, prompt_len: int
+    ) -> None:
+        self._shop = workshop
+        self._params = params
+        self._stop = stop
+        self._prompt_len = prompt_len
+        self._drafter = TreeDrafter(workshop.drafter, workshop.tally, workshop.now_s)
+        self._is_open = False
+        self._has_prompt_behind = False
+        self._failure: Exception | None = None
+        self.saved_s = 0.0
+
+    @property
+    def counts(self) -> DraftCounts:
+        """Totals so far."""
+        return self._drafter.counts
+
+    def draft(
+        self, committed: Sequence[int], news: Sequence[Committed], decision: Decision
+    ) -> DraftedRound:
+        """The next round's tree. ``news`` is what came since the last call that returned;
+        ``committed`` all tokens, to start from where the drafter holds nothing yet.
+
+        Raises Busy when there is no room, and whatever else the drafter raises, also what it raised
+        in ``step_ahead``; the session then starts anew when it is asked again.
+        """
+        try:
+            self._raise_earlier_failure()
+            self._catch_up(committed, news)
+            return self._grow(decision)
+        except Busy:
+            raise
+        except Exception:
+            self._give_up()
+            raise
+
+    def step_ahead(self, policy: AheadPolicy, due_s: float | None) -> bool:
+        """One pass beyond what was sent, if it will be over before ``due_s``; whether it was run.
+        A failure is kept for ``draft`` to raise."""
+        if not self._is_open:
+            return False
+        began_s = self._shop.now_s()
+        if due_s is not None and began_s + self._shop.pass_time.seconds > due_s:
+            return False
+        try:
+            did_step = self._drafter.step_ahead(policy)
+        except Busy:
+            return False
+        except Exception as error:  # noqa: BLE001, RUF100 - raised by ``draft``
+            self._failure = error
+            self._give_up()
+            return False
+        if did_step:
+            self._shop.pass_time.add(self._shop.now_s() - began_s)
+        return did_step
+
+    def close(self) -> None:
+        """Give the drafter's slot back. Idempotent; never raises: the session is over."""
+        self._give_up()
+
+    def _raise_earlier_failure(self) -> None:
+        error, self._failure = self._failure, None
+        if error is not None:
+            raise error
+
+    def _catch_up(self, committed: Sequence[int], news: Sequence[Committed]) -> None:
+        if not self._is_open:
+            self._open(committed)
+            return
+        appended: list[int] = []
+        for verdict in news:
+            if not verdict.was_tree:
+                appended += verdict.tokens
+                continue
+            self._append(appended)
+            path, bonus = verdict.tokens[:-1], verdict.tokens[-1]
+            self._drafter.on_verdict(path, bonus, verdict.verdict.kept)
+            appended = []
+        self._append(appended)
+
+    def _append(self, tokens: list[int]) -> None:
+        if tokens:
+            self._drafter.on_append(tokens)
+
+    def _open(self, committed: Sequence[int]) -> None:
+        num_generated = len(committed) - self._prompt_len
+        stop = replace(self._stop, max_tokens=max(1, self._stop.max_tokens - num_generated))
+        self._drafter.start(np.array(committed, dtype=np.int32), self._params, stop)
+        self._is_open = True
+        self._has_prompt_behind = False
+
+    def _grow(self, decision: Decision) -> DraftedRound:
+        assert decision.policy is not None
+        saved = self.counts.passes_saved
+        self._drafter.begin(decision.policy, decision.rule)
+        self.saved_s += (self.counts.passes_saved - saved) * self._shop.pass_time.seconds
+        full: Busy | None = None
+        try:
+            while self._step():
+                pass
+        except Busy as error:
+            full = error  # what is there already is worth sending
+        tree = self._drafter.finish().tree
+        if full is not None and tree.num_drafted == 0:
+            raise full
+        return DraftedRound(tree, self._drafter.take_records())
+
+    def _step(self) -> bool:
+        began_s = self._shop.now_s()
+        did_step = self._drafter.step()
+        if did_step and self._has_prompt_behind:
+            self._shop.pass_time.add(self._shop.now_s() - began_s)
+        self._has_prompt_behind = True
+        return did_step
+
+    def _give_up(self) -> None:
+        self._is_open = False
+        with suppress(Exception):  # of a drafter that failed already
+            self._drafter.close()
