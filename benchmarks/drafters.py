@@ -18,8 +18,6 @@ def named_drafter(
 ) -> Drafter:
     """See ``load_drafter``; in fp32 on the CPU, for ``model``'s vocabulary. Raises InvalidRequest
     for ``none``."""
-    if coupled:
-        raise InvalidRequest("this release has no coupled drafting", field="coupled")
     options = DrafterOptions(
         cache_dir=cache_dir,
         branch=branch,
@@ -28,6 +26,7 @@ def named_drafter(
         dtype="fp32",
         device="cpu",
         threads=threads,
+        coupled=coupled,
     )
     fingerprint = tokenizer_fingerprint(load_tokenizer(resolve_model(model, cache_dir)))
     drafter = load_drafter(name, fingerprint, options)

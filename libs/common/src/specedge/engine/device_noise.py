@@ -12,7 +12,16 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from specedge.sampling.noise import GAMMA, MULTIPLIER_1, MULTIPLIER_2, UNIT, gumbel, stream
+from specedge.sampling.noise import (
+    GAMMA,
+    MULTIPLIER_1,
+    MULTIPLIER_2,
+    UNIT,
+    gumbel,
+    gumbel_of,
+    stream,
+)
+from specedge.tree.token_tree import IntArray
 
 
 def gumbel_rows(
@@ -25,6 +34,13 @@ def gumbel_rows(
         tokens = torch.arange(vocab_size, device=device)
         rows = [device_gumbel(device_hash(seed, position, tokens)) for position in positions]
     return torch.stack(rows)
+
+
+def gumbel_of_tokens(seed: int, position: int, tokens: IntArray, device: torch.device) -> Tensor:
+    """Standard Gumbel noise of ``tokens`` (v,) int32 at ``position``: (v,) float32."""
+    if device.type == "cpu":
+        return torch.from_numpy(gumbel_of(seed, position, tokens))
+    return device_gumbel(device_hash(seed, position, torch.from_numpy(tokens).long().to(device)))
 
 
 def device_hash(seed: int, position: int, tokens: Tensor) -> Tensor:

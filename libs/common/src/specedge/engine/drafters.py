@@ -25,6 +25,7 @@ class DrafterOptions:
     num_slots  sessions that may draft at a time
     kv_bytes   of KV cache at most
     threads    compute threads on the CPU; None leaves it to torch
+    coupled    rank children with the target's own noise, where it draws any
     emulated_seed, emulated_pass_ms   of the emulated drafter: its text, and a pass's time
     """
 
@@ -35,6 +36,7 @@ class DrafterOptions:
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     device: str = "auto"
     threads: int | None = None
+    coupled: bool = True
     emulated_seed: int = 0
     emulated_pass_ms: float = 0.0
 
@@ -93,4 +95,5 @@ def _load_draft_model(
         kv_bytes=options.kv_bytes,
         num_slots=options.num_slots,
         num_children=options.branch,
+        coupled=options.coupled,
     )

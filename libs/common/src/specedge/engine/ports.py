@@ -19,6 +19,7 @@ from typing import Protocol
 
 from specedge.ids import Slot
 from specedge.params import SamplingParams
+from specedge.tree.calibration import ScoreKind
 from specedge.tree.path import Rerooting
 from specedge.tree.token_tree import FloatArray, IntArray, TokenTree
 
@@ -162,11 +163,13 @@ class Expansion:
     """Proposed children of m nodes.
 
     token    (m, k) int32    -1 where a node has fewer than k children
-    logprob  (m, k) float32  falling along a row; -inf where token is -1
+    logprob  (m, k) float32  score, falling along a row; -inf where token is -1
+    kind     what the scores are; the same for all of a session
     """
 
     token: IntArray
     logprob: FloatArray
+    kind: ScoreKind = ScoreKind.LOGPROB
 
 
 class DraftSession(Protocol):

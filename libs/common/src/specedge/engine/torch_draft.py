@@ -8,9 +8,9 @@ from typing import Final
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from specedge.engine.draft_head import DraftHead
+from specedge.engine.draft_ranking import Coupled, Likeliest, Ranking
 from specedge.engine.kv_cache import SlottedKVCache
 from specedge.engine.ports import Expansion
 from specedge.engine.step_table import Span, chain_span
@@ -20,7 +20,7 @@ from specedge.errors import ProtocolViolation
 from specedge.params import SamplingParams
 from specedge.tree.mask import lineage
 from specedge.tree.path import Rerooting
-from specedge.tree.token_tree import FloatArray, IntArray, TokenTree
+from specedge.tree.token_tree import IntArray, TokenTree
 
 # A long context is computed in pieces, so that no bias or activation grows with it.
 PREFILL_CHUNK_TOKENS: Final = 512
@@ -34,10 +34,17 @@ class TorchDrafter:
     """A loaded model that drafts. One owner thread; see ``Drafter`` for the contract.
 
     num_children  proposed per node
+    coupled       rank with the target's own noise where it draws any
     """
 
     def __init__(
-        self, loaded: LoadedModel, *, kv_bytes: int, num_slots: int = 8, num_children: int = 8
+        self,
+        loaded: LoadedModel,
+        *,
+        kv_bytes: int,
+        num_slots: int = 8,
+        num_children: int = 8,
+        coupled: bool = False,
     ) -> None:
         self._name = loaded.identity.name
         self.vocab_size = loaded.identity.vocab_size
@@ -45,6 +52,7 @@ class TorchDrafter:
         self.head = DraftHead(self.vocab_size, loaded.head_tokens)
         self.head.check_width(loaded.model.get_output_embeddings().weight.shape[0])
         self.num_children = min(num_children, len(self.head))
+        self._coupled = coupled
         self.tree_model = TreeModel(loaded.model, num_slots=num_slots, kv_bytes=kv_bytes)
         self_check(self.tree_model)
 
@@ -56,6 +64,11 @@ class TorchDrafter:
     def open(self, committed: IntArray, params: SamplingParams) -> "TorchDraftSession":
         """Start on ``committed``; computes nothing yet. Raises Busy when no slot is left."""
         return TorchDraftSession(self, committed, params)
+
+    def ranking(self, params: SamplingParams) -> Ranking:
+        """How a session with ``params`` ranks the children."""
+        kind = Coupled if self._coupled and not params.is_greedy else Likeliest
+        return kind(self.head, params, self.num_children, self.tree_model.device)
 
 
 class TorchDraftSession:
@@ -78,14 +91,14 @@ class TorchDraftSession:
         self._cache: SlottedKVCache = drafter.tree_model.cache
         self._slot = self._cache.lease(len(committed) + TREE_ROOM_ROWS)
         self._committed: IntArray = np.array(committed, dtype=np.int32)
-        self._temperature = 1.0 if params.is_greedy else params.temperature
+        self._ranking = drafter.ranking(params)
         self._num_valid = 0
         self._node_rows: IntArray = np.empty(0, dtype=np.int32)
         self._is_open = True
 
     @torch.inference_mode()
     def expand(self, tree: TokenTree, nodes: IntArray) -> Expansion:
-        """Children of ``nodes`` by falling probability; see ``DraftSession.expand``.
+        """Children of ``nodes`` by falling score; see ``DraftSession.expand``.
 
         Nodes at the end of the model's positions get none. Raises Busy when the cache is full,
         ProtocolViolation for a node whose parent was never expanded.
@@ -103,10 +116,11 @@ class TorchDraftSession:
         if spans:
             logits = self._drafter.tree_model.forward(spans)
             answered = np.concatenate([root, others])
-            token[answered], logprob[answered] = self._best(logits)
+            best = self._ranking.best(logits, position[answered] + 1)
+            token[answered], logprob[answered] = best
             self._num_valid = len(self._committed)
             self._node_rows = np.concatenate([self._node_rows, nodes[others]])
-        return Expansion(token, logprob)
+        return Expansion(token, logprob, self._ranking.kind)
 
     @torch.inference_mode()
     def reroot(self, rerooting: Rerooting) -> None:
@@ -130,6 +144,7 @@ class TorchDraftSession:
             self._num_valid = base + computed
         self._node_rows = np.array([new for _, new in living], dtype=np.int32)
         self._committed = np.concatenate([self._committed, rerooting.committed])
+        self._ranking.forget_before(len(self._committed))
 
     def close(self) -> None:
         """Give the slot back. Idempotent."""
@@ -180,12 +195,3 @@ class TorchDraftSession:
         held = len(self._node_rows)
         valid = len(self._committed) + held if held else self._num_valid
         self._cache.grow(self._slot, num_rows, valid)
-
-    def _best(self, logits: Tensor) -> tuple[IntArray, FloatArray]:
-        """Likeliest tokens (m, k) int32 and their log-probabilities (m, k) float32, falling, at the
-        temperature that the target samples with."""
-        head = self._drafter.head
-        scores = head.rows(logits) / self._temperature
-        top = scores.topk(self._drafter.num_children, dim=1)
-        logprob = top.values - scores.logsumexp(dim=1, keepdim=True)
-        return head.token_ids(top.indices), logprob.cpu().numpy()

@@ -70,7 +70,12 @@ def uniform(hashes: HashArray) -> npt.NDArray[np.float64]:
 
 def gumbel(seed: int, position: int, vocab_size: int) -> FloatArray:
     """Standard Gumbel noise of every token at ``position``: (vocab_size,) float32, finite."""
-    u = uniform(hash_u64(seed, position, np.arange(vocab_size, dtype=np.int64)))
+    return gumbel_of(seed, position, np.arange(vocab_size, dtype=np.int64))
+
+
+def gumbel_of(seed: int, position: int, tokens: npt.NDArray[np.integer]) -> FloatArray:
+    """The noise of ``tokens`` (any shape, each >= 0) alone: float32 of the same shape."""
+    u = uniform(hash_u64(seed, position, tokens))
     np.log(u, out=u)
     np.negative(u, out=u)
     np.log(u, out=u)

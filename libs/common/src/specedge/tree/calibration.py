@@ -8,10 +8,13 @@ siblings, and depth. Estimates shrink towards a prior where little was seen:
     session    counts by (score, rank)            of this session: its text may be easy or hard
 
 each level blended as (accepted + strength * level above) / (tried + strength). A score need not be
-a log-probability; the counts then soon outweigh the prior. Knows nothing of trees being grown.
+a log-probability; the counts then soon outweigh the prior. What one score is worth differs between
+a target that takes its likeliest token and one that samples, and between kinds of scores, so each
+such case is counted apart. Knows nothing of trees being grown.
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 import numpy as np
@@ -27,7 +30,9 @@ _DEPTH_EDGES: Final = np.array([1, 2, 3, 5])
 _RANKS: Final = len(_RANK_EDGES) + 1
 _DEPTHS: Final = len(_DEPTH_EDGES) + 1
 _SESSION_CELLS: Final = (len(_SCORE_EDGES) + 1) * _RANKS
-_MODEL_CELLS: Final = _SESSION_CELLS * _DEPTHS
+_CASE_CELLS: Final = _SESSION_CELLS * _DEPTHS
+_CASES: Final = 3  # greedy target; sampling target; sampling target, coupled scores
+_MODEL_CELLS: Final = _CASE_CELLS * _CASES
 
 PRIOR_AGREEMENT: Final = 0.8  # of the mass a small drafter gives, what a larger model agrees with
 MODEL_STRENGTH: Final = 16.0  # trials that the prior is worth
@@ -37,6 +42,19 @@ FORGET_AT: Final = 4096.0
 
 _Cells = npt.NDArray[np.intp]
 _Estimates = npt.NDArray[np.float64]
+
+
+class ScoreKind(StrEnum):
+    """What a drafter's scores are, all in nats, falling with the rank.
+
+    LOGPROB  log-probability of the token, or what the drafter has instead of one
+    COUPLED  log-softmax, over all tokens, of log-probability plus the target's own noise: no
+             probability, but how far the token stands out from everything it competes with. One
+             figure in place of margins to single siblings, and it tells more than they do
+    """
+
+    LOGPROB = "logprob"
+    COUPLED = "coupled"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,14 +93,24 @@ class Tally:
 
 class Calibration:
     """One session's map from score to acceptance. ``model`` is shared by the sessions of one
-    drafter and target, and learns from all of them. One owner thread."""
+    drafter and target, and learns from all of them; ``is_greedy`` says how the target chooses in
+    this one. One owner thread."""
 
-    def __init__(self, model: Tally | None = None, agreement: float = PRIOR_AGREEMENT) -> None:
+    def __init__(
+        self,
+        model: Tally | None = None,
+        agreement: float = PRIOR_AGREEMENT,
+        *,
+        is_greedy: bool = True,
+    ) -> None:
         self._agreement = agreement
+        self._is_greedy = is_greedy
         self._model = Tally() if model is None else model
         self._session = Tally(_SESSION_CELLS)
 
-    def accept(self, logprob: FloatArray, depth: IntArray) -> FloatArray:
+    def accept(
+        self, logprob: FloatArray, depth: IntArray, kind: ScoreKind = ScoreKind.LOGPROB
+    ) -> FloatArray:
         """Probability of acceptance, given an accepted parent, of proposed children.
 
         ``logprob`` (m, k) float32 holds one parent's children a row, falling; ``depth`` (m,) int32
@@ -90,7 +118,7 @@ class Calibration:
         since at most one sibling is accepted.
         """
         rank = np.broadcast_to(np.arange(logprob.shape[1]), logprob.shape)
-        coarse, fine = _cells(logprob, rank, depth[:, None])
+        coarse, fine = _cells(logprob, rank, depth[:, None], self._case(kind))
         prior = self._agreement * np.exp(np.minimum(logprob, 0.0, dtype=np.float64))
         estimate = self._model.blend(fine, prior, MODEL_STRENGTH)
         estimate = self._session.blend(coarse, estimate, SESSION_STRENGTH)
@@ -99,11 +127,17 @@ class Calibration:
         estimate /= np.maximum(estimate.sum(axis=1, keepdims=True), 1.0)
         return estimate.astype(np.float32)
 
-    def observe(self, outcomes: Outcomes) -> None:
-        """Learn from a verdict."""
-        coarse, fine = _cells(outcomes.logprob, outcomes.rank, outcomes.depth)
+    def observe(self, outcomes: Outcomes, kind: ScoreKind = ScoreKind.LOGPROB) -> None:
+        """Learn from a verdict on nodes whose scores are of ``kind``."""
+        case = self._case(kind)
+        coarse, fine = _cells(outcomes.logprob, outcomes.rank, outcomes.depth, case)
         self._session.add(coarse, outcomes.accepted)
         self._model.add(fine, outcomes.accepted)
+
+    def _case(self, kind: ScoreKind) -> int:
+        if kind is ScoreKind.COUPLED:
+            return 2
+        return 0 if self._is_greedy else 1
 
 
 def outcomes(tree: TokenTree, tried: IntArray, committed: IntArray) -> Outcomes:
@@ -136,8 +170,11 @@ def sibling_rank(parent: IntArray) -> IntArray:
     return rank
 
 
-def _cells(logprob: FloatArray, rank: npt.ArrayLike, depth: IntArray) -> tuple[_Cells, _Cells]:
+def _cells(
+    logprob: FloatArray, rank: npt.ArrayLike, depth: IntArray, case: int
+) -> tuple[_Cells, _Cells]:
     """Cells of the session's counts and of the model's."""
     score_bin = np.searchsorted(_SCORE_EDGES, -logprob)
     coarse = score_bin * _RANKS + np.searchsorted(_RANK_EDGES, rank)
-    return coarse, coarse * _DEPTHS + np.searchsorted(_DEPTH_EDGES, depth)
+    fine = coarse * _DEPTHS + np.searchsorted(_DEPTH_EDGES, depth)
+    return coarse, fine + case * _CASE_CELLS

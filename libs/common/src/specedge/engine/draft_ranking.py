@@ -1,0 +1,151 @@
+"""From a drafter's logits to the children it proposes: which tokens, in which order, at what score.
+
+``Likeliest`` ranks by the drafter's probability. ``Coupled`` adds the target's own noise first. The
+target takes argmax(log p + gumbel(seed, position, token)); the noise is a function of what an edge
+knows, so a drafter whose q is near p finds the same maximum nearly always, also where p itself is
+nearly flat (drafter-invariant coupling: Daliri, Musco, Suresh, arXiv 2408.07978).
+
+Both process their logits as the target's sampler does (bias, temperature, and coupled also top-k,
+top-p and min-p), but for penalties and ``min_tokens``, which need the text: where a request asks
+for those, a drafter that ignores them is merely less often right.
+
+m nodes, v tokens of the drafter's head, k children.
+"""
+
+from typing import Final, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from specedge.engine.device_noise import gumbel_of_tokens
+from specedge.engine.device_rules import truncate_rows
+from specedge.engine.draft_head import DraftHead
+from specedge.params import SamplingParams
+from specedge.sampling.rules import MIN_TEMPERATURE
+from specedge.tree.calibration import ScoreKind
+from specedge.tree.token_tree import FloatArray, IntArray
+
+# How much further than the target's own temperature a coupled drafter's distribution is sharpened.
+# Of a token that the drafter holds unlikely its estimate is the least certain, and high noise
+# picks just such tokens: the noise must be trusted a little less than the drafter.
+SHARPNESS: Final = 1.2
+# A token that truncation masks by the drafter's q may be one that the target keeps: such tokens
+# are not dropped but ranked behind all others.
+MASKED_NATS: Final = 16.0
+
+
+class Ranking(Protocol):
+    """One session's. Called in inference mode, by the thread that owns the drafter."""
+
+    @property
+    def kind(self) -> ScoreKind:
+        """What its scores are."""
+        ...
+
+    def best(self, logits: Tensor, positions: IntArray) -> tuple[IntArray, FloatArray]:
+        """The best k tokens (m, k) int32 and their scores (m, k) float32, falling, from logits
+        (m, ≥ v). ``positions`` (m,) are those of the tokens being chosen."""
+        ...
+
+    def forget_before(self, position: int) -> None:
+        """No position before this one will be asked again."""
+        ...
+
+
+class Likeliest:
+    """By log-probability at the temperature that the target samples with, at 1 if it is greedy."""
+
+    kind: Final = ScoreKind.LOGPROB
+
+    def __init__(
+        self, head: DraftHead, params: SamplingParams, num_children: int, device: torch.device
+    ) -> None:
+        self._logits = _ScaledLogits(head, params, device)
+        self._head = head
+        self._num_children = num_children
+
+    def best(self, logits: Tensor, positions: IntArray) -> tuple[IntArray, FloatArray]:
+        """See ``Ranking.best``."""
+        return _best(self._logits.scaled(logits), self._num_children, self._head)
+
+    def forget_before(self, position: int) -> None:
+        """Nothing is remembered."""
+
+
+class Coupled:
+    """By log-probability plus the target's noise; the score is the log-softmax of that sum over the
+    whole head, so it tells how far a token stands out from everything it competes with.
+
+    The noise of a position is computed once, whatever tree or round asks for it.
+    """
+
+    kind: Final = ScoreKind.COUPLED
+
+    def __init__(
+        self,
+        head: DraftHead,
+        params: SamplingParams,
+        num_children: int,
+        device: torch.device,
+        sharpness: float = SHARPNESS,
+    ) -> None:
+        self._logits = _ScaledLogits(head, params, device)
+        self._sharpness = sharpness
+        self._head = head
+        self._params = params
+        self._num_children = num_children
+        self._device = device
+        self._noise: dict[int, Tensor] = {}  # position → (v,) float32
+
+    def best(self, logits: Tensor, positions: IntArray) -> tuple[IntArray, FloatArray]:
+        """See ``Ranking.best``."""
+        x = self._logits.scaled(logits)
+        scores = x * self._sharpness + self._noise_at(positions)
+        if self._params.truncates:
+            is_masked = torch.isneginf(truncate_rows(x, self._params))
+            scores -= MASKED_NATS * is_masked
+        return _best(scores, self._num_children, self._head)
+
+    def forget_before(self, position: int) -> None:
+        """See ``Ranking.forget_before``."""
+        self._noise = {at: row for at, row in self._noise.items() if at >= position}
+
+    def _noise_at(self, positions: IntArray) -> Tensor:
+        """(m, v) float32, or (1, v) where all are the same."""
+        distinct, row = np.unique(positions, return_inverse=True)
+        for position in distinct.tolist():
+            if position not in self._noise:
+                self._noise[position] = gumbel_of_tokens(
+                    self._params.seed, position, self._head.tokens, self._device
+                )
+        noise = torch.stack([self._noise[position] for position in distinct.tolist()])
+        return noise if len(distinct) == 1 else noise[torch.from_numpy(row).to(self._device)]
+
+
+class _ScaledLogits:
+    """A head's logits, biased as the request says and divided by its temperature."""
+
+    def __init__(self, head: DraftHead, params: SamplingParams, device: torch.device) -> None:
+        self._head = head
+        temperature = 1.0 if params.is_greedy else max(params.temperature, MIN_TEMPERATURE)
+        self._inverse_temperature = 1.0 / temperature
+        self._bias: Tensor | None = None
+        if params.logit_bias:
+            bias = dict(params.logit_bias)
+            rows = [bias.get(token, 0.0) for token in head.tokens.tolist()]
+            self._bias = torch.tensor(rows, dtype=torch.float32, device=device)
+
+    def scaled(self, logits: Tensor) -> Tensor:
+        """(m, v) float32, not the same memory as ``logits`` (m, ≥ v)."""
+        x = self._head.rows(logits)
+        if self._bias is not None:
+            x = x + self._bias
+        return x * self._inverse_temperature
+
+
+def _best(scores: Tensor, num_children: int, head: DraftHead) -> tuple[IntArray, FloatArray]:
+    """The largest of ``scores`` (m, v), normalised over their row."""
+    top = scores.topk(num_children, dim=1)
+    logprob = top.values - scores.logsumexp(dim=1, keepdim=True)
+    return head.token_ids(top.indices), logprob.cpu().numpy()
