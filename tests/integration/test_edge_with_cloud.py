@@ -2,8 +2,8 @@
 out of the HTTP face are the target's own, whatever drafts them and whatever happens on the way."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -11,55 +11,22 @@ import httpx
 import orjson
 import pytest
 
-from specedge.credentials.nkey import UserKey
-from specedge.engine.emulated import EmulatedText, emulated_continuation
-from specedge.ids import EdgeId, VerifierId
-from specedge.link.base import Link, Message
+from specedge.ids import VerifierId
+from specedge.link.base import Message
 from specedge.link.memory import WireProfile
-from specedge.params import SamplingParams, StopRule
+from specedge.params import SamplingParams
 from specedge.protocol.codec import decode
 from specedge.protocol.messages import Stat
-from specedge.protocol.subjects import edge_inbox, verifier_stat
+from specedge.protocol.subjects import verifier_stat
 from specedge.sampling.noise import choice_seed
-from specedge.service.runtime import service_context
-from specedge_edge.app import Edge
-from specedge_edge.config import EdgeSettings
-from specedge_edge.emulated_tokenizer import EMULATED_MODEL, EmulatedTokenizer
-from tests.integration.cloud_world import Cloud, cloud
-
-PERFECT = WireProfile()
-PROMPT = "to be or not to be, to be or not"
-PROMPT_IDS = EmulatedTokenizer(EmulatedText()).encode(PROMPT)
-COMPLETIONS = "/v1/completions"
-
-
-@asynccontextmanager
-async def edge_on(
-    world: Cloud, folder: Path, *, wire: WireProfile = PERFECT, **settings: Any
-) -> AsyncIterator[httpx.AsyncClient]:
-    """An edge of that cloud, and a client of it."""
-
-    async def connect(key: UserKey) -> Link:
-        inbox = edge_inbox(EdgeId(key.public_key))
-        return world.hub.link("edge", wire, inbox_prefix=inbox)
-
-    values = {"http_port": 0, "model": EMULATED_MODEL, "cache_dir": folder, **settings}
-    async with service_context() as context, Edge(context, EdgeSettings(**values)) as edge:
-        await edge.serve()
-        await edge.load(connect)
-        async with httpx.AsyncClient(base_url=edge.url, trust_env=False, timeout=30) as client:
-            yield client
-
-
-def expected(max_tokens: int, params: SamplingParams | None = None) -> list[int]:
-    """The plain decoder's tokens."""
-    stop = StopRule(frozenset(EmulatedText().identity().stop_ids), max_tokens)
-    return emulated_continuation(PROMPT_IDS, stop, params)
-
-
-def request(max_tokens: int, **fields: Any) -> dict[str, Any]:
-    base = {"prompt": PROMPT, "max_tokens": max_tokens, "temperature": 0}
-    return {**base, "return_token_ids": True, **fields}
+from tests.integration.cloud_world import cloud
+from tests.integration.edge_on_cloud import (
+    COMPLETIONS,
+    PROMPT_IDS,
+    edge_on,
+    expected,
+    request,
+)
 
 
 @pytest.mark.parametrize("drafter", ["prompt-lookup", "emulated", "none"])

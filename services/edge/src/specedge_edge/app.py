@@ -20,6 +20,7 @@ from typing import Final
 import structlog
 
 from specedge.credentials.nkey import UserKey
+from specedge.engine.loading import Progress
 from specedge.errors import LinkDown
 from specedge.ids import EdgeId
 from specedge.link.base import Link, LinkState
@@ -50,6 +51,8 @@ _log = structlog.get_logger("specedge.edge")
 
 # Connects as the edge of that key; keeps trying while the broker is away.
 Connect = Callable[[UserKey], Awaitable[Link]]
+# Loads what an edge computes with; runs on the compute thread.
+Loader = Callable[[EdgeSettings, Progress], Loaded]
 
 
 async def run_edge(
@@ -68,13 +71,19 @@ async def run_edge(
 
 
 class Edge:
-    """The service's parts. An async context manager: leaving it closes what it opened."""
+    """The service's parts. An async context manager: leaving it closes what it opened.
 
-    def __init__(self, context: ServiceContext, settings: EdgeSettings) -> None:
+    ``loader`` is ``loading.load`` unless a test brings another drafter.
+    """
+
+    def __init__(
+        self, context: ServiceContext, settings: EdgeSettings, loader: Loader = load
+    ) -> None:
         self.health = HealthState()
         self.metrics = ServiceMetrics(SERVICE)
         self._context = context
         self._settings = settings
+        self._loader = loader
         self._api_keys = settings.api_keys()
         self._slot = BackendSlot()
         # Each choice has at most a draft and a farewell out; the rest is for encoding.
@@ -131,7 +140,7 @@ class Edge:
         def on_progress(phase: str, fraction: float) -> None:
             loop.call_soon_threadsafe(self.health.loading, phase, fraction)
 
-        loaded = await self._compute.run(load, self._settings, on_progress)
+        loaded = await self._compute.run(self._loader, self._settings, on_progress)
         self.health.loading("connect to the broker")
         key = UserKey.load_or_create(self._settings.key_path)
         link = await connect(key)
