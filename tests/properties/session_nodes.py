@@ -49,7 +49,7 @@ from specedge.protocol.effects import (
     Withdraw,
     WorkArrived,
 )
-from specedge.protocol.messages import BatchItem, Identity, Limits, SessionParams
+from specedge.protocol.messages import BatchItem, Identity, Limits, SessionParams, Verdict
 from specedge.protocol.subjects import Up
 from specedge.protocol.verifier_session import VerifierSession
 from specedge.protocol.verifier_states import VerifierState
@@ -80,6 +80,22 @@ def reference(params: SessionParams, prompt: list[int]) -> list[int]:
         if tokens[-1] in params.stop and len(tokens) - len(prompt) > params.min_tokens:
             break
     return tokens[len(prompt) :]
+
+
+def random_tree(
+    random: Random, committed: list[int], num_nodes: int, params: SessionParams, accuracy: float
+) -> TokenTree:
+    """A tree of any shape, of whose nodes about ``accuracy`` are the target's own tokens."""
+    token, parent = [committed[-1]], [-1]
+    paths = [committed]
+    for _ in range(num_nodes):
+        at = random.randrange(len(token))
+        right = choose(paths[at], params)
+        guess = right if random.random() < accuracy else random.randrange(VOCAB)
+        token.append(guess)
+        parent.append(at)
+        paths.append([*paths[at], guess])
+    return TokenTree.from_parents(token, parent)
 
 
 @dataclass
@@ -159,17 +175,10 @@ class EdgeNode:
         if is_grant:
             run = self.random.choice((1, 2, 7))
             return Drafted(TokenTree.root_only(committed[-1]), run=run)
-        token, parent = [committed[-1]], [-1]
-        paths = [committed]
-        for _ in range(self.random.randrange(max_nodes + 3)):
-            at = self.random.randrange(len(token))
-            right = choose(paths[at], self.params)
-            guess = right if self.random.random() < self.accuracy else self.random.randrange(VOCAB)
-            token.append(guess)
-            parent.append(at)
-            paths.append([*paths[at], guess])
+        num_nodes = self.random.randrange(max_nodes + 3)
         given = base if self.random.random() < 0.5 else None
-        return Drafted(TokenTree.from_parents(token, parent), base=given)
+        tree = random_tree(self.random, committed, num_nodes, self.params, self.accuracy)
+        return Drafted(tree, base=given)
 
 
 @dataclass
@@ -180,10 +189,13 @@ class _Held:
     rows: list[int] | None = None  # the slot: a token per row; None: no slot
     wanted: WantStep | None = None
     in_step: tuple[WantStep, int] | None = None
+    began_with: int = 0  # tokens that were left of the grant
+    limit: int | None = None  # the same, while the step's verdict is said
 
 
 class VerifierNode:
-    """A verifier process: it may crash and come back empty."""
+    """A verifier process: it may crash and come back empty. ``own_accuracy``: of the trees that it
+    drafts itself for hosted rounds, deeper than their grants at times; None: it has no drafter."""
 
     def __init__(
         self,
@@ -195,7 +207,9 @@ class VerifierNode:
         limits: Limits,
         num_slots: int,
         fail_rate: float = 0.0,
+        own_accuracy: float | None = None,
     ) -> None:
+        self.own_accuracy = own_accuracy
         self.name, self.clock, self.random = name, clock, random
         self.reply, self.identity, self.limits = reply, identity, limits
         self.num_slots, self.fail_rate = num_slots, fail_rate
@@ -298,6 +312,9 @@ class VerifierNode:
                 assert rows is not None
                 rows[base : base + len(path)] = [rows[base + node - 1] for node in path.tolist()]
             case Reply(message):
+                if isinstance(message, Verdict) and held.limit is not None:
+                    assert message.own == 0 or len(message.path) < held.limit, "past its grant"
+                    assert message.own == 0 or message.kept == 0
                 self.reply(key, codec.encode(message))
             case SetTimer(at_s):
                 if held.timer is not None:
@@ -342,6 +359,7 @@ class VerifierNode:
             if wanted.tree is None:
                 num_chain = min(num_chain, self.random.choice((5, 40, 400)))
             held.in_step = (wanted, num_chain)
+            held.began_with = held.machine.grant_left
             self.feed(key, StepBegun(num_chain))
         self._later(self.random.choice((0.01, 0.03, 0.2)), lambda: self._finish_step(begun))
 
@@ -354,7 +372,9 @@ class VerifierNode:
             if self.random.random() < self.fail_rate:
                 self.feed(key, StepFailed("out of memory", retry_ms=20))
             else:
+                held.limit = held.began_with
                 self.feed(key, self._compute(held, wanted, num_chain))
+                held.limit = None
         self._later(0.0, self._step)
 
     def _compute(self, held: _Held, wanted: WantStep, num_chain: int) -> Stepped:
@@ -365,6 +385,8 @@ class VerifierNode:
         if tree is None:
             return Stepped(None)
         prefix = list(rows)
+        own = self._draft(wanted, prefix, params)
+        tree = tree if own is None else own
         rows += tree.token[1:].tolist()
         choice = []
         for node in range(len(tree)):
@@ -374,7 +396,16 @@ class VerifierNode:
                 path.append(int(tree.token[at]))
                 at = int(tree.parent[at])
             choice.append(choose(prefix + path[::-1], params))
-        return Stepped(np.asarray(choice, dtype=np.int32), step_ms=10.0, step_rows=len(tree))
+        chosen = np.asarray(choice, dtype=np.int32)
+        return Stepped(chosen, step_ms=10.0, step_rows=len(tree), tree=own)
+
+    def _draft(
+        self, wanted: WantStep, committed: list[int], params: SessionParams
+    ) -> TokenTree | None:
+        if self.own_accuracy is None or not wanted.is_hosted or self.random.random() < 0.2:
+            return None
+        num_nodes = self.random.randrange(12)
+        return random_tree(self.random, committed, num_nodes, params, self.own_accuracy)
 
 
 def _common(one: list[int], other: list[int]) -> list[tuple[int, int]]:

@@ -68,6 +68,7 @@ class World:
         fail_rate: float = 0.0,
         hold_s: float = 0.0,
         migration: float = 0.0,
+        own_accuracy: float | None = None,
         config: EdgeSessionConfig | None = None,
     ) -> None:
         self.random = Random(seed)
@@ -80,7 +81,9 @@ class World:
         )
         self.verifiers = {
             name: VerifierNode(
-                name, self.clock, self.random, self._down, IDENTITY, LIMITS, num_slots, fail_rate
+                *(name, self.clock, self.random, self._down, IDENTITY, LIMITS, num_slots),
+                fail_rate=fail_rate,
+                own_accuracy=own_accuracy,
             )
             for name in (f"v{number}" for number in range(num_verifiers))
         }

@@ -26,6 +26,7 @@ requests = st.builds(
     grants=st.sampled_from(("never", "always", "sometimes")),
     accuracy=st.sampled_from((0.0, 0.7, 1.0)),
 )
+own_accuracies = st.sampled_from((None, 0.5, 1.0))
 networks = st.builds(
     Network,
     loss=st.sampled_from((0.0, 0.05, 0.3)),
@@ -57,11 +58,11 @@ def assert_nothing_stays(world: World) -> None:
 
 
 @lean
-@given(seed=seeds, request=requests)
+@given(seed=seeds, request=requests, own_accuracy=own_accuracies)
 def test_a_calm_run_gives_the_reference_tokens_without_any_repeat(
-    seed: int, request: Request
+    seed: int, request: Request, own_accuracy: float | None
 ) -> None:
-    world = World(seed)
+    world = World(seed, own_accuracy=own_accuracy)
 
     edge = world.start(request)
     world.run()
@@ -84,6 +85,7 @@ def test_a_calm_run_gives_the_reference_tokens_without_any_repeat(
     crashes=st.lists(st.tuples(st.floats(0, 5), st.integers(0, 2), st.floats(0.01, 3)), max_size=4),
     cuts=st.lists(st.tuples(st.floats(0, 3), st.floats(0.01, 2)), max_size=2),
     leavings=st.lists(st.tuples(st.floats(0, 3), st.booleans()), max_size=1),
+    own_accuracy=own_accuracies,
 )
 def test_every_run_ends_with_the_reference_tokens_and_nothing_held(
     seed,
@@ -97,6 +99,7 @@ def test_every_run_ends_with_the_reference_tokens_and_nothing_held(
     crashes,
     cuts,
     leavings,
+    own_accuracy,
 ) -> None:
     world = World(
         seed,
@@ -106,6 +109,7 @@ def test_every_run_ends_with_the_reference_tokens_and_nothing_held(
         fail_rate=fail_rate,
         hold_s=hold_s,
         migration=migration,
+        own_accuracy=own_accuracy,
     )
     for when_s, number, down_s in crashes:
         name = f"v{number % num_verifiers}"
@@ -152,3 +156,37 @@ def test_when_the_cloud_is_gone_for_good_the_session_ends_with_a_retryable_error
     if edge.ended.error is not None:
         assert isinstance(edge.ended.error, RetryableError)
         assert edge.got == reference(edge.params, edge.prompt)[: len(edge.got)]
+
+
+@lean
+@given(
+    seed=seeds,
+    request_seed=st.integers(0, 1000),
+    grants=st.sampled_from(("always", "sometimes")),
+    network=networks,
+    crash_s=st.floats(0.05, 2),
+    accuracy=st.sampled_from((0.5, 1.0)),
+)
+def test_a_verifier_that_drafts_itself_and_dies_in_a_grant_costs_no_token(
+    seed, request_seed, grants, network, crash_s, accuracy
+) -> None:
+    world = World(seed, network=network, num_verifiers=2, own_accuracy=accuracy)
+    request = Request(prompt_len=30, max_tokens=60, seed=request_seed, grants=grants)
+    edge = world.start(request)
+    world.at(crash_s, lambda: world.crash("v0", 0.5))
+    world.at(2 * crash_s, lambda: world.crash("v1", 0.1))
+
+    world.run()
+
+    assert_right(edge)
+    assert_nothing_stays(world)
+
+
+def test_a_calm_hosted_run_with_a_perfect_drafter_takes_fewer_rounds_than_tokens() -> None:
+    world = World(7, own_accuracy=1.0)
+
+    edge = world.start(Request(prompt_len=5, max_tokens=60, seed=3, grants="always"))
+    world.run()
+
+    assert_right(edge)
+    assert edge.session.round < 45
