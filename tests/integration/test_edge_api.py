@@ -19,7 +19,7 @@ TEXT = "to be or not to be, that is the question"
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[EdgeWorld]:
-    async with edge_world(tmp_path) as made:
+    async with edge_world(tmp_path, adaptive=False) as made:
         made.recite(TEXT)
         yield made
 

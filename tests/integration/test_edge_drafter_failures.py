@@ -53,7 +53,7 @@ async def test_a_drafter_that_breaks_for_good_in_the_middle_of_a_stream_costs_no
         async with cloud() as world:
             await world.start_scheduler()
             await world.start_verifier("verifier-1", limits=limits)
-            async with edge_on(world, tmp_path, loader=loader) as client:
+            async with edge_on(world, tmp_path, loader=loader, adaptive=False) as client:
                 asked = [client.post(COMPLETIONS, json=request(60)) for _ in range(2)]
                 answers = [answer.json() for answer in await asyncio.gather(*asked)]
                 health = (await client.get("/health")).json()
@@ -80,7 +80,7 @@ async def test_whichever_pass_fails_the_stream_goes_on(tmp_path: Path, number: i
     async with cloud() as world:
         await world.start_scheduler()
         await world.start_verifier("verifier-1")
-        async with edge_on(world, tmp_path, loader=loader) as client:
+        async with edge_on(world, tmp_path, loader=loader, adaptive=False) as client:
             answer = (await client.post(COMPLETIONS, json=request(80))).json()
 
     assert answer["choices"][0]["token_ids"] == expected(80)

@@ -20,6 +20,7 @@ from typing import Final
 import structlog
 
 from specedge.credentials.nkey import UserKey
+from specedge.drafting.pace import DevicePace
 from specedge.engine.loading import Progress
 from specedge.errors import LinkDown
 from specedge.ids import EdgeId
@@ -187,6 +188,7 @@ class Edge:
             grant_tokens=settings.grant_tokens,
             clock=self._context.clock,
             is_proactive=settings.proactive,
+            pace=DevicePace() if settings.adaptive else None,
             standing=standing,
         )
         served = ServedModel(

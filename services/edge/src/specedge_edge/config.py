@@ -36,8 +36,17 @@ class EdgeSettings(ServiceSettings):
         le=1,
         description="nodes less likely to be accepted are not sent: each costs the verifier a row",
     )
+    adaptive: bool = Field(
+        default=True,
+        description="draft as much as pays, up to depth and budget, and nothing where the verifier "
+        "alone is quicker; false: always as much",
+    )
     proactive: bool = Field(
         default=True, description="draft on while a draft is out, whenever the device is free"
+    )
+    coupled: bool = Field(
+        default=True,
+        description="where tokens are sampled, a draft model ranks with the verifier's own noise",
     )
     draft_device: str = Field(
         default="auto", description="device of a draft model: cpu, cuda, cuda:1, or auto"

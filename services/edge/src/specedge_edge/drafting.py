@@ -11,7 +11,13 @@ from functools import partial
 from typing import Final, Protocol
 
 from specedge.clock import Clock
-from specedge.drafting.controller import Decision, HostedOutcome, RoundOutcome
+from specedge.drafting.controller import (
+    Decision,
+    DraftController,
+    HostedOutcome,
+    RoundOutcome,
+)
+from specedge.drafting.pace import DevicePace
 from specedge.drafting.tree_drafter import DraftCounts
 from specedge.engine.ports import Drafter
 from specedge.errors import Busy
@@ -74,8 +80,11 @@ class DraftSource:
     """What makes proposers: a drafter (None: hosted), its thread, what its sessions learned
     together, and how much to draft. One per service.
 
+    policy        the most that a round may draft
     grant_tokens  that the verifier may run ahead where nothing is drafted
     is_proactive  whether to draft on while a round is out
+    pace          what the sessions' controllers learned together; None: every round drafts all
+                  that ``policy`` allows
     """
 
     drafter: Drafter | None
@@ -84,6 +93,7 @@ class DraftSource:
     grant_tokens: int
     clock: Clock
     is_proactive: bool = True
+    pace: DevicePace | None = None
     standing: DrafterStanding = field(default_factory=DrafterStanding)
     tally: Tally = field(default_factory=Tally)
     pass_time: PassTime = field(default_factory=PassTime)
@@ -105,7 +115,12 @@ class DraftSource:
             return HostedProposer(self.grant_tokens)
         shop = Workshop(self.drafter, self.tally, self.pass_time, self.clock.now_s)
         session = SessionDrafter(shop, params, stop, len(prompt))
-        return SessionProposer(self, FixedControl(self.policy), session, prompt)
+        return SessionProposer(self, self._control(), session, prompt)
+
+    def _control(self) -> RoundControl:
+        if self.pace is None:
+            return FixedControl(self.policy)
+        return DraftController(self.pace, self.policy, self.grant_tokens)
 
 
 class HostedProposer:
@@ -265,6 +280,7 @@ class SessionProposer:
         timing = committed.verdict.timing
         return HostedOutcome(
             num_tokens=len(committed.tokens),
+            num_tried=committed.verdict.kept,
             elapsed_ms=None if before_s is None else (now_s - before_s) * MS_PER_S,
             queue_ms=timing.held + timing.queue,
             step_ms=timing.step,
