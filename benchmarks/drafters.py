@@ -20,6 +20,7 @@ def named_drafter(
     for ``none``."""
     options = DrafterOptions(
         cache_dir=cache_dir,
+        target=model,
         branch=branch,
         num_slots=NUM_SLOTS,
         kv_bytes=KV_BYTES,

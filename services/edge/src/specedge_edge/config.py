@@ -22,9 +22,9 @@ class EdgeSettings(ServiceSettings):
         description="model that the verifiers serve, by name or folder; its tokenizer is used here",
     )
     drafter: str = Field(
-        default="prompt-lookup",
-        description="prompt-lookup, emulated, none (the verifier generates alone), or the name or "
-        "folder of a draft model",
+        default="auto",
+        description="auto (the drafter shipped for the model, else prompt-lookup), prompt-lookup, "
+        "emulated, none (the verifier generates alone), or the name or folder of a draft model",
     )
     depth: int = Field(default=5, ge=0, le=64, description="levels of a draft tree at most")
     budget: int = Field(default=32, ge=0, le=1024, description="nodes of a draft tree at most")

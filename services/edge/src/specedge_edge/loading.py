@@ -68,10 +68,12 @@ def _load_text(settings: EdgeSettings, on_progress: Progress) -> tuple[str, Text
 def _drafter_options(settings: EdgeSettings) -> DrafterOptions:
     return DrafterOptions(
         cache_dir=settings.cache_dir,
+        target=settings.model,
         branch=settings.branch,
         num_slots=settings.max_concurrent,
         kv_bytes=settings.draft_kv_bytes,
         dtype=settings.draft_dtype,
         device=settings.draft_device,
         threads=settings.threads,
+        coupled=settings.coupled,
     )

@@ -71,6 +71,7 @@ def _load_drafter(
 ) -> HostedDrafter | None:
     options = DrafterOptions(
         cache_dir=settings.cache_dir,
+        target=settings.model,
         branch=settings.branch,
         num_slots=settings.slots,
         kv_bytes=settings.draft_kv_bytes,

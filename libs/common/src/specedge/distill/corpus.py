@@ -23,7 +23,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from specedge.errors import InvalidRequest
+from specedge.errors import ModelUnusable
 from specedge.tree.token_tree import IntArray
 
 _PATTERN: Final = "piece-*.npz"
@@ -65,13 +65,13 @@ def write_piece(path: Path, conversations: Sequence[Conversation]) -> None:
 
 
 def read_piece(path: Path) -> list[Conversation]:
-    """The conversations of one piece. Raises InvalidRequest for a file that is none."""
+    """The conversations of one piece. Raises ModelUnusable for a file that is none."""
     try:
         with np.load(path) as stored:
             piece = {name: stored[name] for name in stored.files}
         return list(_conversations(piece))
     except (OSError, ValueError, KeyError) as error:
-        raise InvalidRequest(f"{path} is not a piece of a corpus: {error}") from error
+        raise ModelUnusable(f"{path} is not a piece of a corpus: {error}") from error
 
 
 def read_corpus(folder: Path) -> list[Conversation]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 from specedge.engine.emulated import EmulatedDrafter, EmulatedText
-from specedge.engine.loading import Progress, no_progress
+from specedge.engine.loading import DEFAULT_MODEL, Progress, no_progress, resolve_model
 from specedge.engine.ports import Drafter
 from specedge.engine.prompt_lookup import PromptLookupDrafter
+from specedge.engine.shipped import chosen_drafter
 from specedge.errors import FingerprintMismatch
 from specedge.profiles import DeviceProfile
 
@@ -26,6 +27,8 @@ class DrafterOptions:
     kv_bytes   of KV cache at most
     threads    compute threads on the CPU; None leaves it to torch
     coupled    rank children with the target's own noise, where it draws any
+    target     name or folder of the model that verifies: what ``auto`` is chosen for, and what a
+               drafter borrows its embedding and head from
     emulated_seed, emulated_pass_ms   of the emulated drafter: its text, and a pass's time
     """
 
@@ -37,6 +40,7 @@ class DrafterOptions:
     device: str = "auto"
     threads: int | None = None
     coupled: bool = True
+    target: str = DEFAULT_MODEL
     emulated_seed: int = 0
     emulated_pass_ms: float = 0.0
 
@@ -49,6 +53,7 @@ def load_drafter(
 
     Raises ModelUnusable, or FingerprintMismatch for a draft model of another vocabulary.
     """
+    name = chosen_drafter(name, options.target)
     match name:
         case "none":
             return None
@@ -71,17 +76,24 @@ def _load_draft_model(
     name: str, fingerprint: str, options: DrafterOptions, on_progress: Progress
 ) -> Drafter:
     # Here, since everything else that drafts runs without torch.
+    from specedge.engine.drafter_folder import is_drafter_folder, load_borrowing_drafter
     from specedge.engine.torch_draft import TorchDrafter
     from specedge.engine.torch_host import prepare_host
     from specedge.engine.torch_model import load_target_model
 
-    loaded = load_target_model(
-        name,
-        cache_dir=options.cache_dir,
-        dtype=options.dtype,
-        device=prepare_host(options.device, options.threads),
-        on_progress=on_progress,
-    )
+    device = prepare_host(options.device, options.threads)
+    folder = Path(name).expanduser()
+    if is_drafter_folder(folder):
+        target = resolve_model(options.target, options.cache_dir, on_progress)
+        loaded = load_borrowing_drafter(folder, target, dtype=options.dtype, device=device)
+    else:
+        loaded = load_target_model(
+            name,
+            cache_dir=options.cache_dir,
+            dtype=options.dtype,
+            device=device,
+            on_progress=on_progress,
+        )
     theirs = loaded.identity.tokenizer_fingerprint
     if theirs != fingerprint:
         raise FingerprintMismatch(

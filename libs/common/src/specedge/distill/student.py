@@ -1,0 +1,93 @@
+"""The drafter that is trained: a few of the target's own layers between its embedding and its head.
+
+Owns which layers those are and what of it learns. The embedding and the head are the target's,
+shared and frozen; the head is cut to ``head_tokens``.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from specedge.errors import ModelUnusable
+from specedge.tree.token_tree import IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class StudentShape:
+    """Which of the target's layers a drafter starts from, in their order."""
+
+    layers: tuple[int, ...]
+
+    @classmethod
+    def spread(cls, num_layers: int, num_target_layers: int) -> "StudentShape":
+        """The first layers, which read, and the last one, which writes: a residual stream passes
+        without much harm from the ones to the other."""
+        if not 1 <= num_layers <= num_target_layers:
+            raise ModelUnusable(f"a drafter has 1 to {num_target_layers} layers, not {num_layers}")
+        last = num_target_layers - 1
+        return cls((*range(num_layers - 1), last))
+
+
+class Student(nn.Module):
+    """The drafter in training. ``backbone`` is a decoder of the target's own class without head;
+    its embedding is the target's, frozen."""
+
+    def __init__(self, target: PreTrainedModel, shape: StudentShape, head_tokens: IntArray) -> None:
+        super().__init__()
+        self.shape = shape
+        self.backbone = cut_backbone(target, shape.layers)
+        rows = torch.from_numpy(head_tokens).long()
+        head = target.get_output_embeddings()
+        if head is None or getattr(head, "bias", None) is not None:
+            raise ModelUnusable("the target's head is not a plain matrix")
+        self.register_buffer("head", head.weight.detach()[rows].clone(), persistent=False)
+        for parameter in self.backbone.get_input_embeddings().parameters():
+            parameter.requires_grad_(False)
+
+    def forward(self, token_ids: Tensor, rows: Tensor) -> Tensor:
+        """Logits (m, v) at the flat positions ``rows`` (m,) of ``token_ids`` (b, t) int64, padded
+        at the end: attention is causal, so padding is seen by nobody."""
+        hidden = self.backbone(input_ids=token_ids, use_cache=False).last_hidden_state
+        return functional.linear(hidden.reshape(-1, hidden.shape[-1])[rows], self.head)
+
+    def learned(self) -> dict[str, Tensor]:
+        """What training changes, and what is stored: all but embedding and head."""
+        return {
+            name: parameter
+            for name, parameter in self.backbone.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def load_learned(self, learned: dict[str, Tensor]) -> None:
+        """Take over what ``learned`` gave. Raises ModelUnusable where names differ."""
+        mine = self.learned()
+        if mine.keys() != learned.keys():
+            raise ModelUnusable("the checkpoint is of another drafter")
+        with torch.no_grad():
+            for name, parameter in mine.items():
+                parameter.copy_(learned[name])
+
+
+def cut_backbone(target: PreTrainedModel, layers: Sequence[int]) -> Any:
+    """A decoder of copies of the target's ``layers``, with its embedding and final norm."""
+    whole = target.get_decoder()
+    if not isinstance(getattr(whole, "layers", None), nn.ModuleList):
+        raise ModelUnusable(f"{type(whole).__name__} does not keep its layers in a list")
+    kept = [whole.layers[number] for number in layers]
+    everything, whole.layers = whole.layers, nn.ModuleList(kept)
+    try:
+        backbone = copy.deepcopy(whole)
+    finally:
+        whole.layers = everything
+    for number, layer in enumerate(backbone.layers):
+        layer.self_attn.layer_idx = number
+    backbone.config.num_hidden_layers = len(kept)
+    if getattr(backbone.config, "layer_types", None):
+        backbone.config.layer_types = [backbone.config.layer_types[number] for number in layers]
+    return backbone

@@ -1,0 +1,198 @@
+"""Drafters that borrow their target's embedding and head: how they are stored, and loaded.
+
+A Hugging Face folder with one more file. ``model.safetensors`` holds what is the drafter's own
+(its layers and final norm, and ``head_tokens``); ``drafter.json`` says which target it was made for
+and which of the target's tensors it reads. Owns that format; how such a drafter is made is
+``distill``'s.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils.hub import cached_file
+
+from specedge.engine.loading import load_tokenizer
+from specedge.engine.torch_model import DType, LoadedModel, identified, torch_dtype
+from specedge.engine.wide_linear import widen_if_slow
+from specedge.errors import ModelUnusable
+from specedge.tree.token_tree import IntArray
+
+CARD: Final = "drafter.json"
+WEIGHTS: Final = "model.safetensors"
+INDEX: Final = "model.safetensors.index.json"
+HEAD_TOKENS: Final = "head_tokens"
+STORED_DTYPE: Final = torch.bfloat16
+
+
+class DrafterCard(BaseModel):
+    """What ``drafter.json`` says.
+
+    target               name of the model it drafts for
+    target_weights, target_tokenizer   that model's fingerprints when the drafter was made
+    embedding, head      names, in the target's checkpoint, of the tensors that are borrowed
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    format: int = 1
+    target: str
+    target_weights: str
+    target_tokenizer: str
+    embedding: str
+    head: str
+
+
+def is_drafter_folder(folder: Path) -> bool:
+    """Whether ``folder`` holds a drafter that borrows."""
+    return (folder / CARD).is_file()
+
+
+def read_card(folder: Path) -> DrafterCard:
+    """What the drafter in ``folder`` was made for. Raises ModelUnusable."""
+    try:
+        card = DrafterCard.model_validate_json((folder / CARD).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ModelUnusable(f"{folder / CARD} cannot be read: {error}") from error
+    if card.format != 1:
+        raise ModelUnusable(f"{folder} has format {card.format}; this release reads format 1")
+    return card
+
+
+def write_drafter(
+    folder: Path,
+    config: Any,
+    own: Mapping[str, Tensor],
+    head_tokens: IntArray,
+    card: DrafterCard,
+) -> None:
+    """Write ``folder`` (which may exist). ``config`` is the model's, with its number of layers;
+    ``own`` are tensors by their names in the whole model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config.tie_word_embeddings = False
+    config.save_pretrained(folder)
+    tensors = {name: tensor.detach().to(STORED_DTYPE).contiguous() for name, tensor in own.items()}
+    tensors[HEAD_TOKENS] = torch.from_numpy(head_tokens)
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / CARD).write_text(json.dumps(card.model_dump(), indent=2) + "\n")
+
+
+def load_borrowing_drafter(
+    folder: Path,
+    target: Path | str,
+    *,
+    dtype: DType = "auto",
+    device: str = "cpu",
+    max_context_tokens: int | None = None,
+) -> LoadedModel:
+    """The drafter in ``folder`` with the embedding and head of the resolved ``target``.
+
+    Raises ModelUnusable.
+    """
+    card = read_card(folder)
+    wanted = torch_dtype(dtype, device)
+    try:
+        own = load_file(folder / WEIGHTS)
+        config = AutoConfig.from_pretrained(str(folder))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelUnusable(f"the drafter in {folder} cannot be loaded: {error}") from error
+    head_tokens = _head_tokens(own, folder)
+    tensors = _borrowed(target, {card.embedding, card.head})
+    model = AutoModelForCausalLM.from_config(config, dtype=wanted)
+    _fill(model, own, tensors[card.embedding], tensors[card.head], head_tokens)
+    loaded = identified(
+        model.to(device=device, dtype=wanted).eval(),
+        load_tokenizer(target),
+        name=folder.name,
+        max_context_tokens=max_context_tokens,
+    )
+    widen_if_slow(model)
+    return LoadedModel(loaded.model, loaded.tokenizer, loaded.identity, head_tokens)
+
+
+def _head_tokens(own: dict[str, Tensor], folder: Path) -> IntArray:
+    tokens = own.pop(HEAD_TOKENS, None)
+    if tokens is None or tokens.dim() != 1:
+        raise ModelUnusable(f"the drafter in {folder} does not say which tokens its head speaks of")
+    return tokens.numpy().astype(np.int32)
+
+
+def _fill(
+    model: PreTrainedModel,
+    own: Mapping[str, Tensor],
+    embedding: Tensor,
+    head: Tensor,
+    head_tokens: IntArray,
+) -> None:
+    """Put all weights in place; every parameter of ``model`` must get one, of its shape."""
+    rows = torch.from_numpy(head_tokens).long()
+    if len(rows) and int(rows.max()) >= len(head):
+        raise ModelUnusable(f"the drafter speaks of token {int(rows.max())}, its target has not")
+    cut = nn.Linear(head.shape[1], len(rows), bias=False, dtype=model.dtype)
+    model.set_output_embeddings(cut)
+    try:
+        with torch.no_grad():
+            cut.weight.copy_(head[rows])
+            model.get_input_embeddings().weight.copy_(embedding)
+        missing, unexpected = model.load_state_dict(dict(own), strict=False)
+    except RuntimeError as error:
+        raise ModelUnusable(f"the drafter does not fit its target: {error}") from error
+    borrowed = {
+        name
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if parameter is cut.weight or parameter is model.get_input_embeddings().weight
+    }
+    lacking = set(missing) - borrowed
+    if lacking or unexpected:
+        raise ModelUnusable(
+            f"the drafter lacks {sorted(lacking)[:3]} or has unknown {sorted(unexpected)[:3]}"
+        )
+
+
+def _borrowed(target: Path | str, names: set[str]) -> dict[str, Tensor]:
+    """Tensors of the target's checkpoint by name, nothing else read."""
+    found = {}
+    for name in sorted(names):
+        path = _file_of(target, name)
+        try:
+            with safe_open(path, framework="pt") as stored:
+                found[name] = stored.get_tensor(name)
+        except (OSError, SafetensorError) as error:
+            raise ModelUnusable(
+                f"{target} has no tensor {name}, which its drafter borrows: {error}"
+            ) from error
+    return found
+
+
+def _file_of(target: Path | str, name: str) -> Path:
+    """The file of the target's checkpoint that holds tensor ``name``."""
+    index = _checkpoint_file(target, INDEX)
+    if index is not None:
+        shard = json.loads(index.read_text())["weight_map"].get(name, WEIGHTS)
+        path = _checkpoint_file(target, shard)
+    else:
+        path = _checkpoint_file(target, WEIGHTS)
+    if path is None:
+        raise ModelUnusable(f"{target} has no safetensors, whose embedding its drafter borrows")
+    return path
+
+
+def _checkpoint_file(target: Path | str, name: str) -> Path | None:
+    if isinstance(target, Path):
+        return target / name if (target / name).is_file() else None
+    found = cached_file(
+        target,
+        name,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    return Path(found) if found is not None else None
