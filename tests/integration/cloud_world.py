@@ -29,7 +29,7 @@ from specedge.ids import (
 )
 from specedge.link.base import Message
 from specedge.link.memory import MemoryHub, WireProfile
-from specedge.params import StopRule
+from specedge.params import SamplingParams, StopRule
 from specedge.profiles import DeviceProfile
 from specedge.protocol import subjects
 from specedge.protocol.codec import decode_down, decode_open_reply, encode
@@ -75,6 +75,7 @@ from specedge_scheduler.policy.types import SchedulerLimits
 from specedge_verifier import app as verifier_app
 from specedge_verifier.engines import LoadedEngine
 from specedge_verifier.entry import SessionTimes
+from specedge_verifier.hosted_drafting import HostedDrafter
 from specedge_verifier.metrics import VerifierMetrics
 
 TEXT = EmulatedText()
@@ -115,6 +116,11 @@ class RunningVerifier:
     engine: WatchedTarget
     context: ServiceContext
     task: asyncio.Task[None]
+    metrics: ServiceMetrics
+
+    def count(self, name: str) -> float:
+        """A metric's value, by its full name."""
+        return self.metrics.registry.get_sample_value(name) or 0.0
 
     async def kill(self) -> None:
         self.task.cancel()
@@ -175,15 +181,17 @@ class Cloud:
         max_step_tokens: int = 256,
         limits: Limits = LIMITS,
         times: SessionTimes | None = None,
+        drafter: HostedDrafter | None = None,
     ) -> RunningVerifier:
         """Start one and wait until it has reported."""
         engine = WatchedTarget(
             step_ms=step_ms, prefill_token_ms=prefill_token_ms, slots=slots, kv_tokens=kv_tokens
         )
-        loaded = LoadedEngine(engine, engine.identity, slots, max_step_tokens)
+        loaded = LoadedEngine(engine, engine.identity, slots, max_step_tokens, drafter)
         options = verifier_app.VerifierOptions(
             VerifierId(name), secrets.token_hex(4), limits, times or SessionTimes(), drain_s=5.0
         )
+        metrics = ServiceMetrics("verifier")
         ready: asyncio.Future[ServiceContext] = asyncio.get_running_loop().create_future()
         reported = asyncio.Event()
         watcher = self.hub.link("watcher")
@@ -203,7 +211,7 @@ class Cloud:
                         compute=compute,
                         link=link,
                         context=context,
-                        metrics=VerifierMetrics(ServiceMetrics("verifier").registry),
+                        metrics=VerifierMetrics(metrics.registry),
                     )
             finally:
                 await link.close()
@@ -213,7 +221,7 @@ class Cloud:
         await reported.wait()
         await heard.unsubscribe()
         await watcher.close()
-        running = RunningVerifier(engine, await ready, task)
+        running = RunningVerifier(engine, await ready, task, metrics)
         self.verifiers[name] = running
         return running
 
@@ -397,9 +405,21 @@ class ScriptedSession:
             self._timer = self._clock.call_at(at_s, lambda: self.tell(TimerDue()))
 
 
-def reference(prompt: Sequence[int], max_tokens: int) -> list[int]:
+def in_turns(*draws: Draw) -> Draw:
+    """Each round, or grant, by the next of them."""
+    turns = itertools.cycle(draws)
+
+    def draw(committed: Sequence[int], max_nodes: int) -> Drafted:
+        return next(turns)(committed, max_nodes)
+
+    return draw
+
+
+def reference(
+    prompt: Sequence[int], max_tokens: int, params: SamplingParams | None = None
+) -> list[int]:
     """What plain decoding yields."""
-    return emulated_continuation(prompt, StopRule(max_tokens=max_tokens), text=TEXT)
+    return emulated_continuation(prompt, StopRule(max_tokens=max_tokens), params, TEXT)
 
 
 class ReadyToDraft:
