@@ -9,7 +9,7 @@ ARGS ?=
 PROMPTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test demo up bench-engine clean
+.PHONY: help setup check format test demo up bench bench-acceptance bench-engine clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,12 @@ demo: $(STAMP) ## Ask a real model a few questions through the whole system, and
 
 up: $(STAMP) ## Start broker, scheduler, verifier and edge; serves the OpenAI API on port 8000
 	$(BIN)/specedge up $(ARGS)
+
+bench: $(STAMP) ## Compare plain, server-only and SpecEdge, near and far (half an hour; ARGS=--quick)
+	$(BIN)/python -m benchmarks compare $(ARGS)
+
+bench-acceptance: $(STAMP) ## How much of a drafter's trees the target accepts: ARGS="--drafter ..."
+	$(BIN)/python -m benchmarks acceptance $(ARGS)
 
 bench-engine: $(STAMP) ## Measure engine, round sizes, round overhead and memory
 	PROMPTS="$(PROMPTS)" $(BIN)/python -m benchmarks engine

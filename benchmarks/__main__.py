@@ -8,6 +8,7 @@ from typing import Final
 BENCHMARKS: Final = {
     "engine": "benchmarks.engine",
     "acceptance": "benchmarks.acceptance",
+    "compare": "benchmarks.compare",
 }
 
 

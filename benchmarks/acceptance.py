@@ -18,9 +18,9 @@ from rich.table import Table
 
 from benchmarks.acceptance_rounds import Acceptance, Drafted, draft_along, sum_up
 from benchmarks.drafters import named_drafter
-from benchmarks.figures import OUT, machine
+from benchmarks.figures import OUT, machine, say
 from benchmarks.prompt_set import CATEGORIES, choose, load_prompts
-from benchmarks.reference_texts import Reference, ReferenceTexts, say
+from benchmarks.reference_texts import Reference, ReferenceTexts
 from benchmarks.watched_drafter import WatchedDrafter
 from specedge.engine.loading import DEFAULT_MODEL
 from specedge.params import DraftPolicy

@@ -2,12 +2,17 @@
 
 import json
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from queue import Empty, SimpleQueue
+from typing import Any, Final
 
 import httpx
 
-TIMEOUT_S = 120.0
+TIMEOUT_S: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,38 +20,85 @@ class Timed:
     """One streamed completion.
 
     arrived_s  seconds from the request to each piece of text
+    pieces     token ids of each piece, where they were asked for; else empty tuples
     """
 
     arrived_s: tuple[float, ...]
+    pieces: tuple[tuple[int, ...], ...]
     metrics: dict[str, Any]
     usage: dict[str, Any]
 
     @property
     def gaps_ms(self) -> list[float]:
         """Milliseconds between pieces: with one piece a round, how long rounds take."""
-        return [
-            1000 * (later - earlier)
-            for earlier, later in zip(self.arrived_s, self.arrived_s[1:], strict=False)
-        ]
+        return [1000 * (later - earlier) for earlier, later in pairwise(self.arrived_s)]
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """All token ids."""
+        return tuple(token for piece in self.pieces for token in piece)
+
+    @property
+    def decoding(self) -> tuple[int, float]:
+        """What came after the first piece: how many tokens, in how many seconds."""
+        if len(self.arrived_s) < 2:
+            return 0, 0.0
+        tokens = sum(len(piece) for piece in self.pieces[1:])
+        return tokens, self.arrived_s[-1] - self.arrived_s[0]
 
 
 def stream(base_url: str, request: dict[str, Any]) -> Timed:
-    """POST /completions, streaming, usage included. ``base_url`` ends in /v1."""
+    """POST /completions, or /chat/completions for a request with messages; streaming, with usage.
+    ``base_url`` ends in /v1."""
+    path = "chat/completions" if "messages" in request else "completions"
     body = {**request, "stream": True, "stream_options": {"include_usage": True}}
     arrived: list[float] = []
+    pieces: list[tuple[int, ...]] = []
     last: dict[str, Any] = {}
     started_s = time.monotonic()
     with (
         httpx.Client(timeout=TIMEOUT_S, trust_env=False) as client,
-        client.stream("POST", f"{base_url}/completions", json=body) as response,
+        client.stream("POST", f"{base_url}/{path}", json=body) as response,
     ):
         response.raise_for_status()
         for line in response.iter_lines():
             if not line.startswith("data: {"):
                 continue
             event = json.loads(line.removeprefix("data: "))
-            if any(choice.get("text") for choice in event.get("choices", ())):
+            if "error" in event:
+                raise RuntimeError(f"the answer broke off: {event['error']}")
+            said = [choice for choice in event.get("choices", ()) if _says_something(choice)]
+            if said:
                 arrived.append(time.monotonic() - started_s)
+                pieces.append(tuple(t for choice in said for t in choice.get("token_ids") or ()))
             if event.get("usage"):
                 last = event
-    return Timed(tuple(arrived), last.get("metrics") or {}, last.get("usage") or {})
+    return Timed(tuple(arrived), tuple(pieces), last.get("metrics") or {}, last.get("usage") or {})
+
+
+def stream_all(
+    base_urls: Sequence[str], requests: Sequence[dict[str, Any]], *, num_streams: int
+) -> list[Timed]:
+    """All requests, in order, ``num_streams`` of them under way at a time. Stream i asks the i-th
+    of ``base_urls``, in turn if there are fewer. Raises what the first failed one raised."""
+    waiting: SimpleQueue[tuple[int, dict[str, Any]]] = SimpleQueue()
+    for entry in enumerate(requests):
+        waiting.put(entry)
+    answers: dict[int, Timed] = {}
+
+    def work(base_url: str) -> None:
+        with suppress(Empty):
+            while True:
+                number, request = waiting.get_nowait()
+                answers[number] = stream(base_url, request)
+
+    with ThreadPoolExecutor(max_workers=num_streams) as pool:
+        urls = [base_urls[number % len(base_urls)] for number in range(num_streams)]
+        for ended in [pool.submit(work, url) for url in urls]:
+            ended.result()
+    return [answers[number] for number in range(len(requests))]
+
+
+def _says_something(choice: dict[str, Any]) -> bool:
+    text = choice.get("text") or (choice.get("delta") or {}).get("content")
+    return bool(text or choice.get("token_ids"))

@@ -6,7 +6,6 @@ at all temperatures, are decoded together, one row each a step.
 """
 
 import hashlib
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from benchmarks.figures import OUT
+from benchmarks.figures import OUT, say
 from benchmarks.prompt_set import Prompt
 from specedge.engine.loading import load_tokenizer, resolve_model
 from specedge.engine.ports import Choosing, StepItem, TargetEngine
@@ -118,11 +117,6 @@ class ReferenceTexts:
                 self._known["outputs"][self._key(reference)] = output
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_bytes(orjson.dumps(self._known))
-
-
-def say(text: str) -> None:
-    """Progress, for whoever waits."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def decode_together(

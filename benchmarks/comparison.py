@@ -1,0 +1,296 @@
+"""Runs a comparison: which systems are up when, which column is measured when, on which prompts.
+
+A column's prompts are halved and the halves measured far apart, the second in reverse order of the
+columns, so that a machine that gets slower or faster meanwhile does so for all of them.
+"""
+
+import asyncio
+import contextlib
+import functools
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import add
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.asking import Timed, stream_all
+from benchmarks.bench_system import Cloud, cloud
+from benchmarks.columns import (
+    BUSY_S,
+    Column,
+    Figures,
+    Kind,
+    Observed,
+    Prefill,
+    Setting,
+    figures_of,
+    same_texts,
+)
+from benchmarks.figures import say
+from benchmarks.pinned import Cores
+from benchmarks.prompt_set import Prompt
+from benchmarks.scrape import Reading, read
+from specedge.engine.loading import model_name
+
+# The last step's figures follow its verdicts by this much at most.
+SETTLE_S: Final = 0.3
+HALVES: Final = 2
+# Before each measurement, so that edges know the link's new length.
+WARM_UP_TEXT: Final = "Tell me something about rivers."
+WARM_UP_TOKENS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to compare. ``sweep`` settings are tried on the first ``sweep_prompts`` with
+    ``sweep_tokens`` each; delays are round trips in milliseconds."""
+
+    model: str
+    drafter: str
+    prompts: tuple[Prompt, ...]
+    max_tokens: int
+    temperature: float
+    streams: tuple[int, ...]
+    delays_ms: tuple[float, ...]
+    sweep: tuple[Setting, ...]
+    sweep_prompts: int
+    sweep_tokens: int
+    verifier_flags: tuple[str, ...] = ()
+    edge_flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """A column's figures; of how many texts, and how many of these equal those of the plain
+    column (which a sweep does not ask)."""
+
+    column: Column
+    figures: Figures
+    texts: int = 0
+    same_texts: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Results:
+    """Everything a comparison found."""
+
+    sweeps: list[Measured] = field(default_factory=list)
+    columns: list[Measured] = field(default_factory=list)
+
+
+class Comparison:
+    """One run of a plan. ``results`` grow while it runs."""
+
+    def __init__(self, plan: Plan, cores: Cores, run_dir: Path) -> None:
+        self.results = Results()
+        self._plan = plan
+        self._cores = cores
+        self._run_dir = run_dir
+        self._plain_texts: dict[int, list[Timed]] = {}
+
+    async def run(self) -> Results:
+        """Raises an ExceptionGroup of CommandFailed when a process cannot be kept up."""
+        async with cloud(self._run_dir, self._cores, self._verifier_flags()) as plain_cloud:
+            best = await self._sweep_edges(plain_cloud)
+            for streams in self._plan.streams:
+                await self._measure_edges(plain_cloud, streams, best[streams])
+        best = await self._sweep_server_only()
+        for setting in dict.fromkeys(best.values()):
+            streams_here = [streams for streams in best if best[streams] == setting]
+            await self._measure_server_only(setting, streams_here)
+        return self.results
+
+    # ------------------------------------------------------------ sweeps
+
+    async def _sweep_edges(self, where: Cloud) -> dict[int, Setting]:
+        """The best setting of SpecEdge by number of streams, at the longest round trip."""
+        for setting in self._plan.sweep:
+            flags = self._drafting_flags(setting, proactive=True)
+            async with where.edges("sweep", 1, flags) as edges:
+                for streams in self._plan.streams:
+                    column = Column(
+                        Kind.SPECEDGE, streams, max(self._plan.delays_ms), 1, True, setting
+                    )
+                    await self._try(where, edges, column)
+        return self._best(Kind.SPECEDGE)
+
+    async def _sweep_server_only(self) -> dict[int, Setting]:
+        """The best setting of the verifier's own drafter by number of streams, without a delay."""
+        fixed = [setting for setting in self._plan.sweep if not setting.is_controller]
+        for setting in fixed:
+            async with self._server_only(setting) as (where, edges):
+                for streams in self._plan.streams:
+                    column = Column(
+                        Kind.SERVER_ONLY, streams, min(self._plan.delays_ms), setting=setting
+                    )
+                    await self._try(where, edges, column)
+        return self._best(Kind.SERVER_ONLY)
+
+    async def _try(self, where: Cloud, edges: Sequence[str], column: Column) -> None:
+        prompts = self._plan.prompts[: self._plan.sweep_prompts]
+        seen = await self._observe(where, edges, column, prompts, self._plan.sweep_tokens)
+        figures = figures_of(seen, Prefill(0, 0.0))
+        say(f"  {column.setting}: {column.name}: {figures.tokens_per_s:.2f} tokens/s")
+        self.results.sweeps.append(Measured(column, figures))
+
+    def _best(self, kind: Kind) -> dict[int, Setting]:
+        best: dict[int, Measured] = {}
+        for tried in self.results.sweeps:
+            streams = tried.column.streams
+            if tried.column.kind is kind and (
+                streams not in best
+                or tried.figures.tokens_per_s > best[streams].figures.tokens_per_s
+            ):
+                best[streams] = tried
+        settings = {streams: tried.column.setting or Setting() for streams, tried in best.items()}
+        for streams, setting in settings.items():
+            say(f"{kind}, {streams} streams: best at {setting}")
+        return settings
+
+    # ------------------------------------------------------------ columns
+
+    async def _measure_edges(self, where: Cloud, streams: int, setting: Setting) -> None:
+        """Plain and SpecEdge, proactive or not, side by side in one system."""
+        plan = self._plan
+        most = min(2, streams)
+        on = self._drafting_flags(setting, proactive=True)
+        off = self._drafting_flags(setting, proactive=False)
+        async with (
+            where.edges("hosted", 1, self._hosted_flags()) as hosted,
+            where.edges("proactive", most, on) as proactive,
+            where.edges("waiting", most, off) as waiting,
+        ):
+            of_edges = {True: proactive, False: waiting}
+            asked = {
+                Column(Kind.PLAIN, streams, delay_ms): hosted for delay_ms in plan.delays_ms
+            } | {
+                Column(Kind.SPECEDGE, streams, delay_ms, count, is_proactive, setting): urls[:count]
+                for count in range(1, most + 1)
+                for delay_ms in plan.delays_ms
+                for is_proactive, urls in of_edges.items()
+            }
+            prefill = await self._prefill(where, hosted)
+            seen = await self._observe_all(where, asked)
+        first = next(iter(asked))
+        self._plain_texts[streams] = list(seen[first].timed)
+        self._keep(seen, prefill)
+
+    async def _measure_server_only(self, setting: Setting, streams_here: Sequence[int]) -> None:
+        async with self._server_only(setting) as (where, edges):
+            prefill = await self._prefill(where, edges)
+            asked: dict[Column, Sequence[str]] = {
+                Column(Kind.SERVER_ONLY, streams, delay_ms, setting=setting): edges
+                for streams in streams_here
+                for delay_ms in self._plan.delays_ms
+            }
+            self._keep(await self._observe_all(where, asked), prefill)
+
+    def _keep(self, seen: Mapping[Column, Observed], prefill: Prefill) -> None:
+        for column, observed in seen.items():
+            plain = self._plain_texts[column.streams]
+            same = same_texts(observed.timed, plain)
+            figures = figures_of(observed, prefill)
+            self.results.columns.append(Measured(column, figures, len(plain), same))
+
+    async def _observe_all(
+        self, where: Cloud, asked: Mapping[Column, Sequence[str]]
+    ) -> dict[Column, Observed]:
+        parts: dict[Column, list[Observed]] = {column: [] for column in asked}
+        for half in range(HALVES):
+            prompts = self._plan.prompts[half::HALVES]
+            in_turn: Iterable[Column] = asked if half % 2 == 0 else reversed(list(asked))
+            for column in in_turn if prompts else ():
+                say(f"  {column.name} ({half + 1}/{HALVES})")
+                part = await self._observe(
+                    where, asked[column], column, prompts, self._plan.max_tokens
+                )
+                parts[column].append(part)
+        return {column: functools.reduce(add, each) for column, each in parts.items()}
+
+    async def _prefill(self, where: Cloud, edges: Sequence[str]) -> Prefill:
+        """What the prompts alone cost: the same ones, one token each."""
+        column = Column(Kind.PLAIN, 1, 0.0)
+        seen = await self._observe(where, edges, column, self._plan.prompts, 1)
+        return Prefill(len(self._plan.prompts), seen.verifier.value(BUSY_S))
+
+    async def _observe(
+        self,
+        where: Cloud,
+        edges: Sequence[str],
+        column: Column,
+        prompts: Sequence[Prompt],
+        max_tokens: int,
+    ) -> Observed:
+        await where.link.set_round_trip(column.round_trip_ms)
+        bases = [f"{url}/v1" for url in edges]
+        warm_up = self._request(WARM_UP_TEXT, WARM_UP_TOKENS)
+        for base in bases:
+            await asyncio.to_thread(stream_all, [base], [warm_up], num_streams=1)
+        requests = [self._request(prompt.text, max_tokens) for prompt in prompts]
+        before = await _readings(where, edges)
+        begin_s = time.monotonic()
+        timed = await asyncio.to_thread(stream_all, bases, requests, num_streams=column.streams)
+        wall_s = time.monotonic() - begin_s
+        after = await _readings(where, edges)
+        verifier, of_edges = (late - early for late, early in zip(after, before, strict=True))
+        return Observed(timed, wall_s, verifier, of_edges, os.getloadavg()[0])
+
+    # ------------------------------------------------------------ what runs
+
+    @contextlib.asynccontextmanager
+    async def _server_only(self, setting: Setting) -> AsyncIterator[tuple[Cloud, list[str]]]:
+        flags = [*self._verifier_flags(), "--drafter", self._plan.drafter, *_size_flags(setting)]
+        async with (
+            cloud(self._run_dir, self._cores, flags) as where,
+            where.edges("hosted", 1, self._hosted_flags()) as edges,
+        ):
+            yield where, edges
+
+    def _verifier_flags(self) -> list[str]:
+        return ["--model", self._plan.model, *self._plan.verifier_flags]
+
+    def _hosted_flags(self) -> list[str]:
+        return ["--model", self._plan.model, "--drafter", "none"]
+
+    def _drafting_flags(self, setting: Setting, *, proactive: bool) -> list[str]:
+        return [
+            *("--model", self._plan.model, "--drafter", self._plan.drafter),
+            *("--threads", "1", "--draft-dtype", "fp32"),
+            *_size_flags(setting),
+            *("--adaptive", "true" if setting.is_controller else "false"),
+            *("--proactive", "true" if proactive else "false"),
+            *self._plan.edge_flags,
+        ]
+
+    def _request(self, text: str, max_tokens: int) -> dict[str, Any]:
+        return {
+            "model": model_name(self._plan.model),
+            "messages": [{"role": "user", "content": text}],
+            "max_tokens": max_tokens,
+            "temperature": self._plan.temperature,
+            "seed": 1,
+            "return_token_ids": True,
+        }
+
+
+def run_comparison(plan: Plan, cores: Cores) -> Results:
+    """Blocking; its processes are gone when it returns. Logs are kept where it failed."""
+    with tempfile.TemporaryDirectory(prefix="specedge-bench-") as folder:
+        return asyncio.run(Comparison(plan, cores, Path(folder)).run())
+
+
+def _size_flags(setting: Setting) -> list[str]:
+    if setting.is_controller:
+        return []
+    return ["--depth", str(setting.depth), "--budget", str(setting.budget)]
+
+
+async def _readings(where: Cloud, edges: Sequence[str]) -> tuple[Reading, Reading]:
+    """Of the verifier, and of the edges together."""
+    await asyncio.sleep(SETTLE_S)
+    verifier = await asyncio.to_thread(read, where.verifier_url)
+    of_edges = [await asyncio.to_thread(read, url) for url in edges]
+    return verifier, functools.reduce(add, of_edges)
