@@ -71,6 +71,68 @@ def test_without_prefill_rounds_have_the_whole_step() -> None:
     assert room_for_decoding(64, prefill_waits=True) == 56
 
 
+def hosted_nodes(wants: list[WantStep], room: StepRoom) -> dict[int, int]:
+    """By number of the hosted round in the step: nodes that may be drafted for it."""
+    keys = {key("A", number): want for number, want in enumerate(wants)}
+    return {
+        int(one.key.session, 16): one.num_nodes
+        for one in plan_step(keys, room)
+        if keys[one.key].is_hosted
+    }
+
+
+def test_drafts_of_hosted_rounds_share_the_room_that_roots_leave() -> None:
+    wants = [a_round(0, is_hosted=True) for _ in range(3)]
+
+    assert hosted_nodes(wants, StepRoom(64, hosted_nodes=32)) == {0: 21, 1: 20, 2: 20}
+    assert hosted_nodes(wants, StepRoom(200, hosted_nodes=32)) == {0: 32, 1: 32, 2: 32}
+    assert hosted_nodes(wants, StepRoom(3, hosted_nodes=32)) == {0: 0, 1: 0, 2: 0}
+    assert hosted_nodes(wants, StepRoom(64)) == {0: 0, 1: 0, 2: 0}
+
+
+@pytest.mark.parametrize("num_edges", [0, 1, 6, 20])
+@pytest.mark.parametrize("num_hosted", [1, 5, 30])
+@pytest.mark.parametrize("prefill", [0, 500])
+def test_a_step_with_hosted_drafts_is_not_over_its_rows(
+    num_edges: int, num_hosted: int, prefill: int
+) -> None:
+    wants = [a_round(9) for _ in range(num_edges)]
+    wants += [a_round(0, is_hosted=True) for _ in range(num_hosted)]
+    wants += [a_prefill(prefill)] if prefill else []
+    keys = {key("A", number): want for number, want in enumerate(wants)}
+
+    plan = plan_step(keys, StepRoom(64, hosted_nodes=32, hosted_share=0.5))
+
+    rows = {one.key: num_rows(keys[one.key]) + one.num_nodes for one in plan}
+    rows |= {one.key: one.num_chain for one in plan if keys[one.key].tree is None}
+    assert sum(rows.values()) <= 64
+    assert any(keys[one.key].is_hosted for one in plan), "hosted rounds go on"
+    assert num_edges == 0 or any(keys[key] is wants[0] for key in rows)
+    assert not prefill or any(keys[key] is wants[-1] for key in rows)
+
+
+def test_while_edges_drafts_wait_hosted_rounds_take_no_more_than_their_share() -> None:
+    hosted = [a_round(0, is_hosted=True) for _ in range(10)]
+    room = StepRoom(64, hosted_nodes=32, hosted_share=0.25)
+
+    beside = hosted_nodes([*hosted, a_round(3)], room)
+    alone = hosted_nodes(hosted, room)
+
+    assert len(beside) + sum(beside.values()) == 16
+    assert len(alone) + sum(alone.values()) == 64
+
+
+def test_hosted_rounds_that_found_no_room_are_first_in_the_next_step() -> None:
+    wants = {key("A", n): a_round(0, is_hosted=True) for n in range(6)}
+    room = StepRoom(4)
+
+    first = [one.key for one in plan_step(wants, room)]
+    waiting = {one: want for one, want in wants.items() if one not in first}
+    second = [one.key for one in plan_step({**waiting, **wants}, room)]
+
+    assert set(second[:2]) == set(waiting)
+
+
 @pytest.mark.parametrize(
     ("remaining", "room", "chunks"),
     [
