@@ -65,6 +65,14 @@ def test_what_was_not_chosen_is_left_to_the_service() -> None:
     assert "--api-key" not in flags(StackOptions(), "edge")
 
 
+def test_only_verifiers_asked_to_draft_do() -> None:
+    server_only = StackOptions(drafter="none", verifier_drafter="prompt-lookup")
+
+    assert flags(StackOptions(drafter="emulated"), "verifier-1")["--drafter"] == "none"
+    assert flags(server_only, "verifier-1")["--drafter"] == "prompt-lookup"
+    assert flags(server_only, "edge")["--drafter"] == "none"
+
+
 def test_edges_have_identities_of_their_own() -> None:
     options = StackOptions(edges=2)
 

@@ -46,6 +46,12 @@ Model = Annotated[
 DrafterName = Annotated[
     str, typer.Option(help="prompt-lookup, emulated, none, or a model's name or folder.")
 ]
+VerifierDrafterName = Annotated[
+    str,
+    typer.Option(
+        help="What drafts at the verifiers, for edges with --drafter none. Same names as there."
+    ),
+]
 Dtype = Annotated[str | None, typer.Option(help="fp32, bf16 or auto.")]
 Verifiers = Annotated[int, typer.Option(min=1, max=16, help="Verifier processes.")]
 Threads = Annotated[
@@ -97,6 +103,7 @@ def root(
 def up(  # noqa: PLR0913  (each argument is an option that a person may give)
     model: Model = None,
     drafter: DrafterName = "prompt-lookup",
+    verifier_drafter: VerifierDrafterName = "none",
     dtype: Dtype = None,
     verifiers: Verifiers = 1,
     edges: Annotated[int, typer.Option(min=1, max=16, help="Edge processes.")] = 1,
@@ -114,6 +121,7 @@ def up(  # noqa: PLR0913  (each argument is an option that a person may give)
     options = StackOptions(
         model=model,
         drafter=drafter,
+        verifier_drafter=verifier_drafter,
         dtype=dtype,
         verifiers=verifiers,
         edges=edges,

@@ -19,6 +19,8 @@ LOOPBACK: Final = "127.0.0.1"
 class StackOptions:
     """What a person chose. None leaves a setting to the service's own default.
 
+    verifier_drafter  of the verifiers' own, for hosted sessions. Always said, so that a variable
+             meant for the edges does not set it
     port     of the first edge; 0 picks a free one. Everything else listens on free ports
     threads  compute threads of each verifier; None divides the machine's cores among them, less
              one for everything else: a compute thread that has to wait for its core holds up all
@@ -27,6 +29,7 @@ class StackOptions:
 
     model: str | None = None
     drafter: str | None = None
+    verifier_drafter: str = "none"
     dtype: str | None = None
     verifiers: int = 1
     edges: int = 1
@@ -65,6 +68,7 @@ def plan_processes(options: StackOptions, *, nats_url: str, run_dir: Path) -> li
         "model": options.model,
         "dtype": options.dtype,
         "threads": options.verifier_threads,
+        "drafter": options.verifier_drafter,
     }
     edge = common | {
         "model": options.model,
