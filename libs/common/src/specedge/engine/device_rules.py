@@ -46,12 +46,7 @@ def process_rows(x: Tensor, tree: TokenTree, choosing: Choosing) -> Tensor:
     _mask_early_stops(x, tree, choosing)
     if params.is_greedy:
         return x
-    return truncate_rows(x / x.new_tensor(max(params.temperature, MIN_TEMPERATURE)), params)
-
-
-def truncate_rows(x: Tensor, params: SamplingParams) -> Tensor:
-    """Top-k, top-p and min-p on logits that were divided by the temperature. Overwrites ``x``;
-    returns the result."""
+    x = x / x.new_tensor(max(params.temperature, MIN_TEMPERATURE))
     if 0 < params.top_k < x.shape[1]:
         threshold = x.topk(params.top_k, dim=1).values[:, -1:]
         x.masked_fill_(x < threshold, -torch.inf)

@@ -12,6 +12,7 @@ for those, a drafter that ignores them is merely less often right.
 m nodes, v tokens of the drafter's head, k children.
 """
 
+import math
 from typing import Final, Protocol
 
 import numpy as np
@@ -19,7 +20,6 @@ import torch
 from torch import Tensor
 
 from specedge.engine.device_noise import gumbel_of_tokens
-from specedge.engine.device_rules import truncate_rows
 from specedge.engine.draft_head import DraftHead
 from specedge.params import SamplingParams
 from specedge.sampling.rules import MIN_TEMPERATURE
@@ -33,6 +33,8 @@ SHARPNESS: Final = 1.2
 # A token that truncation masks by the drafter's q may be one that the target keeps: such tokens
 # are not dropped but ranked behind all others.
 MASKED_NATS: Final = 16.0
+# Truncation to more tokens than this masks next to nothing, and finding out which costs the most.
+MAX_KEPT: Final = 512
 
 
 class Ranking(Protocol):
@@ -103,8 +105,7 @@ class Coupled:
         x = self._logits.scaled(logits)
         scores = x * self._sharpness + self._noise_at(positions)
         if self._params.truncates:
-            is_masked = torch.isneginf(truncate_rows(x, self._params))
-            scores -= MASKED_NATS * is_masked
+            scores -= MASKED_NATS * (x < _least_kept(x, self._params))
         return _best(scores, self._num_children, self._head)
 
     def forget_before(self, position: int) -> None:
@@ -121,6 +122,23 @@ class Coupled:
                 )
         noise = torch.stack([self._noise[position] for position in distinct.tolist()])
         return noise if len(distinct) == 1 else noise[torch.from_numpy(row).to(self._device)]
+
+
+def _least_kept(x: Tensor, params: SamplingParams) -> Tensor:
+    """(m, 1) float32: the value below which top-k, top-p and min-p mask a row of ``x`` (m, v), or
+    -inf if they keep more than ``MAX_KEPT`` tokens. Quick, and near the sampler's exact rules."""
+    is_top_k = 0 < params.top_k <= min(MAX_KEPT, x.shape[1])
+    values = x.topk(params.top_k if is_top_k else min(MAX_KEPT, x.shape[1]), dim=1).values
+    least = values[:, -1:] if is_top_k else torch.full_like(values[:, :1], -math.inf)
+    if params.top_p < 1.0:
+        mass = (values if is_top_k else x).logsumexp(dim=1, keepdim=True)
+        probability = (values - mass).exp()
+        num_kept = (probability.cumsum(dim=1) - probability < params.top_p).sum(dim=1, keepdim=True)
+        last_kept = values.gather(1, (num_kept - 1).clamp(min=0))
+        least = torch.where(num_kept < values.shape[1], last_kept.maximum(least), least)
+    if params.min_p > 0.0:
+        least = least.maximum(values[:, :1] + math.log(params.min_p))
+    return least
 
 
 class _ScaledLogits:
