@@ -23,6 +23,7 @@ from benchmarks.prompt_set import CATEGORIES, choose, load_prompts
 from benchmarks.reference_texts import Reference, ReferenceTexts
 from benchmarks.watched_drafter import WatchedDrafter
 from specedge.engine.loading import DEFAULT_MODEL
+from specedge.engine.shipped import AUTO, chosen_drafter
 from specedge.params import DraftPolicy
 from specedge.tree.calibration import Tally
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     """Measure, print the tables, write the JSON."""
     options = _parser().parse_args(argv)
     results = measure(options)
-    name = Path(options.drafter).name
+    name = Path(chosen_drafter(options.drafter, options.model)).name
     path = Path(options.json) if options.json else OUT / f"acceptance-{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     body = {"options": vars(options), **machine(), "results": results}
@@ -128,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", default=DEFAULT_MODEL, help="the target, by name or folder")
     parser.add_argument(
-        "--drafter", default="prompt-lookup", help="prompt-lookup, or a draft model, name or folder"
+        "--drafter", default=AUTO, help="auto, prompt-lookup, or a draft model, by name or folder"
     )
     parser.add_argument("--coupled", action="store_true", help="rank with the target's own noise")
     parser.add_argument("--nodes", type=_ints, default=[32], help="at most so many; 16,32 for both")

@@ -20,13 +20,15 @@ from typing import Any, Final
 
 from benchmarks import compare_plots, compare_report
 from benchmarks.columns import Setting
-from benchmarks.comparison import Measured, Plan, Results, run_comparison
+from benchmarks.comparison import run_comparison
 from benchmarks.figures import OUT, machine, say
 from benchmarks.pinned import ANY, Cores, pin_to
+from benchmarks.plan import Measured, Plan, Results
 from benchmarks.prompt_set import choose, load_prompts
 from specedge.cli.console import quiet_logs
 from specedge.cli.failure import CommandFailed
 from specedge.engine.loading import DEFAULT_MODEL
+from specedge.engine.shipped import AUTO, chosen_drafter
 
 SWEEP: Final = "2x3,3x4,3x8,4x8,5x16,controller"
 QUICK: Final = {"prompts": 6, "tokens": 24, "sweep": "3x4,controller", "sweep_prompts": 2}
@@ -90,7 +92,7 @@ def _run(plan: Plan, cores: Cores) -> Results:
 def _plan(options: argparse.Namespace) -> Plan:
     return Plan(
         model=options.model,
-        drafter=options.drafter,
+        drafter=chosen_drafter(options.drafter, options.model),
         prompts=tuple(choose(load_prompts(), options.prompts)),
         max_tokens=options.tokens,
         temperature=options.temperature,
@@ -111,7 +113,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--model", default=DEFAULT_MODEL, help="the target, by name or folder")
-    add("--drafter", default="prompt-lookup", help="of edges and of the server-only system")
+    add("--drafter", default=AUTO, help="of edges and of the server-only system")
     add("--prompts", type=int, default=12, help="so many, spread over the categories")
     add("--tokens", type=int, default=64, help="length of each answer at most")
     add("--temperature", type=float, default=0.0)

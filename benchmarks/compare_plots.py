@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.columns import Figures, Kind
-from benchmarks.comparison import Measured, Results
+from benchmarks.plan import Measured, Results
 
 # Plain, server-only, SpecEdge with and without proactive drafting.
 COLOURS = {"plain": "#9aa0a6", "server-only": "#5f8dd3", "on": "#d9762b", "off": "#eebf94"}

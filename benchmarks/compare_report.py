@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.columns import Column, Figures, Kind
-from benchmarks.comparison import Measured, Results
 from benchmarks.figures import Goal
+from benchmarks.plan import Measured, Results
 
 WIDTH: Final = 132
 NOTHING: Final = "–"
@@ -94,8 +94,8 @@ def _ratio_table(results: Results) -> Table:
         found = _ratios_of(each, results.columns)
         column = each.column
         cells = [_marked(goal, found.get(key)) for key, goal in GOALS.items()]
-        heading = (column.system, str(column.streams), f"{column.round_trip_ms:g} ms")
-        table.add_row(*heading, *cells)
+        load = (str(column.streams), f"{column.round_trip_ms:g} ms")
+        table.add_row(column.system, *load, *cells)
     return table
 
 

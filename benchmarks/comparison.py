@@ -7,21 +7,17 @@ columns, so that a machine that gets slower or faster meanwhile does so for all 
 import asyncio
 import contextlib
 import functools
-import os
 import tempfile
-import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from operator import add
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.asking import Timed, stream_all
+from benchmarks.asking import Timed
 from benchmarks.bench_system import Cloud, cloud
 from benchmarks.columns import (
     BUSY_S,
     Column,
-    Figures,
     Kind,
     Observed,
     Prefill,
@@ -30,55 +26,16 @@ from benchmarks.columns import (
     same_texts,
 )
 from benchmarks.figures import say
+from benchmarks.observing import EDGE_DRAFTS, VERIFIER_DRAFTS, check_drafting, observe
 from benchmarks.pinned import Cores
+from benchmarks.plan import Measured, Plan, Results
 from benchmarks.prompt_set import Prompt
-from benchmarks.scrape import Reading, read
 from specedge.engine.loading import model_name
 
-# The last step's figures follow its verdicts by this much at most.
-SETTLE_S: Final = 0.3
 HALVES: Final = 2
 # Before each measurement, so that edges know the link's new length.
 WARM_UP_TEXT: Final = "Tell me something about rivers."
 WARM_UP_TOKENS: Final = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to compare. ``sweep`` settings are tried on the first ``sweep_prompts`` with
-    ``sweep_tokens`` each; delays are round trips in milliseconds."""
-
-    model: str
-    drafter: str
-    prompts: tuple[Prompt, ...]
-    max_tokens: int
-    temperature: float
-    streams: tuple[int, ...]
-    delays_ms: tuple[float, ...]
-    sweep: tuple[Setting, ...]
-    sweep_prompts: int
-    sweep_tokens: int
-    verifier_flags: tuple[str, ...] = ()
-    edge_flags: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Measured:
-    """A column's figures; of how many texts, and how many of these equal those of the plain
-    column (which a sweep does not ask)."""
-
-    column: Column
-    figures: Figures
-    texts: int = 0
-    same_texts: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class Results:
-    """Everything a comparison found."""
-
-    sweeps: list[Measured] = field(default_factory=list)
-    columns: list[Measured] = field(default_factory=list)
 
 
 class Comparison:
@@ -110,6 +67,7 @@ class Comparison:
         for setting in self._plan.sweep:
             flags = self._drafting_flags(setting, proactive=True)
             async with where.edges("sweep", 1, flags) as edges:
+                await check_drafting(EDGE_DRAFTS, edges)
                 for streams in self._plan.streams:
                     column = Column(
                         Kind.SPECEDGE, streams, max(self._plan.delays_ms), 1, True, setting
@@ -163,6 +121,7 @@ class Comparison:
             where.edges("proactive", most, on) as proactive,
             where.edges("waiting", most, off) as waiting,
         ):
+            await check_drafting(EDGE_DRAFTS, [*proactive, *waiting])
             of_edges = {True: proactive, False: waiting}
             asked = {
                 Column(Kind.PLAIN, streams, delay_ms): hosted for delay_ms in plan.delays_ms
@@ -224,19 +183,13 @@ class Comparison:
         prompts: Sequence[Prompt],
         max_tokens: int,
     ) -> Observed:
-        await where.link.set_round_trip(column.round_trip_ms)
-        bases = [f"{url}/v1" for url in edges]
-        warm_up = self._request(WARM_UP_TEXT, WARM_UP_TOKENS)
-        for base in bases:
-            await asyncio.to_thread(stream_all, [base], [warm_up], num_streams=1)
-        requests = [self._request(prompt.text, max_tokens) for prompt in prompts]
-        before = await _readings(where, edges)
-        begin_s = time.monotonic()
-        timed = await asyncio.to_thread(stream_all, bases, requests, num_streams=column.streams)
-        wall_s = time.monotonic() - begin_s
-        after = await _readings(where, edges)
-        verifier, of_edges = (late - early for late, early in zip(after, before, strict=True))
-        return Observed(timed, wall_s, verifier, of_edges, os.getloadavg()[0])
+        return await observe(
+            where,
+            edges,
+            [self._request(prompt.text, max_tokens) for prompt in prompts],
+            warm_up=self._request(WARM_UP_TEXT, WARM_UP_TOKENS),
+            column=column,
+        )
 
     # ------------------------------------------------------------ what runs
 
@@ -247,6 +200,7 @@ class Comparison:
             cloud(self._run_dir, self._cores, flags) as where,
             where.edges("hosted", 1, self._hosted_flags()) as edges,
         ):
+            await check_drafting(VERIFIER_DRAFTS, [where.verifier_url])
             yield where, edges
 
     def _verifier_flags(self) -> list[str]:
@@ -286,11 +240,3 @@ def _size_flags(setting: Setting) -> list[str]:
     if setting.is_controller:
         return []
     return ["--depth", str(setting.depth), "--budget", str(setting.budget)]
-
-
-async def _readings(where: Cloud, edges: Sequence[str]) -> tuple[Reading, Reading]:
-    """Of the verifier, and of the edges together."""
-    await asyncio.sleep(SETTLE_S)
-    verifier = await asyncio.to_thread(read, where.verifier_url)
-    of_edges = [await asyncio.to_thread(read, url) for url in edges]
-    return verifier, functools.reduce(add, of_edges)

@@ -1,0 +1,44 @@
+"""What a comparison is asked, and what it answers."""
+
+from dataclasses import dataclass, field
+
+from benchmarks.columns import Column, Figures, Setting
+from benchmarks.prompt_set import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to compare. ``sweep`` settings are tried on the first ``sweep_prompts`` with
+    ``sweep_tokens`` each; delays are round trips in milliseconds."""
+
+    model: str
+    drafter: str
+    prompts: tuple[Prompt, ...]
+    max_tokens: int
+    temperature: float
+    streams: tuple[int, ...]
+    delays_ms: tuple[float, ...]
+    sweep: tuple[Setting, ...]
+    sweep_prompts: int
+    sweep_tokens: int
+    verifier_flags: tuple[str, ...] = ()
+    edge_flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """A column's figures; of how many texts, and how many of these equal those of the plain
+    column (which a sweep does not ask)."""
+
+    column: Column
+    figures: Figures
+    texts: int = 0
+    same_texts: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Results:
+    """Everything a comparison found."""
+
+    sweeps: list[Measured] = field(default_factory=list)
+    columns: list[Measured] = field(default_factory=list)
