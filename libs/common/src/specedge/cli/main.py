@@ -23,6 +23,7 @@ from specedge.cli.stack import (
 )
 from specedge.errors import SpecEdgeError
 
+DISTILL_MODULE: Final = "specedge.distill"
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
 PASS_THROUGH: Final = {
     "allow_extra_args": True,
@@ -220,6 +221,12 @@ def verify_lossless(  # noqa: PLR0913  (each argument is an option that a person
         as_json=as_json,
     )
     run_verify_lossless(options, stack_options)
+
+
+@app.command(context_settings=PASS_THROUGH)
+def distill(context: typer.Context) -> None:
+    """Make a drafter for any model from that model alone; all options are its own."""
+    _become(DISTILL_MODULE, context.args)
 
 
 @app.command(context_settings=PASS_THROUGH)

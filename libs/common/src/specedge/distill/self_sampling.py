@@ -4,7 +4,8 @@ Owns how conversations come about and what of the target's distribution is kept.
 the target; storing is ``corpus``'s.
 """
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -97,29 +98,25 @@ class SelfSampler:
         self._turn_ends = self._stop_ids | frozenset(self._frame.between[:1])
 
     @torch.inference_mode()
-    def sample(
-        self, seed: int, count: int, on_token: Callable[[int], None]
-    ) -> Iterator[Conversation]:
-        """``count`` conversations that depend on ``seed`` alone, in the order in which they end.
-        ``on_token`` is told how many tokens each pass made."""
-        waiting = iter(range(count))
+    def sample(self, seed: Sequence[int]) -> Iterator[Conversation]:
+        """Conversations without end, in the order in which they are finished; they depend on
+        ``seed`` alone. Closing the iterator gives up those under way."""
+        numbers = itertools.count()
         lanes: list[_Lane] = []
-        while True:
-            while len(lanes) < self._plan.lanes and (number := next(waiting, None)) is not None:
-                lanes.append(self._start(seed, number))
-            if not lanes:
-                return
-            ended = self._advance(lanes)
-            on_token(len(lanes))
-            for lane in ended:
-                lanes.remove(lane)
+        try:
+            while True:
+                while len(lanes) < self._plan.lanes:
+                    lanes.append(self._start([*seed, next(numbers)]))
+                for lane in self._advance(lanes):
+                    lanes.remove(lane)
+                    self._model.cache.release(lane.slot)
+                    yield _conversation(lane)
+        finally:
+            for lane in lanes:
                 self._model.cache.release(lane.slot)
-                conversation = self._conversation(lane)
-                if conversation is not None:
-                    yield conversation
 
-    def _start(self, seed: int, number: int) -> _Lane:
-        rng = np.random.default_rng([seed, number])
+    def _start(self, seed: Sequence[int]) -> _Lane:
+        rng = np.random.default_rng(seed)
         opener: tuple[int, ...] = ()
         if self._frame.between and rng.random() > UNPROMPTED:
             opener = self._openers[rng.integers(len(self._openers))]
@@ -193,17 +190,17 @@ class SelfSampler:
         lane.has_next.extend([False] * (len(lane.tokens) - 1 - kept))
         lane.prompt_len = len(lane.tokens)
 
-    def _conversation(self, lane: _Lane) -> Conversation | None:
-        if lane.prompt_len is None or not lane.next_id:
-            return None
-        return Conversation(
-            tokens=np.array(lane.tokens, dtype=np.int32),
-            prompt_len=lane.prompt_len,
-            is_greedy=lane.temperature == 0.0,
-            has_next=np.array([*lane.has_next, False], dtype=np.bool_),
-            next_id=np.stack(lane.next_id),
-            next_logprob=np.stack(lane.next_logprob),
-        )
+
+def _conversation(lane: _Lane) -> Conversation:
+    assert lane.prompt_len is not None  # no lane ends before its answer
+    return Conversation(
+        tokens=np.array(lane.tokens, dtype=np.int32),
+        prompt_len=lane.prompt_len,
+        is_greedy=lane.temperature == 0.0,
+        has_next=np.array([*lane.has_next, False], dtype=np.bool_),
+        next_id=np.stack(lane.next_id),
+        next_logprob=np.stack(lane.next_logprob),
+    )
 
 
 def _ids(tokenizer: Any, text: str) -> tuple[int, ...]:

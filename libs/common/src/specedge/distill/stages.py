@@ -1,0 +1,169 @@
+"""The stages of making a drafter, each of which goes on where it stopped: sample, train, write.
+
+Owns what a stage needs and leaves behind; the workspace keeps it. Says how far it is through a
+``Watcher``, which may also stop it.
+"""
+
+import copy
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from specedge.distill.batches import BatchMaker
+from specedge.distill.corpus import Conversation, num_tokens, piece_path, read_piece, write_piece
+from specedge.distill.evaluation import HeldOut, evaluate
+from specedge.distill.schedule import Schedule
+from specedge.distill.self_sampling import SelfSampler
+from specedge.distill.student import Student, StudentShape
+from specedge.distill.training import Progress, Trainer, TrainingPlan
+from specedge.distill.vocabulary import frequent_tokens, token_mass
+from specedge.distill.workspace import DistillPlan, Workspace
+from specedge.engine.drafter_folder import DrafterCard, write_drafter
+from specedge.engine.torch_model import LoadedModel
+from specedge.errors import InvalidRequest
+
+
+class Watcher(Protocol):
+    """Whoever waits for a stage. Called from the stage's own thread."""
+
+    def sampled(self, tokens: int, wanted: int) -> bool:
+        """So many tokens are stored; False stops sampling."""
+        ...
+
+    def trained(self, progress: Progress, wanted_tokens: int) -> bool:
+        """After every step; False stops training, at a checkpoint."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One of ``of`` processes that sample into the same folder at once; ``index`` from 0."""
+
+    index: int = 0
+    of: int = 1
+
+
+def sample_corpus(
+    sampler: SelfSampler,
+    workspace: Workspace,
+    plan: DistillPlan,
+    wanted_tokens: int,
+    share: Share,
+    watcher: Watcher,
+) -> None:
+    """Write pieces until the folder holds ``wanted_tokens``."""
+    have = num_tokens(workspace.corpus)
+    if not watcher.sampled(have, wanted_tokens) or have >= wanted_tokens:
+        return
+    numbers = (
+        number
+        for number in itertools.count(share.index, share.of)
+        if not piece_path(workspace.corpus, number).exists()
+    )
+    first = next(numbers)
+    stream = sampler.sample([plan.seed, first])
+    for number in itertools.chain([first], numbers):
+        piece: list[Conversation] = list(itertools.islice(stream, plan.piece_conversations))
+        write_piece(piece_path(workspace.corpus, number), piece)
+        have = num_tokens(workspace.corpus)
+        if not watcher.sampled(have, wanted_tokens) or have >= wanted_tokens:
+            return
+
+
+class Corpus:
+    """The training conversations of a workspace, read as they come."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._pieces: dict[int, list[Conversation]] = {}
+
+    def conversations(self) -> list[Conversation]:
+        """All there are now. Raises InvalidRequest when there are none."""
+        for number in self._workspace.training_pieces():
+            if number not in self._pieces:
+                self._pieces[number] = read_piece(piece_path(self._workspace.corpus, number))
+        if not self._pieces:
+            raise InvalidRequest("there is nothing to train on yet: sample first", field="only")
+        return [one for number in sorted(self._pieces) for one in self._pieces[number]]
+
+
+def train(
+    loaded: LoadedModel,
+    workspace: Workspace,
+    plan: DistillPlan,
+    total_tokens: int,
+    watcher: Watcher,
+    *,
+    patience: int,
+) -> Trainer:
+    """Train until ``total_tokens`` were seen, acceptance stalls or ``watcher`` stops it."""
+    corpus = Corpus(workspace)
+    vocab_size = loaded.identity.vocab_size
+    head_tokens = workspace.head_tokens()
+    if head_tokens is None:
+        mass = token_mass(corpus.conversations(), vocab_size)
+        head_tokens = frequent_tokens(mass, plan.vocabulary, loaded.identity.stop_ids)
+        workspace.fix_head_tokens(head_tokens)
+    held_out = workspace.held_out(plan.held_out)
+
+    def batches() -> BatchMaker:
+        return BatchMaker(
+            corpus.conversations(),
+            head_tokens,
+            vocab_size=vocab_size,
+            batch_tokens=plan.batch_tokens,
+            seed=plan.seed,
+        )
+
+    def measure(student: Student) -> HeldOut:
+        return evaluate(student, held_out, head_tokens, vocab_size)
+
+    training = TrainingPlan(
+        Schedule(total_tokens, plan.peak_rate),
+        measure_every_tokens=max(1, total_tokens // 25),
+        patience=patience,
+    )
+    student = Student(loaded.model, StudentShape(plan.layers), head_tokens)
+    trainer = Trainer(student, batches, measure, training, workspace.folder)
+    trainer.resume()
+    trainer.run(lambda progress: watcher.trained(progress, trainer.end_tokens))
+    return trainer
+
+
+def write(
+    loaded: LoadedModel, workspace: Workspace, plan: DistillPlan, student: Student, folder: Path
+) -> None:
+    """Write the drafter's folder, without its model card."""
+    head_tokens = workspace.head_tokens()
+    if head_tokens is None:
+        raise InvalidRequest("there is nothing to write yet: train first", field="only")
+    model = loaded.model
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    embedding = names[model.get_input_embeddings().weight]
+    head = names.get(model.get_output_embeddings().weight, embedding)
+    prefix = _prefix(names, model)
+    card = DrafterCard(
+        target=plan.target,
+        target_weights=loaded.identity.weights_fingerprint,
+        target_tokenizer=loaded.identity.tokenizer_fingerprint,
+        embedding=embedding,
+        head=head,
+    )
+    own = {prefix + name: tensor for name, tensor in student.learned().items()}
+    write_drafter(folder, _cut_config(model.config, plan.layers), own, head_tokens, card)
+
+
+def _prefix(names: dict[object, str], model: object) -> str:
+    """How the whole model calls its decoder: what stands before the decoder's own names."""
+    decoder = model.get_decoder()  # type: ignore[attr-defined]
+    name, parameter = next(iter(decoder.named_parameters()))
+    return names[parameter].removesuffix(name)
+
+
+def _cut_config(config: object, layers: tuple[int, ...]) -> object:
+    cut = copy.deepcopy(config)
+    cut.num_hidden_layers = len(layers)  # type: ignore[attr-defined]
+    if getattr(cut, "layer_types", None):
+        cut.layer_types = [cut.layer_types[number] for number in layers]  # type: ignore[attr-defined]
+    return cut
