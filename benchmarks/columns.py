@@ -30,6 +30,8 @@ HITS: Final = "specedge_draft_hits_total"
 REUSED: Final = "specedge_draft_nodes_reused_total"
 SAVED: Final = "specedge_draft_passes_saved_total"
 REPLY: Final = "specedge_reply_seconds"
+DRAFT_S: Final = "specedge_draft_seconds_total"
+PASSES: Final = "specedge_draft_passes_total"
 
 
 class Kind(StrEnum):
@@ -133,6 +135,7 @@ class Figures:
     nodes, bytes, draft_ms   per round; draft_ms is an edge's, on the way to the draft's departure
     hit_rate              share of the verdicts whose bonus the edge had drafted already
     nodes_reused, passes_saved   per round, thanks to proactive drafting
+    pass_ms               of the drafter, as long as it takes on the way to a departure
     reply_…_ms            from a verdict's arrival to the next draft's departure
     """
 
@@ -156,6 +159,7 @@ class Figures:
     hit_rate: float | None
     nodes_reused: float | None
     passes_saved: float | None
+    pass_ms: float | None
     reply_p50_ms: float | None
     reply_p99_ms: float | None
     load_1min: float
@@ -207,11 +211,20 @@ def same_texts(timed: Sequence[Timed], others: Sequence[Timed]) -> int:
     return sum(one.tokens == other.tokens for one, other in zip(timed, others, strict=True))
 
 
+_OF_DRAFTING: Final = (
+    "hit_rate",
+    "nodes_reused",
+    "passes_saved",
+    "pass_ms",
+    "reply_p50_ms",
+    "reply_p99_ms",
+)
+
+
 def _drafting(edges: Reading) -> dict[str, float | None]:
     verdicts = edges.value(VERDICTS)
     if verdicts == 0:
-        names = ("hit_rate", "nodes_reused", "passes_saved", "reply_p50_ms", "reply_p99_ms")
-        return dict.fromkeys(names)
+        return dict.fromkeys(_OF_DRAFTING)
     replies = {share: edges.quantile(REPLY, share) for share in (0.5, 0.99)}
     reply_ms = {
         share: None if seconds is None else MS_PER_S * seconds for share, seconds in replies.items()
@@ -220,6 +233,7 @@ def _drafting(edges: Reading) -> dict[str, float | None]:
         "hit_rate": edges.value(HITS) / verdicts,
         "nodes_reused": edges.value(REUSED) / verdicts,
         "passes_saved": edges.value(SAVED) / verdicts,
+        "pass_ms": MS_PER_S * _ratio(edges.value(DRAFT_S), edges.value(PASSES)),
         "reply_p50_ms": reply_ms[0.5],
         "reply_p99_ms": reply_ms[0.99],
     }

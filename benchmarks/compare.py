@@ -30,7 +30,7 @@ from specedge.cli.failure import CommandFailed
 from specedge.engine.loading import DEFAULT_MODEL
 from specedge.engine.shipped import AUTO, chosen_drafter
 
-SWEEP: Final = "2x3,3x4,3x8,4x8,5x16,controller"
+SWEEP: Final = "2x3,3x6,4x8,5x16,controller"
 QUICK: Final = {"prompts": 6, "tokens": 24, "sweep": "3x4,controller", "sweep_prompts": 2}
 
 

@@ -42,6 +42,7 @@ ROUNDS: Final[dict[str, _Cell]] = {
     "nodes": _number(lambda f: f.nodes, 1),
     "bytes": _number(lambda f: f.bytes, 0),
     "draft ms": _number(lambda f: f.draft_ms, 1),
+    "pass ms": _number(lambda f: f.pass_ms, 1),
     "hits": lambda f: NOTHING if f.hit_rate is None else f"{f.hit_rate:.0%}",
     "reused": _number(lambda f: f.nodes_reused, 1),
     "passes saved": _number(lambda f: f.passes_saved, 2),

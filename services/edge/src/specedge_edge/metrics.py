@@ -47,6 +47,13 @@ ROUND_BUCKETS: Final = (
 )
 
 
+# Fine where replies are: at p99 they are compared to within a pass of a small drafter.
+REPLY_BUCKETS: Final = (
+    *(0.0005, 0.001, 0.002, 0.003, 0.004, 0.005, 0.006, 0.008, 0.01, 0.0125, 0.015, 0.0175),
+    *(0.02, 0.025, 0.03, 0.035, 0.04, 0.045, 0.05, 0.06, 0.07, 0.08, 0.1, 0.15, 0.25, 0.5, 1.0),
+)
+
+
 class EdgeMetrics:
     """Written on the event loop when a request ends; never inside a round."""
 
@@ -178,7 +185,7 @@ class _OwnFigures:
             NATIVE + "reply_seconds",
             "From a verdict's arrival to the next draft's departure.",
             LABELS,
-            buckets=ROUND_BUCKETS,
+            buckets=REPLY_BUCKETS,
             registry=registry,
         )
         self._reply = reply.labels(model_name)
