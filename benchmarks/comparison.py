@@ -47,6 +47,7 @@ class Comparison:
         self._cores = cores
         self._run_dir = run_dir
         self._plain_texts: dict[int, list[Timed]] = {}
+        self._num_told = 0
 
     async def run(self) -> Results:
         """Raises an ExceptionGroup of CommandFailed when a process cannot be kept up."""
@@ -91,7 +92,7 @@ class Comparison:
         prompts = self._plan.prompts[: self._plan.sweep_prompts]
         seen = await self._observe(where, edges, column, prompts, self._plan.sweep_tokens)
         figures = figures_of(seen, Prefill(0, 0.0))
-        say(f"  {column.setting}: {column.name}: {figures.tokens_per_s:.2f} tokens/s")
+        self._tell(f"{column.name}, {column.setting}: {figures.tokens_per_s:.2f} tokens/s")
         self.results.sweeps.append(Measured(column, figures))
 
     def _best(self, kind: Kind) -> dict[int, Setting]:
@@ -105,7 +106,7 @@ class Comparison:
                 best[streams] = tried
         settings = {streams: tried.column.setting or Setting() for streams, tried in best.items()}
         for streams, setting in settings.items():
-            say(f"{kind}, {streams} streams: best at {setting}")
+            say(f"{kind}, streams at a time: {streams}, best at {setting}")
         return settings
 
     # ------------------------------------------------------------ columns
@@ -162,7 +163,7 @@ class Comparison:
             prompts = self._plan.prompts[half::HALVES]
             in_turn: Iterable[Column] = asked if half % 2 == 0 else reversed(list(asked))
             for column in in_turn if prompts else ():
-                say(f"  {column.name} ({half + 1}/{HALVES})")
+                self._tell(f"{column.name}, {column.setting or 'no drafts'}")
                 part = await self._observe(
                     where, asked[column], column, prompts, self._plan.max_tokens
                 )
@@ -190,6 +191,19 @@ class Comparison:
             warm_up=self._request(WARM_UP_TEXT, WARM_UP_TOKENS),
             column=column,
         )
+
+    def _tell(self, text: str) -> None:
+        """One measurement more."""
+        self._num_told += 1
+        say(f"  {self._num_told}/{self._num_measurements} {text}")
+
+    @property
+    def _num_measurements(self) -> int:
+        plan = self._plan
+        tries = len(plan.sweep) + sum(not setting.is_controller for setting in plan.sweep)
+        edge_groups = sum(2 * min(2, streams) for streams in plan.streams)
+        columns = len(plan.delays_ms) * (2 * len(plan.streams) + edge_groups)
+        return len(plan.streams) * tries + HALVES * columns
 
     # ------------------------------------------------------------ what runs
 
