@@ -9,10 +9,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import Final
 
-import numpy as np
-
+from specedge.drafting.averages import Average
+from specedge.drafting.forecast import Forecast, RoundCosts, forecast
 from specedge.drafting.growth_rule import GrowthRule, PassRecord
-from specedge.drafting.pace import DevicePace
+from specedge.drafting.pace import FORECAST_ROUNDS, DevicePace
 from specedge.params import DraftPolicy
 
 # Of a device of which nothing is known.
@@ -22,10 +22,10 @@ FIRST_ROUND: Final = DraftPolicy(depth=3, budget=8)
 HYSTERESIS: Final = 1.02
 
 _TOKENS_MEMORY: Final = 64.0  # rounds; the text's difficulty, noisy and slow
-_TOKENS_START: Final = 8.0  # rounds that other sessions' experience is worth
 _TIME_MEMORY: Final = 16.0  # rounds; links and loads change at once, and are measured exactly
-_TIME_START: Final = 3.0
-_ROUGH: Final = 0.25  # of a round
+_TIME_START: Final = 3.0  # rounds that count when drafting is taken up again
+_FORECAST_EVERY: Final = 8  # rounds
+_TOKENS_OF_A_ROUND: Final = 2.0  # roughly
 _OUTLIER: Final = 4.0  # times the usual
 _SETTLE: Final = 12  # verdicts after a change
 _DEEPER_EVERY: Final = 24  # rounds between two that go a level deeper than is worth it
@@ -101,38 +101,38 @@ class DraftController:
         self._pace = pace
         self._bounds = bounds
         self._grant_tokens = grant_tokens
-        self._tokens = pace.tokens.copy(_TOKENS_MEMORY, _TOKENS_START)
-        self._round_ms = pace.round_ms.copy(_TIME_MEMORY, _TIME_START)
         self._children = pace.children.copy()
+        self._tokens = Average(_TOKENS_MEMORY)
+        self._round_ms = Average(_TIME_MEMORY)
+        self._forecast = Forecast(0.0, 0, 0.0)
+        self._forecast_age = _FORECAST_EVERY  # rounds
         self._is_hosted = False
         self._num_settling = 0  # verdicts until the way of working may change again
         self._num_rounds = 0
         self._num_levels = 0
-        self._is_warm = False  # whether a drafted round was answered: the first one also prefills
+        self._is_warm = False  # whether a drafted round was answered since the last change
 
     @property
-    def tokens_per_s(self) -> float:
-        """What this session makes by drafting, as far as is known; 0 before that."""
-        return 1e3 * self._rate()
+    def rate(self) -> float:
+        """Tokens per millisecond that this session makes by drafting, as far as is known."""
+        forecast, seen = self._forecast.rate * self._pace.gain.mean, self._round_ms.weight
+        if seen == 0.0:
+            return forecast
+        measured = self._tokens.mean / self._round_ms.mean
+        return (seen * measured + FORECAST_ROUNDS * forecast) / (seen + FORECAST_ROUNDS)
 
     def decide(self, max_nodes: int, max_grant: int) -> Decision:
         """The next round, within the session's limits (``max_grant`` 0: no grants)."""
-        run = self._choose_run(max_grant)
-        if run > 0:
-            return Decision(None, run=run)
         bounds = replace(self._bounds, budget=min(self._bounds.budget, max_nodes))
-        if self._rate() == 0.0:
-            first = replace(bounds, depth=min(bounds.depth, FIRST_ROUND.depth))
-            return Decision(replace(first, budget=min(bounds.budget, FIRST_ROUND.budget)))
-        self._num_rounds += 1
-        bounds = replace(bounds, floor=0.0)
-        rule = self._rule(bounds.budget)
-        is_due = self._num_rounds % _DEEPER_EVERY == 0 and self._num_levels < bounds.depth
-        if is_due and self._pace.allowance.try_spend(2 * rule.pass_ms):
-            # One level more than lately, whatever it costs: else its worth stays unknown.
-            rule = replace(rule, pass_ms=0.0, row_ms=0.0)
-            bounds = replace(bounds, depth=self._num_levels + 1)
-        return Decision(bounds, rule)
+        if self._pace.step_cost.weight == 0.0:
+            depth, budget = FIRST_ROUND.depth, FIRST_ROUND.budget
+            return Decision(
+                replace(bounds, depth=min(bounds.depth, depth), budget=min(bounds.budget, budget))
+            )
+        self._look_ahead(bounds)
+        if (run := self._choose_run(max_grant)) > 0:
+            return Decision(None, run=run)
+        return self._draft(replace(bounds, floor=0.0))
 
     def observe_passes(self, passes: tuple[PassRecord, ...]) -> None:
         """What the drafter's passes took and proposed, those of proactive drafting included."""
@@ -154,9 +154,6 @@ class DraftController:
         pace.learn_step(outcome.step_rows, 1 + outcome.num_tried, outcome.step_ms, queue_ms)
         if outcome.round_trip_ms is not None:
             self._learn_time(outcome, outcome.round_trip_ms)
-        expected = 1.0 + pace.trust * outcome.expected
-        self._tokens.add(expected)
-        pace.tokens.add(expected)
         self._num_settling -= 1
         pace.experiments_after_tokens -= 1 + outcome.num_accepted
 
@@ -173,40 +170,40 @@ class DraftController:
         pace.experiments_after_tokens -= outcome.num_tokens
 
     def _learn_time(self, outcome: RoundOutcome, round_trip_ms: float) -> None:
-        """The first round's time holds the prompt's prefill on both sides: without that it is only
-        a rough guess, but better than none."""
         network_ms = max(0.0, round_trip_ms - outcome.queue_ms - outcome.step_ms)
         self._pace.network_ms.add(network_ms)
-        if self._is_warm:
-            round_ms, share = outcome.draft_ms + round_trip_ms, 1.0
-        else:
-            pass_ms = float(self._pace.pass_cost.at(np.ones(1))[0]) * self._num_levels
-            draft_ms = min(outcome.draft_ms, pass_ms)
-            round_ms, share = draft_ms + network_ms + outcome.step_ms, _ROUGH
-        self._is_warm = True
+        if not self._is_warm:
+            self._is_warm = True
+            return  # a first round's time holds the prompt's prefill, or the end of a grant
+        round_ms = outcome.draft_ms + round_trip_ms
         if self._round_ms.weight >= _TIME_MEMORY / 2:
             round_ms = min(round_ms, _OUTLIER * self._round_ms.mean)  # a resend, a stall
-        self._round_ms.add(round_ms, share)
-        self._pace.round_ms.add(round_ms, share)
+        expected = 1.0 + self._pace.trust * outcome.expected
+        self._round_ms.add(round_ms)
+        self._tokens.add(expected)
+        predicted = self._forecast.rate * round_ms
+        self._pace.gain.add(expected / predicted, share=round_ms / self._round_ms.mean)
         self._pace.allowance.earn(round_ms)
 
     # ------------------------------------------------------------ drafted or hosted
 
     def _choose_run(self, max_grant: int) -> int:
         """Tokens to grant; 0: draft."""
-        if max_grant == 0 or self._rate() == 0.0:
+        if max_grant == 0:
             self._is_hosted = False
             return 0
         if self._num_settling > 0:
             return self._grant(max_grant) if self._is_hosted else 0
-        drafted_ms, hosted_ms = 1.0 / self._rate(), self._pace.hosted_ms()
+        drafted_ms, hosted_ms = 1.0 / self.rate, self._pace.hosted_ms()
         if self._is_hosted:
             return self._stay_hosted(drafted_ms, hosted_ms, max_grant)
         return self._stay_drafted(drafted_ms, hosted_ms, max_grant)
 
     def _stay_drafted(self, drafted_ms: float, hosted_ms: float, max_grant: int) -> int:
-        """Unless it is the other's turn: tokens to grant, or 0."""
-        if hosted_ms * HYSTERESIS < drafted_ms:
+        """Unless it is the other's turn: tokens to grant, or 0. Drafting is given the benefit of
+        the doubt while few rounds were measured: the way back from a mistake is slow."""
+        hopeful_ms = drafted_ms * (1.0 - self._pace.doubt)
+        if hosted_ms * HYSTERESIS < hopeful_ms:
             self._change(_SETTLE)
             return self._grant(max_grant)
         loss_ms = _TRIAL_TOKENS * (hosted_ms - drafted_ms) + self._pace.network_ms.mean
@@ -220,12 +217,9 @@ class DraftController:
         if drafted_ms * HYSTERESIS < hosted_ms:
             self._change(_SETTLE)
             return 0
-        round_ms = self._round_ms.mean - self._tokens.mean * hosted_ms
-        if self._may_try(_TRIAL_ROUNDS * round_ms + self._pace.network_ms.mean):
+        loss_ms = _TRIAL_ROUNDS * _TOKENS_OF_A_ROUND * (drafted_ms - hosted_ms)
+        if self._may_try(loss_ms + self._pace.network_ms.mean):
             self._change(_TRIAL_ROUNDS)
-            # What is found now counts for more than what was known when drafting was left.
-            self._round_ms.fade(1.0)
-            self._tokens.fade(_TOKENS_START)
             return 0
         return self._grant(max_grant)
 
@@ -240,6 +234,12 @@ class DraftController:
     def _change(self, num_settling: int) -> None:
         self._is_hosted = not self._is_hosted
         self._num_settling = num_settling
+        if not self._is_hosted:
+            # What is found now counts for more than what was known when drafting was left.
+            self._round_ms.fade(_TIME_START)
+            self._tokens.fade(_TIME_START)
+            self._pace.network_ms.fade(1.0)
+            self._is_warm = False
 
     def _grant(self, max_grant: int) -> int:
         """So much that its renewal, at half, arrives before it is used up."""
@@ -249,19 +249,39 @@ class DraftController:
 
     # ------------------------------------------------------------ the rule of a round
 
-    def _rate(self) -> float:
-        """Tokens per millisecond by drafting; 0: unknown."""
-        if self._round_ms.weight == 0.0 or self._round_ms.mean <= 0.0:
-            return 0.0
-        return self._tokens.mean / self._round_ms.mean
+    def _look_ahead(self, bounds: DraftPolicy) -> None:
+        """Forecast anew, now and then: costs and text change slowly."""
+        self._forecast_age += 1
+        if self._forecast_age < _FORECAST_EVERY and not self._is_hosted:
+            return
+        self._forecast_age = 0
+        pace = self._pace
+        pass_ms, row_ms = pace.draft_ms()
+        fixed_ms = pace.network_ms.mean + pace.queue_ms.mean
+        self._forecast = forecast(
+            self._children.view(),
+            RoundCosts(fixed_ms, pass_ms, row_ms, pace.verify_ms(bounds.budget)),
+            trust=pace.trust,
+            depth=bounds.depth,
+            beams=bounds.beams,
+        )
+
+    def _draft(self, bounds: DraftPolicy) -> Decision:
+        self._num_rounds += 1
+        rule = self._rule(bounds.budget)
+        is_due = self._num_rounds % _DEEPER_EVERY == 0 and self._num_levels < bounds.depth
+        if is_due and self._pace.allowance.try_spend(2 * rule.pass_ms):
+            # One level more than lately, whatever it costs: else its worth stays unknown.
+            rule = replace(rule, pass_ms=0.0, row_ms=0.0)
+            bounds = replace(bounds, depth=self._num_levels + 1)
+        return Decision(bounds, rule)
 
     def _rule(self, budget: int) -> GrowthRule:
-        one, nine = self._pace.pass_cost.at(np.array([1.0, 9.0]))
-        row_ms = float(nine - one) / 8
+        pass_ms, row_ms = self._pace.draft_ms()
         return GrowthRule(
-            rate=self._rate(),
+            rate=self.rate,
             trust=self._pace.trust,
-            pass_ms=float(one) - row_ms,
+            pass_ms=pass_ms,
             row_ms=row_ms,
             verify_ms=self._pace.verify_ms(budget),
             children=self._children.view(),

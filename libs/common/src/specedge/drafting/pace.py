@@ -19,9 +19,12 @@ SAMPLES: Final = 24
 _PER_PASS: Final = 2  # nodes of one pass and depth that are remembered: the most valuable ones
 
 _ROUNDS: Final = 64.0  # memory of what changes with the load
+FORECAST_ROUNDS: Final = 8.0  # that a forecast is worth
 _TRUST_MEMORY: Final = 400.0  # accepted nodes
 _TRUST_PRIOR: Final = 24.0  # accepted nodes that "as predicted" is worth at the start
 
+_DOUBT: Final = 0.5  # after no round
+UNSEEN_SLOPE: Final = 1 / 16  # of a step, per row beyond the most rows seen
 EXPERIMENTS: Final = 0.01  # of all time may be lost to them
 _FIRST_TRY_AFTER_TOKENS: Final = 24
 _FIRST_CREDIT_MS: Final = 250.0
@@ -31,7 +34,7 @@ _MOST_SAVED_MS: Final = 4000.0
 class DevicePace:
     """Shared by the controllers of all sessions of one drafter.
 
-    tokens, round_ms   of drafted rounds: expected tokens, and the time from verdict to verdict
+    gain               what drafting really yields, over its forecast
     network_ms         of a round trip, beside the verifier's part in it
     queue_ms           scheduler and verifier, before the step
     experiments_after_tokens   before the other way of working may be tried again
@@ -41,8 +44,7 @@ class DevicePace:
     def __init__(self) -> None:
         self.pass_cost = CostCurve(hinges=())
         self.step_cost = CostCurve()
-        self.tokens = Average(_ROUNDS)
-        self.round_ms = Average(_ROUNDS)
+        self.gain = Average(_ROUNDS, mean=1.0, weight=FORECAST_ROUNDS)
         self.network_ms = Average(16.0)
         self.queue_ms = Average(16.0)
         self.other_rows = Average(16.0)
@@ -50,12 +52,19 @@ class DevicePace:
         self.allowance = Allowance(EXPERIMENTS, _FIRST_CREDIT_MS, _MOST_SAVED_MS)
         self.experiments_after_tokens = _FIRST_TRY_AFTER_TOKENS
         self.children = ChildSamples()
+        self._most_rows = 0.0
         self._predicted = self._accepted = _TRUST_PRIOR
 
     @property
     def trust(self) -> float:
         """Observed over predicted acceptances."""
         return self._accepted / self._predicted
+
+    @property
+    def doubt(self) -> float:
+        """Roughly the relative error of what is known of drafting's yield."""
+        num_rounds = self.gain.weight - FORECAST_ROUNDS
+        return _DOUBT / (1.0 + num_rounds) ** 0.5
 
     def learn_trust(self, predicted: float, num_accepted: int) -> None:
         """So many nodes were expected to be accepted, and so many were."""
@@ -71,14 +80,25 @@ class DevicePace:
             return  # a verifier that does not say
         num_rows = max(num_rows, own_rows)
         self.step_cost.observe(num_rows, step_ms)
+        self._most_rows = max(self._most_rows, float(num_rows))
         self.other_rows.add(num_rows - own_rows)
         self.queue_ms.add(queue_ms)
 
     def verify_ms(self, budget: int) -> Figures:
         """(budget + 1,) float64: a step with 0 … budget nodes of this session, beside the others'
-        rows."""
-        own_rows = np.arange(1, budget + 2, dtype=np.float64)
-        return self.step_cost.at(self.other_rows.mean + own_rows)
+        rows. Beyond the most rows seen so far, rows are taken to be dear: flatness must be shown,
+        and is soon, since good nodes pay even so."""
+        rows = self.other_rows.mean + np.arange(1, budget + 2, dtype=np.float64)
+        known = self.step_cost.at(rows)
+        unseen = np.maximum(rows - self._most_rows, 0.0)
+        cost: Figures = known + unseen * UNSEEN_SLOPE * known[0]
+        return cost
+
+    def draft_ms(self) -> tuple[float, float]:
+        """A pass of the drafter: milliseconds whatever its rows, and per row."""
+        one, nine = self.pass_cost.at(np.array([1.0, 9.0]))
+        row_ms = float(nine - one) / 8
+        return float(one) - row_ms, row_ms
 
     def expected_hosted_ms(self) -> float:
         """A hosted token's time, if the verifier goes step by step."""
@@ -111,9 +131,11 @@ class ChildSamples:
 
     def add(self, record: PassRecord) -> None:
         """Remember the best nodes of a pass, at each depth."""
-        level = np.minimum(record.depth, DEPTHS - 1)
-        for depth in range(DEPTHS):
-            for row in np.flatnonzero(level == depth)[:_PER_PASS]:
+        taken = [0] * DEPTHS
+        for row, node_depth in enumerate(record.depth.tolist()):
+            depth = min(node_depth, DEPTHS - 1)
+            if taken[depth] < _PER_PASS:
+                taken[depth] += 1
                 self._put(depth, record.accept[row])
 
     def view(self) -> Figures:
