@@ -185,7 +185,14 @@ def verify_lossless(  # noqa: PLR0913  (each argument is an option that a person
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampled runs.")] = 1234,
     parallel: Annotated[int, typer.Option(min=1, help="Requests in flight at once.")] = 4,
     model: Model = None,
-    drafter: DrafterName = "prompt-lookup",
+    drafter: DrafterName = "auto",
+    modes: Annotated[
+        str,
+        typer.Option(
+            help="How an own stack works: adaptive, drafted, proactive, coupled, hosted, "
+            "hosted-drafted, several with commas between, or all."
+        ),
+    ] = "adaptive",
     verifiers: Verifiers = 1,
     threads: Threads = None,
     api_key: ApiKey = None,
@@ -193,6 +200,7 @@ def verify_lossless(  # noqa: PLR0913  (each argument is an option that a person
 ) -> None:
     """Compare what the whole system emits with the plain decoder, token for token.
 
+    With several modes, a system is started for each, and all are held against the same texts.
     Exits with 1 when fp32 diverges anywhere; bf16 reports how often and by how much.
     """
     from specedge.cli.lossless import LosslessOptions, run_verify_lossless
@@ -219,6 +227,7 @@ def verify_lossless(  # noqa: PLR0913  (each argument is an option that a person
         model=model,
         api_key=api_key,
         as_json=as_json,
+        modes=modes,
     )
     run_verify_lossless(options, stack_options)
 

@@ -7,11 +7,10 @@ in ``torch_model``.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+from specedge.engine.default_model import DEFAULT_MODEL as DEFAULT_MODEL
 from specedge.errors import ModelUnusable
-
-DEFAULT_MODEL: Final = "SmolLM2-135M-Instruct"
 
 # Told (phase, fraction done in [0, 1]) from the calling thread, often.
 Progress = Callable[[str, float], None]

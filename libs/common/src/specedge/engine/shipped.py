@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 import specedge
-from specedge.engine.loading import DEFAULT_MODEL
+from specedge.engine.default_model import DEFAULT_MODEL
 
 AUTO: Final = "auto"
 FOLDER: Final = Path(specedge.__file__).parent / "shipped"

@@ -1,10 +1,12 @@
 """``python -m specedge.lossless``: measures a running edge; `specedge verify-lossless` calls it.
 
-Exit code 0 when the check holds, 1 when fp32 diverges or the edge fails.
+Exit code 0 when the check holds, 1 when fp32 diverges, when the mode that the edge was started in
+did not happen, or when the edge fails.
 """
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -17,10 +19,12 @@ from specedge.engine.torch_host import prepare_host
 from specedge.engine.torch_model import load_target_model
 from specedge.errors import SpecEdgeError
 from specedge.lossless.comparison import Report
-from specedge.lossless.measuring import Measurement, PlainDecoding, measure
+from specedge.lossless.measuring import Measurement, measure
+from specedge.lossless.modes import Mode
+from specedge.lossless.plain_texts import PlainDecoding, PlainTexts
 from specedge.lossless.progress import ComparisonProgress
 from specedge.lossless.prompts import choose_prompts
-from specedge.lossless.report import is_lossless, show
+from specedge.lossless.report import as_json, is_lossless, not_shown, show
 
 
 def main() -> int:
@@ -34,12 +38,10 @@ def main() -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     if arguments.json:
-        lossless = is_lossless(reports)
-        body = {"lossless": lossless, "runs": [r.as_json() for r in reports]}
-        sys.stdout.write(orjson.dumps(body).decode() + "\n")
+        sys.stdout.write(orjson.dumps(as_json(reports)).decode() + "\n")
     else:
         show(reports, out())
-    return 0 if is_lossless(reports) else EXIT_FAILED
+    return 0 if is_lossless(reports) and not not_shown(reports) else EXIT_FAILED
 
 
 def _measure(arguments: argparse.Namespace) -> list[Report]:
@@ -51,19 +53,14 @@ def _measure(arguments: argparse.Namespace) -> list[Report]:
         seed=arguments.seed,
         parallel=arguments.parallel,
         dtype=arguments.dtype,
+        mode=arguments.mode,
     )
     with EdgeClient(arguments.url, api_key=arguments.api_key) as client:
         model = client.model()
-        loaded = load_target_model(
-            arguments.model or model,
-            cache_dir=arguments.cache_dir,
-            dtype=arguments.dtype,
-            device=prepare_host("cpu", arguments.threads),
-        )
-        plain = PlainDecoding(ReferenceDecoder(loaded), loaded.identity.stop_ids)
+        plain = PlainTexts(partial(_load, arguments, model), arguments.plain_file)
         total = len(prompts) * len(measurement.temperatures)
         with ComparisonProgress(total) as progress:
-            return measure(
+            reports = measure(
                 measurement,
                 client,
                 model,
@@ -71,6 +68,18 @@ def _measure(arguments: argparse.Namespace) -> list[Report]:
                 on_answered=progress.answered,
                 on_compared=progress.compared,
             )
+    plain.save()
+    return reports
+
+
+def _load(arguments: argparse.Namespace, model: str) -> PlainDecoding:
+    loaded = load_target_model(
+        arguments.model or model,
+        cache_dir=arguments.cache_dir,
+        dtype=arguments.dtype,
+        device=prepare_host("cpu", arguments.threads),
+    )
+    return PlainDecoding(ReferenceDecoder(loaded), loaded.identity.stop_ids)
 
 
 def _arguments() -> argparse.Namespace:
@@ -85,6 +94,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--parallel", type=int, required=True)
     parser.add_argument("--model", help="name or folder; what the edge says it serves if not given")
     parser.add_argument("--threads", type=int, help="compute threads of the plain decoder")
+    parser.add_argument("--mode", type=Mode, help="how the edge was started, to be checked too")
+    parser.add_argument("--plain-file", type=Path, help="keeps plain texts between runs")
     parser.add_argument("--api-key")
     parser.add_argument("--cache-dir", type=Path, default=Path("~/.cache/specedge"))
     parser.add_argument("--json", action="store_true")

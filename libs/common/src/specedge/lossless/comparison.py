@@ -1,8 +1,10 @@
 """Compares two token sequences, and sums up. Values in, values out: no model, no network."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from specedge.lossless.modes import Mode, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,26 +35,46 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All prompts at one temperature."""
+    """All prompts at one temperature.
 
+    mode    how the system worked; None for one that was found running
+    tokens  compared
+    work    what the system did to get there
+    """
+
+    mode: Mode | None
     temperature: float
     dtype: str
-    outcomes: tuple[Outcome, ...]
+    prompts: int
+    tokens: int
+    divergences: tuple[Divergence, ...]
+    work: Work = field(default_factory=Work)
 
-    @property
-    def divergences(self) -> list[Divergence]:
-        """First divergences, by prompt."""
-        return [o.divergence for o in self.outcomes if o.divergence is not None]
-
-    @property
-    def tokens(self) -> int:
-        """Tokens compared."""
-        return sum(outcome.compared for outcome in self.outcomes)
+    @classmethod
+    def of(
+        cls,
+        outcomes: Sequence[Outcome],
+        *,
+        temperature: float,
+        dtype: str,
+        mode: Mode | None = None,
+        work: Work | None = None,
+    ) -> "Report":
+        """Sum up; divergences are the first ones, by prompt."""
+        return cls(
+            mode,
+            temperature,
+            dtype,
+            len(outcomes),
+            sum(outcome.compared for outcome in outcomes),
+            tuple(o.divergence for o in outcomes if o.divergence is not None),
+            work or Work(),
+        )
 
     @property
     def equal(self) -> int:
         """Prompts whose every token is equal."""
-        return len(self.outcomes) - len(self.divergences)
+        return self.prompts - len(self.divergences)
 
     @property
     def divergence_rate(self) -> float:
@@ -62,14 +84,29 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """Flat, for scripts."""
         return {
+            "mode": self.mode,
             "temperature": self.temperature,
             "dtype": self.dtype,
-            "prompts": len(self.outcomes),
+            "prompts": self.prompts,
             "tokens": self.tokens,
             "prompts_equal": self.equal,
             "divergence_rate": self.divergence_rate,
             "divergences": [asdict(divergence) for divergence in self.divergences],
+            "work": asdict(self.work),
         }
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> "Report":
+        """What ``as_json`` gave."""
+        return cls(
+            None if body["mode"] is None else Mode(body["mode"]),
+            body["temperature"],
+            body["dtype"],
+            body["prompts"],
+            body["tokens"],
+            tuple(Divergence(**each) for each in body["divergences"]),
+            Work(**body["work"]),
+        )
 
 
 def first_difference(expected: Sequence[int], emitted: Sequence[int]) -> int | None:

@@ -1,28 +1,28 @@
 """One run of the measurement: ask the system, decode plainly, compare.
 
-Loads the model itself, by the engine's plain decoder, which shares nothing with the engine that is
-tested. Runs in a process of its own: see ``specedge.cli.lossless``.
+The plain decoder shares nothing with the engine that is tested. Runs in a process of its own: see
+``specedge.cli.lossless``.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from specedge.cli.edge_client import Answer, EdgeClient
-from specedge.engine.reference import Decoded, ReferenceDecoder
 from specedge.lossless.asking import Task, ask_all
 from specedge.lossless.comparison import Divergence, Outcome, Report, first_difference, token_at
-from specedge.params import SamplingParams
-from specedge.sampling.noise import choice_seed
-from specedge.tree.token_tree import IntArray
+from specedge.lossless.modes import Mode, Work
+from specedge.lossless.plain_texts import PlainTexts
 
 Advance = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What to measure. ``temperatures`` each get a report; 0 is greedy."""
+    """What to measure. ``temperatures`` each get a report; 0 is greedy. ``mode`` is how the system
+    was started, if that is known."""
 
     prompts: Sequence[str]
     max_tokens: int
@@ -30,41 +30,14 @@ class Measurement:
     seed: int
     parallel: int
     dtype: str
-
-
-class PlainDecoding:
-    """What the plain decoder says, at any temperature. ``stop_ids`` are the model's own."""
-
-    def __init__(self, decoder: ReferenceDecoder, stop_ids: Sequence[int]) -> None:
-        self._decoder = decoder
-        self._stop_ids = tuple(stop_ids)
-
-    def decode(self, prompt: IntArray, task: Task, *, with_scores: bool = False) -> Decoded:
-        """Greedy by ``transformers.generate``; sampled by the reference sampler."""
-        decoded: Decoded
-        if task.temperature == 0:
-            decoded = self._decoder.greedy(
-                prompt,
-                max_tokens=task.max_tokens,
-                stop_ids=self._stop_ids,
-                with_scores=with_scores,
-            )
-        else:
-            decoded = self._decoder.sample(
-                prompt,
-                SamplingParams(temperature=task.temperature, seed=choice_seed(task.seed, 0)),
-                max_tokens=task.max_tokens,
-                stop_ids=self._stop_ids,
-                with_scores=with_scores,
-            )
-        return decoded
+    mode: Mode | None = None
 
 
 def measure(
     measurement: Measurement,
     client: EdgeClient,
     model: str,
-    plain: PlainDecoding,
+    plain: PlainTexts,
     *,
     on_answered: Advance,
     on_compared: Advance,
@@ -81,14 +54,21 @@ def measure(
         for index, (task, answer) in enumerate(zip(tasks, answers, strict=True)):
             outcomes.append(compare(index, task, answer, plain))
             on_compared()
-        reports.append(Report(temperature, measurement.dtype, tuple(outcomes)))
+        report = Report.of(
+            outcomes,
+            temperature=temperature,
+            dtype=measurement.dtype,
+            mode=measurement.mode,
+            work=work_of(answers),
+        )
+        reports.append(report)
     return reports
 
 
-def compare(index: int, task: Task, answer: Answer, plain: PlainDecoding) -> Outcome:
+def compare(index: int, task: Task, answer: Answer, plain: PlainTexts) -> Outcome:
     """One answer against the plain decoder's, from the very prompt ids that the system used."""
     prompt = np.array(answer.prompt_token_ids, dtype=np.int32)
-    expected = plain.decode(prompt, task).tokens.tolist()
+    expected = plain.tokens(prompt, task)
     emitted = list(answer.token_ids)
     at = first_difference(expected, emitted)
     if at is None:
@@ -96,7 +76,28 @@ def compare(index: int, task: Task, answer: Answer, plain: PlainDecoding) -> Out
     ours, theirs = token_at(expected, at), token_at(emitted, at)
     gap = None
     if ours is not None and theirs is not None:
-        scores = plain.decode(prompt, task, with_scores=True).scores
-        assert scores is not None, "asked for"
+        scores = plain.scores(prompt, task)
         gap = float(scores[at, ours] - scores[at, theirs])
     return Outcome(index, at + 1, Divergence(index, at, ours, theirs, gap))
+
+
+def work_of(answers: Sequence[Answer]) -> Work:
+    """What the edge says that it, and the verifiers, did; nothing where it says nothing."""
+
+    def total(group: str, name: str, under: str | None = None) -> int:
+        return sum(_number(answer.metrics, group, under, name) for answer in answers)
+
+    return Work(
+        tokens=sum(len(answer.token_ids) for answer in answers),
+        rounds=total("specedge", "rounds"),
+        hosted_tokens=total("specedge", "hosted_tokens"),
+        nodes_tried=total("speculative_decoding", "num_draft_tokens"),
+        passes_ahead=total("specedge", "passes_ahead", under="drafting"),
+    )
+
+
+def _number(metrics: Any, *path: str | None) -> int:
+    for name in path:
+        if name is not None:
+            metrics = metrics.get(name, {})
+    return int(metrics) if isinstance(metrics, int) else 0

@@ -1,11 +1,16 @@
 """Shows what was measured, to people and to scripts."""
 
 from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from specedge.lossless.comparison import Divergence, Report
+from specedge.lossless.modes import what_was_missing
+
+_HEADERS = ("temperature", "dtype", "prompts", "equal", "tokens", "tokens a round", "divergence")
 
 
 def is_lossless(reports: Sequence[Report]) -> bool:
@@ -13,33 +18,63 @@ def is_lossless(reports: Sequence[Report]) -> bool:
     return all(report.dtype != "fp32" or not report.divergences for report in reports)
 
 
+def not_shown(reports: Sequence[Report]) -> list[str]:
+    """Modes that were asked for and did not happen, with why: of these nothing is known."""
+    missing = []
+    for mode, group in groupby(reports, key=lambda report: report.mode):
+        if mode is not None:
+            what = what_was_missing(mode, [report.work for report in group])
+            missing += [f"mode {mode}: {what}"] if what is not None else []
+    return missing
+
+
+def as_json(reports: Sequence[Report]) -> dict[str, Any]:
+    """All of it, for scripts."""
+    return {
+        "lossless": is_lossless(reports),
+        "not_shown": not_shown(reports),
+        "runs": [report.as_json() for report in reports],
+    }
+
+
 def show(reports: Sequence[Report], console: Console) -> None:
-    """A row a temperature, then each first divergence with its gap."""
+    """A row a mode and temperature, then each first divergence with its gap."""
     table = Table(title="The system against the plain decoder")
-    for header in ("temperature", "dtype", "prompts", "equal", "tokens", "divergence a token"):
+    has_modes = any(report.mode is not None for report in reports)
+    if has_modes:
+        table.add_column("mode")
+    for header in _HEADERS:
         table.add_column(header, justify="right")
     for report in reports:
-        table.add_row(
-            f"{report.temperature:g}",
-            report.dtype,
-            str(len(report.outcomes)),
-            str(report.equal),
-            str(report.tokens),
-            f"{report.divergence_rate:.2e}" if report.divergences else "0",
-        )
+        cells = _cells(report)
+        table.add_row(*([report.mode or "", *cells] if has_modes else cells))
     console.print(table)
     for report in reports:
         for divergence in report.divergences:
             console.print(_describe(report, divergence), markup=False)
-    if is_lossless(reports):
-        return
-    console.print("In fp32 every token should be equal.", style="bold red")
+    for what in not_shown(reports):
+        console.print(what, style="bold red", markup=False)
+    if not is_lossless(reports):
+        console.print("In fp32 every token should be equal.", style="bold red")
+
+
+def _cells(report: Report) -> list[str]:
+    return [
+        f"{report.temperature:g}",
+        report.dtype,
+        str(report.prompts),
+        str(report.equal),
+        str(report.tokens),
+        f"{report.work.tokens_per_round:.2f}",
+        f"{report.divergence_rate:.2e}" if report.divergences else "0",
+    ]
 
 
 def _describe(report: Report, divergence: Divergence) -> str:
     gap = "unknown" if divergence.logit_gap is None else f"{divergence.logit_gap:.3g}"
+    mode = "" if report.mode is None else f"{report.mode}, "
     return (
-        f"temperature {report.temperature:g}, prompt {divergence.prompt + 1}: "
+        f"{mode}temperature {report.temperature:g}, prompt {divergence.prompt + 1}: "
         f"first difference at generated token {divergence.index + 1}: "
         f"expected {divergence.expected}, emitted {divergence.emitted}, logit gap {gap}"
     )
