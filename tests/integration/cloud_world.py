@@ -15,7 +15,7 @@ import orjson
 
 from specedge.clock import Cancellable, Timers
 from specedge.engine.emulated import EmulatedTarget, EmulatedText, emulated_continuation
-from specedge.engine.ports import NodeChoices, StepItem
+from specedge.engine.ports import NodeChoices, StepItem, TargetEngine
 from specedge.errors import LinkDown, RetryableError
 from specedge.ids import (
     EdgeId,
@@ -111,7 +111,8 @@ class WatchedTarget(EmulatedTarget):
 
 @dataclass
 class RunningVerifier:
-    """One verifier service; ``kill`` is kill -9, ``drain`` is SIGTERM."""
+    """One verifier service; ``kill`` is kill -9, ``drain`` is SIGTERM. ``engine`` is its emulated
+    target, idle if it was given another."""
 
     engine: WatchedTarget
     context: ServiceContext
@@ -182,12 +183,14 @@ class Cloud:
         limits: Limits = LIMITS,
         times: SessionTimes | None = None,
         drafter: HostedDrafter | None = None,
+        target: TargetEngine | None = None,
     ) -> RunningVerifier:
-        """Start one and wait until it has reported."""
+        """Start one, on an emulated target or on ``target``, and wait until it has reported."""
         engine = WatchedTarget(
             step_ms=step_ms, prefill_token_ms=prefill_token_ms, slots=slots, kv_tokens=kv_tokens
         )
-        loaded = LoadedEngine(engine, engine.identity, slots, max_step_tokens, drafter)
+        used = target or engine
+        loaded = LoadedEngine(used, used.identity, slots, max_step_tokens, drafter)
         options = verifier_app.VerifierOptions(
             VerifierId(name), secrets.token_hex(4), limits, times or SessionTimes(), drain_s=5.0
         )
