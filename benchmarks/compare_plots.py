@@ -9,7 +9,8 @@ from benchmarks.plan import Measured, Results
 
 # Plain, server-only, SpecEdge with and without proactive drafting.
 COLOURS = {"plain": "#9aa0a6", "server-only": "#5f8dd3", "on": "#d9762b", "off": "#eebf94"}
-SIZE_INCHES = (14.0, 9.0)
+WIDTH_INCHES = 14.0
+INCHES_PER_COLUMN, LEAST_INCHES = 0.5, 8.0
 
 
 def draw(results: Results, path: Path) -> None:
@@ -19,8 +20,9 @@ def draw(results: Results, path: Path) -> None:
     mpl.use("Agg")  # a file, not a window
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(2, 2, figsize=SIZE_INCHES, layout="constrained")
     columns = results.columns
+    size = (WIDTH_INCHES, max(LEAST_INCHES, INCHES_PER_COLUMN * len(columns)))
+    figure, axes = plt.subplots(2, 2, figsize=size, layout="constrained")
     _bars(axes[0][0], "tokens per verifier-busy-second", columns, lambda f: f.tokens_per_busy_s)
     _bars(axes[0][1], "milliseconds per token (line: p99)", columns, lambda f: f.time_per_token_ms)
     _marks(axes[0][1], columns, lambda f: f.time_per_token_p99_ms)
@@ -54,6 +56,7 @@ def _depths(axis: Any, columns: Sequence[Measured]) -> None:
             axis.plot(depths, each.figures.reached, marker="o", markersize=3, label=label)
     axis.set_title("rounds whose path reached a depth (tokens a round)", fontsize=10)
     axis.set_xlabel("depth")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_ylim(0, 1)
     if axis.lines:
         axis.legend(fontsize=6)
