@@ -17,12 +17,20 @@ from typing import Final
 import numpy as np
 
 from specedge.drafting.growth_rule import GrowthRule, PassRecord
-from specedge.engine.ports import Drafter, DraftSession
+from specedge.engine.ports import Drafter, DraftSession, Expansion
 from specedge.errors import ModelUnusable, ProtocolViolation
 from specedge.params import DraftPolicy, SamplingParams, StopRule
 from specedge.tree.ahead import AheadPolicy, levels_there, plan_ahead
 from specedge.tree.calibration import Calibration, ScoreKind, Tally, outcomes
-from specedge.tree.grow import GrowingTree, Proposals, Selection, add_children, plan_pass, select
+from specedge.tree.grow import (
+    EMPTY,
+    GrowingTree,
+    Proposals,
+    Selection,
+    add_children,
+    plan_pass,
+    select,
+)
 from specedge.tree.path import reroot
 from specedge.tree.token_tree import IntArray, TokenTree
 
@@ -90,6 +98,18 @@ class TreeDrafter:
         self._records: deque[PassRecord] = deque(maxlen=MAX_RECORDS)
         self.counts = DraftCounts()
 
+    @property
+    def growing(self) -> GrowingTree:
+        """The working tree as it is now."""
+        return self._growing
+
+    @property
+    def session(self) -> DraftSession:
+        """The drafter's own part. Raises ProtocolViolation if there is none."""
+        if self._session is None:
+            raise ProtocolViolation("the drafter was not started, or is closed")
+        return self._session
+
     def start(
         self, committed: IntArray, params: SamplingParams, stop: StopRule | None = None
     ) -> None:
@@ -123,20 +143,32 @@ class TreeDrafter:
 
         Raises what the drafter raises, and ModelUnusable if it proposes nonsense.
         """
-        if self._passes >= self._policy.depth:
+        nodes = self.plan_step()
+        if len(nodes) == 0:
             return False
+        self.take_step(nodes, *self._run(nodes))
+        return True
+
+    def plan_step(self) -> IntArray:
+        """What ``step`` would expand, (m,) int32 ids into ``growing.tree``: none if the round is as
+        large as it should be. For a caller that runs the pass itself, for several sessions at once:
+        ``take_step`` takes the outcome."""
+        if self._passes >= self._policy.depth:
+            return EMPTY
         nodes = plan_pass(self._growing, self._policy, self._stop_ids)
         if self._rule is not None and len(nodes):
             tree = self._growing.tree
             value = select(tree, len(tree), self._policy.depth).tree.value[1:]
             depth = np.asarray(tree.depth[nodes], dtype=np.float32)
             nodes = nodes[: self._rule.num_expanded(value, tree.value[nodes], depth)]
-        if len(nodes) == 0:
-            return False
-        self._expand(nodes, self._policy.branch)
+        return nodes
+
+    def take_step(self, nodes: IntArray, expansion: Expansion, ms: float) -> None:
+        """The pass over what ``plan_step`` said gave ``expansion`` and took ``ms``. Raises
+        ModelUnusable if that is nonsense."""
+        self._absorb(nodes, expansion, ms, self._policy.branch)
         self._passes += 1
         self._count(passes=1)
-        return True
 
     def step_ahead(self, policy: AheadPolicy) -> bool:
         """Run one pass beyond what ``finish`` returned, if one is worth it; whether it did. Changes
@@ -147,7 +179,7 @@ class TreeDrafter:
         )
         if len(nodes) == 0:
             return False
-        self._expand(nodes, policy.branch)
+        self._absorb(nodes, *self._run(nodes), policy.branch)
         self._count(passes_ahead=1)
         return True
 
@@ -201,7 +233,7 @@ class TreeDrafter:
             if len(committed) > known:
                 self.on_append(committed[known:].tolist())
             return
-        self._open_session().close()
+        self.session.close()
         self._session = None
         self._session = self._drafter.open(committed, self._params)
         self._restart(committed)
@@ -212,10 +244,14 @@ class TreeDrafter:
         if session is not None:
             session.close()
 
-    def _expand(self, nodes: IntArray, branch: int) -> None:
-        tree, began_s = self._growing.tree, self._now_s()
-        expansion = self._open_session().expand(tree, nodes)
-        ms = 1e3 * (self._now_s() - began_s)
+    def _run(self, nodes: IntArray) -> tuple[Expansion, float]:
+        """One pass of the drafter, and its milliseconds."""
+        began_s = self._now_s()
+        expansion = self.session.expand(self._growing.tree, nodes)
+        return expansion, 1e3 * (self._now_s() - began_s)
+
+    def _absorb(self, nodes: IntArray, expansion: Expansion, ms: float, branch: int) -> None:
+        tree = self._growing.tree
         token, logprob = expansion.token[:, :branch], expansion.logprob[:, :branch]
         if np.isnan(logprob).any():
             raise ModelUnusable(f"the drafter {self._drafter.name} computes NaN")
@@ -233,7 +269,7 @@ class TreeDrafter:
     def _advance(self, committed: IntArray) -> bool:
         """Move the root; whether the new one was in the working tree."""
         rerooting, tree = reroot(self._growing.tree, committed)
-        self._open_session().reroot(rerooting)
+        self.session.reroot(rerooting)
         self._growing = (
             GrowingTree(tree, self._growing.expanded[rerooting.kept])
             if rerooting.is_hit
@@ -249,11 +285,6 @@ class TreeDrafter:
         """Between a verdict and ``begin`` nothing is drafted, and nothing is out."""
         self._policy, self._passes, self._rule = _IDLE, 0, None
         self._sent = select(self._growing.tree, 0)
-
-    def _open_session(self) -> DraftSession:
-        if self._session is None:
-            raise ProtocolViolation("the drafter was not started, or is closed")
-        return self._session
 
     def _count(self, **more: int) -> None:
         totals = {name: getattr(self.counts, name) + count for name, count in more.items()}
