@@ -7,6 +7,7 @@ columns, so that a machine that gets slower or faster meanwhile does so for all 
 import asyncio
 import contextlib
 import functools
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from operator import add
@@ -245,9 +246,12 @@ class Comparison:
 
 
 def run_comparison(plan: Plan, cores: Cores) -> Results:
-    """Blocking; its processes are gone when it returns. Logs are kept where it failed."""
-    with tempfile.TemporaryDirectory(prefix="specedge-bench-") as folder:
-        return asyncio.run(Comparison(plan, cores, Path(folder)).run())
+    """Blocking; its processes are gone when it returns or raises. After a failure their logs stay,
+    in the folder that the failure names."""
+    run_dir = Path(tempfile.mkdtemp(prefix="specedge-bench-"))
+    results = asyncio.run(Comparison(plan, cores, run_dir).run())
+    shutil.rmtree(run_dir)
+    return results
 
 
 def _size_flags(setting: Setting) -> list[str]:
