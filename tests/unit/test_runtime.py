@@ -1,6 +1,7 @@
 """The frame of a service: tasks, timers, the compute thread, and the end by signals."""
 
 import asyncio
+import functools
 import os
 import signal
 import subprocess
@@ -236,6 +237,122 @@ async def test_a_closed_thread_takes_no_calls() -> None:
 
     with pytest.raises(RuntimeError):
         await compute.run(int)
+
+
+async def test_idle_work_runs_until_it_is_done(compute: ComputeThread) -> None:
+    steps: list[int] = []
+    over = threading.Event()
+
+    def step() -> bool:
+        compute.assert_inside()
+        steps.append(len(steps))
+        if len(steps) == 3:
+            over.set()
+        return len(steps) < 3
+
+    compute.start_idle(step)
+    await asyncio.to_thread(over.wait)
+    await compute.run(int)
+
+    assert steps == [0, 1, 2]
+
+
+async def test_a_call_waits_for_no_more_than_one_idle_step_however_many_works_there_are(
+    compute: ComputeThread,
+) -> None:
+    order: list[str] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def step(name: str) -> bool:
+        order.append(name)
+        begun.set()
+        go_on.wait()
+        return len(order) < 9
+
+    for name in "ab":
+        compute.start_idle(functools.partial(step, name))
+    await asyncio.to_thread(begun.wait)
+    calls = [compute.start(order.append, name) for name in "12"]
+    go_on.set()
+    await asyncio.gather(*calls)
+
+    assert order[:3] == ["a", "1", "2"]
+
+
+async def test_idle_works_take_turns(compute: ComputeThread) -> None:
+    order: list[str] = []
+    over = threading.Event()
+
+    def step(name: str) -> bool:
+        order.append(name)
+        if len(order) == 6:
+            over.set()
+        return len(order) < 5
+
+    both = threading.Event()
+    held = compute.start(both.wait)
+    for name in "ab":
+        compute.start_idle(functools.partial(step, name))
+    both.set()
+    await held
+    await asyncio.to_thread(over.wait)
+
+    assert order == ["a", "b"] * 3
+
+
+async def test_stopped_idle_work_begins_no_step(compute: ComputeThread) -> None:
+    steps: list[int] = []
+    holding = threading.Event()
+    held = compute.start(holding.wait)
+
+    work = compute.start_idle(lambda: steps.append(1) is None)
+    work.stop()
+    holding.set()
+    await held
+    await compute.run(int)
+
+    assert work.is_stopped and not steps
+
+
+async def test_a_call_withdrawn_before_it_began_does_not_keep_idle_work_waiting(
+    compute: ComputeThread,
+) -> None:
+    holding, stepped = threading.Event(), threading.Event()
+    held = compute.start(holding.wait)
+    compute.start(int).cancel()
+    await asyncio.sleep(0)
+
+    compute.start_idle(lambda: bool(stepped.set()))
+    holding.set()
+    await held
+
+    assert await asyncio.to_thread(stepped.wait, 5.0)
+
+
+async def test_idle_work_that_fails_is_reported_and_ends(compute: ComputeThread) -> None:
+    reported: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _, context: reported.set_result(context["exception"])
+    )
+
+    compute.start_idle(lambda: bool(1 // 0))
+
+    async with asyncio.timeout(5.0):
+        assert isinstance(await reported, ZeroDivisionError)
+    assert await compute.run(int) == 0
+
+
+async def test_closing_ends_idle_work() -> None:
+    compute = ComputeThread("compute")
+    begun = threading.Event()
+
+    compute.start_idle(lambda: begun.set() is None)
+    await asyncio.to_thread(begun.wait)
+
+    async with asyncio.timeout(5.0):
+        await compute.close()
+    with pytest.raises(RuntimeError):
+        compute.start_idle(lambda: False)
 
 
 # LoopWatchdog

@@ -1,0 +1,161 @@
+"""Which nodes are worth a pass while a draft is out, and what a tree that outlived its verdict
+spares the next round."""
+
+import numpy as np
+
+from specedge.drafting.tree_drafter import TreeDrafter
+from specedge.engine.emulated import EmulatedDrafter, EmulatedText, emulated_continuation
+from specedge.params import DraftPolicy, SamplingParams, StopRule
+from specedge.tree.ahead import AheadPolicy, levels_beyond, levels_there, plan_ahead
+from specedge.tree.grow import GrowingTree
+from specedge.tree.token_tree import TokenTree
+
+TEXT = EmulatedText(vocab_size=500)
+PROMPT = [11, 12, 13]
+POLICY = DraftPolicy(depth=3, budget=6, beams=4, branch=3)
+AHEAD = AheadPolicy(levels=3, beams=4, branch=3)
+
+
+def ids(*tokens: int) -> np.ndarray:
+    return np.array(tokens, dtype=np.int32)
+
+
+def growing(
+    parent: list[int], value: list[float], expanded: list[int], token: list[int] | None = None
+) -> GrowingTree:
+    tokens = token or list(range(100, 100 + len(parent)))
+    values = np.array(value, dtype=np.float32)
+    tree = TokenTree.from_parents(tokens, parent, np.zeros(len(parent), np.float32), values)
+    is_expanded = np.zeros(len(parent), dtype=np.bool_)
+    is_expanded[expanded] = True
+    return GrowingTree(tree, is_expanded)
+
+
+# 0 ─┬─ 1 ── 3        sent: 0, 1, 3      outcomes: 2 (below the root), 4 (below 1)
+#    └─ 2    4 ── 5   5 hangs below 4
+BRANCHED = growing([-1, 0, 0, 1, 1, 4], [1.0, 0.6, 0.3, 0.4, 0.15, 0.1], [0, 1, 4])
+SENT = ids(0, 1, 3)
+
+
+def test_outcomes_lie_one_level_beyond_what_was_sent() -> None:
+    assert levels_beyond(BRANCHED.tree, SENT).tolist() == [0, 0, 1, 0, 1, 2]
+
+
+def test_the_likeliest_nodes_come_first_whether_sent_leaves_or_outcomes() -> None:
+    assert plan_ahead(BRANCHED, SENT, AHEAD).tolist() == [3, 2, 5]
+
+
+def test_nothing_is_planned_beyond_what_the_next_round_can_send() -> None:
+    assert plan_ahead(BRANCHED, SENT, AheadPolicy(levels=1)).tolist() == [3, 2]
+    assert plan_ahead(BRANCHED, SENT, AheadPolicy(levels=0)).tolist() == []
+
+
+def test_a_full_working_tree_grows_no_more() -> None:
+    assert plan_ahead(BRANCHED, SENT, AheadPolicy(max_nodes=7)).tolist() != []
+    assert plan_ahead(BRANCHED, SENT, AheadPolicy(max_nodes=6)).tolist() == []
+
+
+def test_unlikely_nodes_ends_of_text_and_the_last_tokens_are_left_alone() -> None:
+    assert plan_ahead(BRANCHED, SENT, AheadPolicy(floor=0.2)).tolist() == [3, 2]
+    assert plan_ahead(BRANCHED, SENT, AHEAD, stop_ids=frozenset({103})).tolist() == [2, 5]
+    assert plan_ahead(BRANCHED, SENT, AHEAD, max_depth=2).tolist() == [2]
+
+
+def test_a_level_is_there_when_most_of_its_probability_is_expanded() -> None:
+    parent, value = [-1, 0, 0, 1, 2], [1.0, 0.6, 0.4, 0.3, 0.2]
+
+    assert levels_there(growing(parent, value, [])) == 0
+    assert levels_there(growing(parent, value, [0, 2])) == 1
+    assert levels_there(growing(parent, value, [0, 1])) == 2
+    assert levels_there(growing(parent, value, [0, 1, 2, 3])) == 3
+
+
+def test_an_end_of_text_is_no_missing_level() -> None:
+    tree = growing([-1, 0, 0], [1.0, 0.9, 0.1], [0, 2], token=[7, 2, 9])
+
+    assert levels_there(tree) == 1
+    assert levels_there(tree, frozenset({2})) == 2
+
+
+# ---------------------------------------------------------------- with a drafter
+
+
+def started(agreement: float = 1.0, max_tokens: int = 1000) -> TreeDrafter:
+    drafter = TreeDrafter(EmulatedDrafter(TEXT, agreement=(agreement,), branch=3))
+    drafter.start(ids(*PROMPT), SamplingParams(), StopRule(max_tokens=max_tokens))
+    return drafter
+
+
+def truth(count: int) -> list[int]:
+    return emulated_continuation(PROMPT, StopRule(max_tokens=count), text=TEXT)
+
+
+def run_ahead(drafter: TreeDrafter, policy: AheadPolicy = AHEAD) -> int:
+    """As many passes as it takes."""
+    passes = 0
+    while drafter.step_ahead(policy):
+        passes += 1
+    return passes
+
+
+def test_passes_ahead_change_nothing_of_what_was_sent() -> None:
+    drafter, plain = started(0.7), started(0.7)
+    sent = drafter.draft(POLICY)
+
+    assert run_ahead(drafter) > 3
+
+    drafter.on_verdict(sent.token[1:2].tolist(), 499, 1)
+    plain.draft(POLICY)
+    plain.on_verdict(sent.token[1:2].tolist(), 499, 1)
+    again, wanted = drafter.draft(POLICY), plain.draft(POLICY)
+    assert np.array_equal(again.token, wanted.token)
+    assert np.allclose(again.value, wanted.value)
+
+
+def test_after_a_full_head_start_the_next_draft_takes_no_pass() -> None:
+    drafter = started()
+    accepted = len(truth(4)) - 1
+    drafter.draft(POLICY)
+    run_ahead(drafter)
+    passes = drafter.counts.passes
+
+    drafter.on_verdict(truth(4)[:accepted], truth(4)[-1])
+    tree = drafter.draft(POLICY)
+
+    assert drafter.counts.passes == passes
+    assert drafter.counts.passes_saved == POLICY.depth
+    assert tree.token[tree.depth == 3].tolist().count(truth(7)[-1]) == 1
+
+
+def test_a_head_start_of_some_levels_spares_as_many_passes() -> None:
+    drafter = started()
+    drafter.draft(POLICY)
+    drafter.step_ahead(AHEAD)
+    drafter.step_ahead(AHEAD)
+    passes = drafter.counts.passes
+
+    drafter.on_verdict(truth(3), truth(4)[-1])
+    drafter.draft(POLICY)
+
+    assert drafter.counts.passes_saved == 1
+    assert drafter.counts.passes - passes == POLICY.depth - 1
+
+
+def test_nothing_is_drafted_ahead_beyond_the_last_token() -> None:
+    drafter = started(max_tokens=5)
+    drafter.draft(POLICY)
+
+    run_ahead(drafter)
+
+    assert int(drafter.growing.tree.depth.max()) == 4  # the fifth is the bonus of some verdict
+
+
+def test_counts_tell_passes_on_the_way_from_those_ahead() -> None:
+    drafter = started()
+    drafter.draft(POLICY)
+    ahead = run_ahead(drafter)
+
+    assert (drafter.counts.passes, drafter.counts.passes_ahead) == (3, ahead)
+    assert len(drafter.take_records()) == 3 + ahead
+    assert drafter.take_records() == ()
+    assert (drafter.counts + drafter.counts).passes_ahead == 2 * ahead

@@ -1,0 +1,340 @@
+"""Drafting on while a draft is out: what a hit spares, when it stops, and what a failure does."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import numpy as np
+import pytest
+from structlog.testing import capture_logs
+
+from specedge.clock import ManualClock
+from specedge.drafting.controller import Decision, HostedOutcome, RoundOutcome
+from specedge.drafting.growth_rule import PassRecord
+from specedge.engine.emulated import EmulatedDrafter, EmulatedText, emulated_continuation
+from specedge.engine.failing_drafter import NAN, FailingDrafter
+from specedge.engine.ports import Drafter
+from specedge.params import DraftPolicy, SamplingParams, StopRule
+from specedge.profiles import DeviceProfile
+from specedge.protocol.effects import Committed, Drafted
+from specedge.protocol.messages import Limits, Timing, Verdict
+from specedge.service.compute import ComputeThread
+from specedge.tree.calibration import Tally
+from specedge.tree.path import find_path
+from specedge.tree.token_tree import IntArray, TokenTree
+from specedge_edge.drafting import DraftSource, Proposer, SessionProposer
+from specedge_edge.proactive import PassTime, TripTimes
+from specedge_edge.session_drafter import SessionDrafter, Workshop
+from specedge_edge.standing import REST_S, DrafterStanding
+
+PROMPT: IntArray = np.array([5, 6, 7], dtype=np.int32)
+STOP = StopRule(max_tokens=1000)
+LIMITS = Limits(nodes=16, append=64, context=4096, grant=8)
+POLICY = DraftPolicy(depth=3, budget=16, beams=4, branch=4)
+PASS_S = 0.010
+
+
+@pytest.fixture
+async def compute() -> AsyncIterator[ComputeThread]:
+    thread = ComputeThread("test")
+    yield thread
+    await thread.close()
+
+
+class Session:
+    """A proposer whose verdicts are the target's own; a pass takes ``PASS_S`` by its clock."""
+
+    def __init__(
+        self,
+        compute: ComputeThread,
+        drafter: Drafter | None = None,
+        *,
+        clock: ManualClock | None = None,
+        is_proactive: bool = True,
+    ) -> None:
+        self.compute = compute
+        self.clock = clock or ManualClock()
+        self.source = DraftSource(
+            drafter or emulated(self.clock), compute, POLICY, 64, self.clock, is_proactive
+        )
+        self.proposer: Proposer = self.source.open(PROMPT, SamplingParams(), STOP)
+        self.tokens: list[int] = []
+
+    @property
+    def truth(self) -> list[int]:
+        """The target's next tokens."""
+        stop = StopRule(max_tokens=len(self.tokens) + 8)
+        return emulated_continuation(PROMPT, stop)[len(self.tokens) :]
+
+    async def draft(self) -> Drafted:
+        self.proposer.begin([*PROMPT.tolist(), *self.tokens][-1], LIMITS)
+        drafted = await self.proposer.drafted()
+        self.proposer.on_sent()
+        return drafted
+
+    async def idle(self) -> None:
+        """Until the thread has drafted ahead all that it wants to: idle works take turns, so one
+        that sees no pass between two of its own turns is alone."""
+        alone = asyncio.Event()
+        loop, seen = asyncio.get_running_loop(), [-1]
+
+        def watch() -> bool:
+            now = self.proposer.figures.counts.passes_ahead
+            if now == seen[0]:
+                loop.call_soon_threadsafe(alone.set)
+                return False
+            seen[0] = now
+            return True
+
+        self.compute.start_idle(watch)
+        await alone.wait()
+
+    def answer(self, tree: TokenTree, *, bonus: int | None = None, after_s: float = 0.1) -> None:
+        """The target's verdict on ``tree``; with another ``bonus`` than its own to make a miss."""
+        path = find_path(tree, self.truth)
+        tokens = [*tree.token[path].tolist(), self.truth[len(path)] if bonus is None else bonus]
+        self.tokens += tokens
+        self.proposer.on_committed(
+            Committed(tuple(tokens), True, verdict(tokens, tree.num_drafted), after_s)
+        )
+
+    def grant(self, count: int) -> None:
+        """So many tokens of a hosted run."""
+        for token in self.truth[:count]:
+            self.tokens.append(token)
+            self.proposer.on_committed(Committed((token,), False, verdict([token], 0), None))
+
+
+def verdict(tokens: list[int], kept: int) -> Verdict:
+    timing = Timing(held=1.0, queue=2.0, step=20.0)
+    return Verdict(round=0, bonus=tokens[-1], kept=kept, base=99, hash="0" * 16, timing=timing)
+
+
+def emulated(clock: ManualClock) -> EmulatedDrafter:
+    profile = DeviceProfile("test", "made up", draft_pass_ms=PASS_S * 1e3)
+    return EmulatedDrafter(agreement=(1.0,), profile=profile, sleep=clock.advance)
+
+
+async def test_after_a_hit_with_a_full_head_start_the_draft_is_ready(
+    compute: ComputeThread,
+) -> None:
+    session = Session(compute)
+    first = await session.draft()
+    await session.idle()
+    before = session.proposer.figures.counts.passes
+    session.answer(first.tree)
+
+    second = await session.draft()
+
+    figures = session.proposer.figures
+    assert len(find_path(second.tree, session.truth)) == POLICY.depth
+    assert (figures.counts.hits, figures.counts.passes) == (1, before)
+    assert figures.saved_ms == pytest.approx(POLICY.depth * PASS_S * 1e3)
+    await session.proposer.close()
+
+
+async def test_a_miss_costs_what_it_costs_without(compute: ComputeThread) -> None:
+    session = Session(compute)
+    first = await session.draft()
+    await session.idle()
+    session.answer(first.tree, bonus=499)
+
+    second = await session.draft()
+
+    figures = session.proposer.figures
+    assert second.tree.token[0] == 499
+    assert (figures.counts.hits, figures.counts.passes, figures.saved_ms) == (0, 6, 0.0)
+    await session.proposer.close()
+
+
+async def test_it_can_be_switched_off(compute: ComputeThread) -> None:
+    session = Session(compute, is_proactive=False)
+    await session.draft()
+    await session.idle()
+
+    assert session.proposer.figures.counts.passes_ahead == 0
+    await session.proposer.close()
+
+
+async def test_no_pass_is_begun_that_would_end_after_the_expected_verdict(
+    compute: ComputeThread,
+) -> None:
+    session = Session(compute)
+    for after_s in (5.0, 2.5 * PASS_S):  # the first holds the prompt's prefill: it does not count
+        first = await session.draft()
+        await session.idle()
+        session.answer(first.tree, bonus=499, after_s=after_s)
+    before = session.proposer.figures.counts.passes_ahead
+
+    await session.draft()
+    await session.idle()
+
+    assert session.proposer.figures.counts.passes_ahead - before == 2
+    await session.proposer.close()
+
+
+async def test_a_verdict_ends_it_at_the_next_pass(compute: ComputeThread) -> None:
+    session = Session(compute)
+    first = await session.draft()
+    session.answer(first.tree)
+    await compute.run(int)
+    before = session.proposer.figures.counts.passes_ahead
+
+    await session.idle()
+
+    assert before <= 1
+    assert session.proposer.figures.counts.passes_ahead == before
+    await session.proposer.close()
+
+
+async def test_closing_ends_it_and_frees_the_drafter(compute: ComputeThread) -> None:
+    drafter = FailingDrafter(EmulatedDrafter(EmulatedText()), lambda _: None)
+    session = Session(compute, drafter)
+    await session.draft()
+
+    await session.proposer.close()
+    passes = drafter.num_passes
+    await compute.run(int)
+
+    assert (drafter.num_open, drafter.num_passes) == (0, passes)
+
+
+# ---------------------------------------------------------------- failures
+
+
+def broken_from(number: int, clock: ManualClock, *, kind: Exception | str) -> FailingDrafter:
+    """Fails in that pass and all after it until the drafter has rested once."""
+
+    def fault(n: int) -> Exception | str | None:
+        return kind if n >= number and clock.now_s() < REST_S else None
+
+    return FailingDrafter(EmulatedDrafter(agreement=(1.0,)), fault)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError("out of memory"), NAN], ids=["error", "nan"])
+@pytest.mark.parametrize("number", [0, 1, 3, 5], ids=["first", "inside", "ahead", "later-ahead"])
+async def test_a_drafter_that_failed_rests_and_is_then_asked_again(
+    compute: ComputeThread, number: int, kind: Exception | str
+) -> None:
+    clock = ManualClock()
+    drafter = broken_from(number, clock, kind=kind)
+    session = Session(compute, drafter, clock=clock)
+    standing = session.source.standing
+    with capture_logs() as logs:
+        granted = await session.draft()
+        if granted.run == 0:
+            await session.idle()
+            session.answer(granted.tree)
+            granted = await session.draft()
+        session.grant(4)
+        resting = await session.draft()
+        problem = standing.problem
+        session.grant(2)
+        clock.advance(REST_S)
+        drafted = await session.draft()
+
+    assert (granted.run, granted.tree.num_drafted) == (LIMITS.grant, 0)
+    assert (resting.run, standing.num_failures) == (LIMITS.grant, 1)
+    assert problem is not None and standing.problem is None
+    assert len(find_path(drafted.tree, session.truth)) == POLICY.depth
+    assert [entry["event"] for entry in logs] == ["drafting_failed", "drafting_resumed"]
+    await session.proposer.close()
+    assert drafter.num_open == 0
+
+
+def test_a_drafter_that_fails_again_and_again_rests_longer_each_time() -> None:
+    standing, now_s, rests = DrafterStanding(), 0.0, []
+    for _ in range(9):
+        standing.on_failure(ValueError("again"), now_s)
+        before_s = now_s
+        while not standing.may_draft(now_s):
+            now_s += 1.0
+        rests.append(now_s - before_s)
+
+    assert rests == [5, 10, 20, 40, 80, 160, 300, 300, 300]
+
+
+# ---------------------------------------------------------------- a controller in charge
+
+
+class Alternating:
+    """``RoundControl`` that drafts and leaves it to the verifier by turns, and notes what it
+    hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[RoundOutcome | HostedOutcome] = []
+        self.num_records = 0
+        self._is_drafting = False
+
+    def decide(self, max_nodes: int, max_grant: int) -> Decision:
+        self._is_drafting = not self._is_drafting
+        return Decision(POLICY) if self._is_drafting else Decision(None, run=3)
+
+    def observe_passes(self, passes: tuple[PassRecord, ...]) -> None:
+        self.num_records += len(passes)
+
+    def observe_verdict(self, outcome: RoundOutcome) -> None:
+        self.heard.append(outcome)
+
+    def observe_hosted(self, outcome: HostedOutcome) -> None:
+        self.heard.append(outcome)
+
+
+async def test_a_session_may_change_between_drafted_and_hosted_at_every_round(
+    compute: ComputeThread,
+) -> None:
+    session, control = Session(compute), Alternating()
+    shop = Workshop(emulated(session.clock), Tally(), PassTime(), session.clock.now_s)
+    worker = SessionDrafter(shop, SamplingParams(), STOP, len(PROMPT))
+    session.proposer = SessionProposer(session.source, control, worker, PROMPT)
+
+    for _ in range(3):
+        drafted = await session.draft()
+        assert len(find_path(drafted.tree, session.truth)) == POLICY.depth
+        await session.idle()
+        session.answer(drafted.tree)
+        granted = await session.draft()
+        assert (granted.run, granted.tree.num_drafted) == (3, 0)
+        session.clock.advance(0.02)
+        session.grant(3)
+
+    outcome = next(heard for heard in control.heard if isinstance(heard, RoundOutcome))
+    elapsed = [heard.elapsed_ms for heard in control.heard if isinstance(heard, HostedOutcome)]
+    assert outcome.num_accepted == POLICY.depth
+    assert (outcome.round_trip_ms, outcome.queue_ms, outcome.step_ms) == (100.0, 3.0, 20.0)
+    assert outcome.draft_ms == pytest.approx(POLICY.depth * PASS_S * 1e3)
+    assert elapsed == [None, 0.0, 0.0] * 3  # each grant's first has none before it
+    assert control.num_records > 3 * POLICY.depth
+    await session.proposer.close()
+
+
+# ---------------------------------------------------------------- estimates
+
+
+def test_a_verdict_is_due_after_the_usual_time_once_the_prompt_is_behind() -> None:
+    trips = TripTimes()
+    first = trips.session()
+    assert first.due_s(1.0) is None
+
+    first.observe(9.0)  # with the prompt's prefill
+    assert first.due_s(1.0) is None
+    first.observe(0.5)
+    assert first.due_s(1.0) == 1.5
+
+    second = trips.session()
+    assert second.due_s(1.0) is None
+    second.observe(9.0)
+    assert second.due_s(1.0) == 1.5
+
+
+def measured(*values: float) -> Callable[[], float]:
+    pass_time = PassTime()
+    for value in values:
+        pass_time.add(value)
+    return lambda: pass_time.seconds
+
+
+def test_the_time_of_a_pass_follows_what_is_measured() -> None:
+    assert measured()() == 0.0
+    assert measured(0.01)() == 0.01
+    assert 0.01 < measured(0.01, 0.02)() < 0.012
+    assert measured(0.01, *[0.03] * 60)() == pytest.approx(0.03, rel=0.01)
