@@ -247,9 +247,13 @@ class Comparison:
 
 def run_comparison(plan: Plan, cores: Cores) -> Results:
     """Blocking; its processes are gone when it returns or raises. After a failure their logs stay,
-    in the folder that the failure names."""
+    and where is said."""
     run_dir = Path(tempfile.mkdtemp(prefix="specedge-bench-"))
-    results = asyncio.run(Comparison(plan, cores, run_dir).run())
+    try:
+        results = asyncio.run(Comparison(plan, cores, run_dir).run())
+    except BaseException:
+        say(f"the logs are in {run_dir}")
+        raise
     shutil.rmtree(run_dir)
     return results
 
