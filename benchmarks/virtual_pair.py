@@ -192,6 +192,7 @@ class _Verifier:
         self._machine = VerifierSession(KEY, LIMITS, IDENTITY, "v")
         self._wanted: WantStep | None = None
         self._is_stepping = False
+        self._arrived_s = 0.0
         self._timer: Cancellable | None = None
 
     def on_bytes(self, kind: Up, payload: bytes) -> None:
@@ -200,6 +201,7 @@ class _Verifier:
         elif kind is Up.DRAFT:
             draft = codec.decode(Draft, payload)
             item = codec.batch_item(draft, KEY, budget_ms=draft.budget_ms, held_ms=0.0)
+            self._arrived_s = self._world.clock.now_s()
             self._feed(WorkArrived(item, self._world.clock.now_s() + item.budget_ms / 1e3))
 
     def _feed(self, event: VerifierEvent) -> None:
@@ -230,23 +232,21 @@ class _Verifier:
             return
         wanted, self._wanted, self._is_stepping = self._wanted, None, True
         self._feed(StepBegun(len(wanted.chain)))
-        is_prefill = wanted.tree is None
         rows = 1 if wanted.tree is None else len(wanted.chain) + wanted.tree.num_drafted
         took_s = self._world.step_s(rows)
         base = wanted.start + len(wanted.chain)
-        stepped = Stepped(None) if is_prefill else self._choose(wanted.tree, base, took_s, rows)
+        queue_s = 0.0 if wanted.is_hosted else self._world.clock.now_s() - self._arrived_s
+        stepped = Stepped(None)
+        if wanted.tree is not None:
+            # Off the text's path a choice does not matter: nothing there is accepted.
+            choice = self._world.text.tokens(base + wanted.tree.depth.astype(np.int64))
+            stepped = Stepped(choice, None, 1e3 * queue_s, 1e3 * took_s, rows)
         self._world.later(took_s, lambda: self._finish(stepped))
 
     def _finish(self, stepped: Stepped) -> None:
         self._is_stepping = False
         self._feed(stepped)
         self._step()
-
-    def _choose(self, tree: TokenTree | None, base: int, took_s: float, rows: int) -> Stepped:
-        """Off the text's path a choice does not matter: nothing there is accepted."""
-        assert tree is not None
-        choice = self._world.text.tokens(base + tree.depth.astype(np.int64))
-        return Stepped(choice, step_ms=took_s * 1e3, step_rows=rows)
 
 
 class _Edge:

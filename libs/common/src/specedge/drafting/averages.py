@@ -23,9 +23,33 @@ class Average:
         """What was seen may be out of date: let it count as at most ``weight`` values."""
         self.weight = min(self.weight, weight)
 
-    def copy(self, memory: float, weight: float) -> "Average":
-        """A new mean that starts from this one, which counts as at most ``weight`` values."""
-        return Average(memory, self.mean, min(self.weight, weight))
+
+@dataclass(slots=True)
+class Yield:
+    """What drafted rounds yield: expected tokens, and milliseconds beside the network's."""
+
+    tokens: Average
+    own_ms: Average
+
+    @classmethod
+    def over(cls, rounds: float) -> "Yield":
+        """Of the last so many rounds."""
+        return cls(Average(rounds), Average(rounds))
+
+    @property
+    def weight(self) -> float:
+        """Rounds that it stands for."""
+        return self.tokens.weight
+
+    def add(self, tokens: float, own_ms: float) -> None:
+        """One more round."""
+        self.tokens.add(tokens)
+        self.own_ms.add(own_ms)
+
+    def fade(self, weight: float) -> None:
+        """See ``Average.fade``."""
+        self.tokens.fade(weight)
+        self.own_ms.fade(weight)
 
 
 @dataclass(slots=True)

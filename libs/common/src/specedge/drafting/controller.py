@@ -9,10 +9,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import Final
 
-from specedge.drafting.averages import Average
+from specedge.drafting.averages import Yield
 from specedge.drafting.forecast import Forecast, RoundCosts, forecast
 from specedge.drafting.growth_rule import GrowthRule, PassRecord
-from specedge.drafting.pace import FORECAST_ROUNDS, DevicePace
+from specedge.drafting.pace import SESSION_SAMPLES, DevicePace
 from specedge.params import DraftPolicy
 
 # Of a device of which nothing is known.
@@ -21,17 +21,20 @@ FIRST_ROUND: Final = DraftPolicy(depth=3, budget=8)
 # and changing costs part of a round trip.
 HYSTERESIS: Final = 1.02
 
-_TOKENS_MEMORY: Final = 64.0  # rounds; the text's difficulty, noisy and slow
-_TIME_MEMORY: Final = 16.0  # rounds; links and loads change at once, and are measured exactly
-_TIME_START: Final = 3.0  # rounds that count when drafting is taken up again
+_MEMORY: Final = 64.0  # rounds of a session: its text is easier and harder in turn
+_USUAL_ROUNDS: Final = 24.0  # of its own, that what all sessions yielded is worth to a session
+_FORECAST_ROUNDS: Final = 8.0  # that a forecast is worth where little was seen
+_RETURN: Final = 3.0  # rounds of its past that count when a session drafts again
+_SETTLED: Final = 8.0  # rounds after which outliers are told from news
 _FORECAST_EVERY: Final = 8  # rounds
 _TOKENS_OF_A_ROUND: Final = 2.0  # roughly
 _OUTLIER: Final = 4.0  # times the usual
 _SETTLE: Final = 12  # verdicts after a change
 _DEEPER_EVERY: Final = 24  # rounds between two that go a level deeper than is worth it
+_AGAIN_EVERY: Final = 6  # rounds, where lately no tree was worth while at all
 _TRIAL_TOKENS: Final = 12  # hosted
-_TRIAL_ROUNDS: Final = 2  # drafted
-_TRY_EVERY_TOKENS: Final = 192  # of all sessions of a drafter
+_TRIAL_ROUNDS: Final = 4  # drafted
+_TRY_EVERY_TOKENS: Final = 96  # of all sessions of a drafter
 _GRANT_ROUND_TRIPS: Final = 4.0
 
 
@@ -101,10 +104,9 @@ class DraftController:
         self._pace = pace
         self._bounds = bounds
         self._grant_tokens = grant_tokens
-        self._children = pace.children.copy()
-        self._tokens = Average(_TOKENS_MEMORY)
-        self._round_ms = Average(_TIME_MEMORY)
-        self._forecast = Forecast(0.0, 0, 0.0)
+        self._children = pace.children.newest(SESSION_SAMPLES)
+        self._seen = Yield.over(_MEMORY)
+        self._forecast = Forecast(1.0, 0.0, 0, 0.0)
         self._forecast_age = _FORECAST_EVERY  # rounds
         self._is_hosted = False
         self._num_settling = 0  # verdicts until the way of working may change again
@@ -115,11 +117,17 @@ class DraftController:
     @property
     def rate(self) -> float:
         """Tokens per millisecond that this session makes by drafting, as far as is known."""
-        forecast, seen = self._forecast.rate * self._pace.gain.mean, self._round_ms.weight
-        if seen == 0.0:
-            return forecast
-        measured = self._tokens.mean / self._round_ms.mean
-        return (seen * measured + FORECAST_ROUNDS * forecast) / (seen + FORECAST_ROUNDS)
+        network_ms, usual = self._pace.network_ms.mean, self._pace.usual
+        # Rounds that each source is worth: this session's own, all sessions', and the forecast,
+        # which matters as long as there is little else.
+        usual_weight = min(usual.weight, _USUAL_ROUNDS)
+        forecast_weight = _FORECAST_ROUNDS / (1.0 + usual.weight / _FORECAST_ROUNDS)
+        tokens = forecast_weight * self._forecast.tokens
+        ms = forecast_weight * self._forecast.ms
+        for weight, seen in ((self._seen.weight, self._seen), (usual_weight, usual)):
+            tokens += weight * seen.tokens.mean
+            ms += weight * (seen.own_ms.mean + network_ms)
+        return tokens / max(ms, 1e-6)
 
     def decide(self, max_nodes: int, max_grant: int) -> Decision:
         """The next round, within the session's limits (``max_grant`` 0: no grants)."""
@@ -170,20 +178,22 @@ class DraftController:
         pace.experiments_after_tokens -= outcome.num_tokens
 
     def _learn_time(self, outcome: RoundOutcome, round_trip_ms: float) -> None:
+        pace, seen = self._pace, self._seen
         network_ms = max(0.0, round_trip_ms - outcome.queue_ms - outcome.step_ms)
-        self._pace.network_ms.add(network_ms)
+        if pace.network_ms.weight >= _SETTLED:
+            network_ms = min(network_ms, _OUTLIER * pace.network_ms.mean)  # a resend
+        pace.network_ms.add(network_ms)
         if not self._is_warm:
             self._is_warm = True
             return  # a first round's time holds the prompt's prefill, or the end of a grant
-        round_ms = outcome.draft_ms + round_trip_ms
-        if self._round_ms.weight >= _TIME_MEMORY / 2:
-            round_ms = min(round_ms, _OUTLIER * self._round_ms.mean)  # a resend, a stall
-        expected = 1.0 + self._pace.trust * outcome.expected
-        self._round_ms.add(round_ms)
-        self._tokens.add(expected)
-        predicted = self._forecast.rate * round_ms
-        self._pace.gain.add(expected / predicted, share=round_ms / self._round_ms.mean)
-        self._pace.allowance.earn(round_ms)
+        own_ms = outcome.draft_ms + outcome.queue_ms + outcome.step_ms
+        if seen.weight >= _SETTLED:
+            own_ms = min(own_ms, _OUTLIER * seen.own_ms.mean)  # a stall
+        expected = 1.0 + pace.trust * outcome.expected
+        seen.add(expected, own_ms)
+        pace.usual.add(expected, own_ms)
+        pace.num_drafted += outcome.num_tried > 0
+        pace.allowance.earn(own_ms + network_ms)
 
     # ------------------------------------------------------------ drafted or hosted
 
@@ -236,8 +246,8 @@ class DraftController:
         self._num_settling = num_settling
         if not self._is_hosted:
             # What is found now counts for more than what was known when drafting was left.
-            self._round_ms.fade(_TIME_START)
-            self._tokens.fade(_TIME_START)
+            self._seen.fade(_RETURN)
+            self._pace.usual.fade(_USUAL_ROUNDS)
             self._pace.network_ms.fade(1.0)
             self._is_warm = False
 
@@ -259,7 +269,7 @@ class DraftController:
         pass_ms, row_ms = pace.draft_ms()
         fixed_ms = pace.network_ms.mean + pace.queue_ms.mean
         self._forecast = forecast(
-            self._children.view(),
+            pace.children.view(),
             RoundCosts(fixed_ms, pass_ms, row_ms, pace.verify_ms(bounds.budget)),
             trust=pace.trust,
             depth=bounds.depth,
@@ -269,7 +279,8 @@ class DraftController:
     def _draft(self, bounds: DraftPolicy) -> Decision:
         self._num_rounds += 1
         rule = self._rule(bounds.budget)
-        is_due = self._num_rounds % _DEEPER_EVERY == 0 and self._num_levels < bounds.depth
+        every = _DEEPER_EVERY if self._num_levels else _AGAIN_EVERY
+        is_due = self._num_rounds % every == 0 and self._num_levels < bounds.depth
         if is_due and self._pace.allowance.try_spend(2 * rule.pass_ms):
             # One level more than lately, whatever it costs: else its worth stays unknown.
             rule = replace(rule, pass_ms=0.0, row_ms=0.0)
@@ -279,7 +290,7 @@ class DraftController:
     def _rule(self, budget: int) -> GrowthRule:
         pass_ms, row_ms = self._pace.draft_ms()
         return GrowthRule(
-            rate=self.rate,
+            rate=self.rate * (1.0 - self._pace.doubt),
             trust=self._pace.trust,
             pass_ms=pass_ms,
             row_ms=row_ms,

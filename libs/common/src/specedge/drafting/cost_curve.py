@@ -19,7 +19,7 @@ Figures = npt.NDArray[np.float64]
 HINGES: Final = (2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 128.0, 256.0)
 MEMORY: Final = 100.0  # observations that count; steps grow with context, so the old ones mislead
 # Before rows were varied: a row costs so much of the pass. Worth a weak observation.
-PRIOR_SLOPE: Final = 1 / 64
+PRIOR_SLOPE: Final = 1 / 256
 _PRIOR_WEIGHT: Final = 0.5
 _STEEPENING_WEIGHT: Final = 0.02  # each further hinge must be paid for by the data
 _ROWS_UNIT: Final = 8.0  # conditions the squares: slopes are per so many rows

@@ -29,9 +29,13 @@ class RoundCosts:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """rate  tokens per millisecond at the best   depth, nodes  that make it, on average"""
+    """The best round, on average: its expected tokens, its milliseconds, how deep and how large.
 
-    rate: float
+    ms  with the network's
+    """
+
+    tokens: float
+    ms: float
     depth: int
     nodes: float
 
@@ -48,14 +52,14 @@ def forecast(
     draft_ms = costs.pass_ms * levels + costs.row_ms * (
         np.minimum(levels, 1) + _ROWS_OF_A_PASS * np.maximum(levels - 1, 0)
     )
-    rate, best, sent = 0.0, 0, np.zeros(gained.shape[:2], dtype=np.intp)
+    rate, best = 0.0, 0
     for _ in range(_ITERATIONS):
         sent = (gained - rate * costs.verify_ms).argmax(axis=2)  # (depth + 1, samples)
         tokens = 1.0 + np.take_along_axis(gained, sent[:, :, None], axis=2)[:, :, 0].mean(axis=1)
         ms = costs.fixed_ms + draft_ms + costs.verify_ms[sent].mean(axis=1)
         best = int(np.argmax(tokens - rate * ms))
         rate = float(tokens[best] / max(ms[best], 1e-6))
-    return Forecast(rate, best, float(sent[best].mean()))
+    return Forecast(float(tokens[best]), float(ms[best]), best, float(sent[best].mean()))
 
 
 def _grown(children: Figures, depth: int, beams: int, budget: int) -> Figures:

@@ -8,22 +8,24 @@ from typing import Final
 
 import numpy as np
 
-from specedge.drafting.averages import Allowance, Average
+from specedge.drafting.averages import Allowance, Average, Yield
 from specedge.drafting.cost_curve import CostCurve, Figures
 from specedge.drafting.growth_rule import PassRecord
 
-# What the children of a node are worth, before any was seen.
-PRIOR_CHILDREN: Final = (0.45, 0.12, 0.06, 0.04, 0.03, 0.02, 0.015, 0.01)
+# What the children of a node are worth, before any was seen: hopeful, so that it will be seen.
+PRIOR_CHILDREN: Final = (0.5, 0.14, 0.07, 0.05, 0.03, 0.02, 0.015, 0.01)
 DEPTHS: Final = 6
-SAMPLES: Final = 24
+SAMPLES: Final = 64
+SESSION_SAMPLES: Final = 24
 _PER_PASS: Final = 2  # nodes of one pass and depth that are remembered: the most valuable ones
 
 _ROUNDS: Final = 64.0  # memory of what changes with the load
-FORECAST_ROUNDS: Final = 8.0  # that a forecast is worth
+_YIELD_ROUNDS: Final = 256.0  # memory of what is only measured with much noise
 _TRUST_MEMORY: Final = 400.0  # accepted nodes
 _TRUST_PRIOR: Final = 24.0  # accepted nodes that "as predicted" is worth at the start
 
-_DOUBT: Final = 0.5  # after no round
+_DOUBT: Final = 0.5  # of drafting's yield, after no round
+_CONVINCING: Final = 4.0  # rounds after which half of it is left
 UNSEEN_SLOPE: Final = 1 / 16  # of a step, per row beyond the most rows seen
 EXPERIMENTS: Final = 0.01  # of all time may be lost to them
 _FIRST_TRY_AFTER_TOKENS: Final = 24
@@ -34,7 +36,8 @@ _MOST_SAVED_MS: Final = 4000.0
 class DevicePace:
     """Shared by the controllers of all sessions of one drafter.
 
-    gain               what drafting really yields, over its forecast
+    num_drafted        rounds measured with a tree
+    usual              what they yielded, over all sessions
     network_ms         of a round trip, beside the verifier's part in it
     queue_ms           scheduler and verifier, before the step
     experiments_after_tokens   before the other way of working may be tried again
@@ -44,14 +47,15 @@ class DevicePace:
     def __init__(self) -> None:
         self.pass_cost = CostCurve(hinges=())
         self.step_cost = CostCurve()
-        self.gain = Average(_ROUNDS, mean=1.0, weight=FORECAST_ROUNDS)
+        self.num_drafted = 0
+        self.usual = Yield.over(_YIELD_ROUNDS)
         self.network_ms = Average(16.0)
         self.queue_ms = Average(16.0)
         self.other_rows = Average(16.0)
         self.hosted_ratio = Average(_ROUNDS, mean=1.0)
         self.allowance = Allowance(EXPERIMENTS, _FIRST_CREDIT_MS, _MOST_SAVED_MS)
         self.experiments_after_tokens = _FIRST_TRY_AFTER_TOKENS
-        self.children = ChildSamples()
+        self.children = ChildSamples(SAMPLES)
         self._most_rows = 0.0
         self._predicted = self._accepted = _TRUST_PRIOR
 
@@ -63,8 +67,7 @@ class DevicePace:
     @property
     def doubt(self) -> float:
         """Roughly the relative error of what is known of drafting's yield."""
-        num_rounds = self.gain.weight - FORECAST_ROUNDS
-        return _DOUBT / (1.0 + num_rounds) ** 0.5
+        return _DOUBT / (1.0 + self.num_drafted / _CONVINCING)
 
     def learn_trust(self, predicted: float, num_accepted: int) -> None:
         """So many nodes were expected to be accepted, and so many were."""
@@ -116,16 +119,18 @@ class ChildSamples:
     are not sent.
     """
 
-    def __init__(self) -> None:
-        self._rows = np.tile(np.array(PRIOR_CHILDREN), (DEPTHS, SAMPLES, 1))
+    def __init__(self, samples: int = SAMPLES) -> None:
+        self._samples = samples
+        self._rows = np.tile(np.array(PRIOR_CHILDREN), (DEPTHS, samples, 1))
         self._next = np.zeros(DEPTHS, dtype=np.intp)
         self._seen = np.zeros(DEPTHS, dtype=np.intp)
 
-    def copy(self) -> "ChildSamples":
-        """For a session's own."""
-        copied = ChildSamples()
-        copied._rows = self._rows.copy()
-        copied._next = self._next.copy()
+    def newest(self, samples: int) -> "ChildSamples":
+        """A copy that remembers fewer, for a session's own."""
+        copied = ChildSamples(samples)
+        for depth in range(DEPTHS):
+            order = (self._next[depth] + np.arange(self._samples)) % self._samples  # oldest first
+            copied._rows[depth] = self._rows[depth, order[-samples:]]
         copied._seen = self._seen.copy()
         return copied
 
@@ -151,5 +156,5 @@ class ChildSamples:
         at = self._next[depth]
         self._rows[depth, at] = 0.0
         self._rows[depth, at, :branch] = accept[:branch]
-        self._next[depth] = (at + 1) % SAMPLES
+        self._next[depth] = (at + 1) % self._samples
         self._seen[depth] += 1
