@@ -3,11 +3,14 @@
 import orjson
 from prometheus_client import CollectorRegistry, generate_latest
 
+from specedge.drafting.tree_drafter import DraftCounts
 from specedge.protocol.effects import Committed
 from specedge.protocol.messages import Timing, Verdict
 from specedge_edge.account import Account, merge
-from specedge_edge.metrics import EdgeMetrics
+from specedge_edge.drafting import ProposerFigures
+from specedge_edge.metrics import EdgeMetrics, StandingCollector
 from specedge_edge.openai import figures, sse
+from specedge_edge.standing import DrafterStanding
 
 
 def account_of(*accepted: int, started_s: float = 10.0) -> Account:
@@ -90,6 +93,54 @@ def test_both_families_of_metrics_agree() -> None:
         counts = [2.0, 2.0, 1.0, 1.0]
         for position, count in enumerate(counts):
             assert f'{per_position}{{model_name="m",position="{position}"}} {count}' in text
+
+
+def drafted_account(*reply_ms: float) -> Account:
+    """An account of a session that drafted ahead."""
+    account = account_of(2, 3)
+    account.reply_ms = list(reply_ms)
+    counts = DraftCounts(passes=4, passes_ahead=6, passes_saved=3, verdicts=2, hits=1)
+    account.on_drafting_over(ProposerFigures(counts, saved_ms=12.0))
+    return account
+
+
+def test_the_reply_path_is_told_by_its_percentiles() -> None:
+    own = figures.metrics(drafted_account(*range(1, 101)))["specedge"]
+
+    assert (own["reply_p50_ms"], own["reply_p99_ms"]) == (50.0, 99.0)
+    assert figures.metrics(Account(started_s=1.0))["specedge"]["reply_p99_ms"] is None
+
+
+def test_what_was_drafted_ahead_is_told_and_adds_up() -> None:
+    both = merge([drafted_account(1.0), drafted_account(2.0)])
+
+    told = figures.metrics(both)["specedge"]["drafting"]
+
+    assert (told["passes"], told["passes_ahead"], told["passes_saved"]) == (8, 12, 6)
+    assert (told["hit_rate"], told["saved_ms"], both.reply_ms) == (0.5, 24.0, [1.0, 2.0])
+
+
+def test_drafting_ahead_and_the_drafters_standing_are_exported() -> None:
+    registry, standing = CollectorRegistry(), DrafterStanding()
+    registry.register(StandingCollector(standing))
+    metrics = EdgeMetrics(registry, "m")
+
+    metrics.on_finished("stop", 5, drafted_account(4.0, 6.0))
+    serving = generate_latest(registry).decode()
+    standing.on_failure(MemoryError("no"), 0.0)
+    standing.on_refusal()
+    resting = generate_latest(registry).decode()
+
+    for line in (
+        'specedge_draft_hits_total{model_name="m"} 1.0',
+        'specedge_draft_passes_ahead_total{model_name="m"} 6.0',
+        'specedge_draft_saved_seconds_total{model_name="m"} 0.012',
+        'specedge_reply_seconds_count{model_name="m"} 2.0',
+        "specedge_drafter_serves 1.0",
+    ):
+        assert line in serving
+    for line in ("serves 0.0", "failures_total 1.0", "refusals_total 1.0"):
+        assert f"specedge_drafter_{line}" in resting
 
 
 def test_other_names_can_be_left_out() -> None:
