@@ -6,10 +6,13 @@ is told true token ids.
 """
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from specedge.errors import ModelUnusable
 from specedge.tree.token_tree import IntArray
+
+LongArray = npt.NDArray[np.int64]
 
 
 class DraftHead:
@@ -26,6 +29,8 @@ class DraftHead:
         self.tokens: IntArray = np.arange(vocab_size, dtype=np.int32) if tokens is None else tokens
         if len(self.tokens) == 0 or len(np.unique(self.tokens)) != len(self.tokens):
             raise ModelUnusable("a draft head names each of its tokens once, and at least one")
+        self._order: LongArray = np.argsort(self.tokens, kind="stable").astype(np.int64)
+        self._ascending = self.tokens[self._order]
         if self.tokens.min() < 0 or self.tokens.max() >= vocab_size:
             raise ModelUnusable(f"a draft head names tokens beyond the vocabulary's {vocab_size}")
 
@@ -41,6 +46,14 @@ class DraftHead:
     def rows(self, logits: Tensor) -> Tensor:
         """(m, v) float32 of a model's logits (m, ≥ v): the rows that stand for tokens."""
         return logits[:, : len(self)].float()
+
+    def rows_of(self, tokens: IntArray) -> LongArray:
+        """int64 of the same shape: the head's row of each token, -1 where it has none."""
+        if self._is_whole:
+            return np.where(tokens < len(self), tokens, -1).astype(np.int64)
+        found = np.searchsorted(self._ascending, tokens)
+        place = np.minimum(found, len(self) - 1)
+        return np.where(self._ascending[place] == tokens, self._order[place], -1)
 
     def token_ids(self, rows: Tensor) -> IntArray:
         """int32 of the same shape: the tokens that head rows stand for."""

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from specedge.engine.device_noise import gumbel_of_tokens
 from specedge.engine.draft_head import DraftHead
+from specedge.engine.recall import Recalled, blend
 from specedge.params import SamplingParams
 from specedge.sampling.rules import MIN_TEMPERATURE
 from specedge.tree.calibration import ScoreKind
@@ -29,7 +30,10 @@ from specedge.tree.token_tree import FloatArray, IntArray
 # How much further than the target's own temperature a coupled drafter's distribution is sharpened.
 # Of a token that the drafter holds unlikely its estimate is the least certain, and high noise
 # picks just such tokens: the noise must be trusted a little less than the drafter.
-SHARPNESS: Final = 1.2
+SHARPNESS: Final = 1.1
+# A temperature on the sum, which moves no rank: at this one the score tells best how likely the
+# target is to agree, over drafters from poor to good. Measured: docs/adr/0008.
+SPREAD: Final = 1.25
 # A token that truncation masks by the drafter's q may be one that the target keeps: such tokens
 # are not dropped but ranked behind all others.
 MASKED_NATS: Final = 16.0
@@ -45,9 +49,12 @@ class Ranking(Protocol):
         """What its scores are."""
         ...
 
-    def best(self, logits: Tensor, positions: IntArray) -> tuple[IntArray, FloatArray]:
+    def best(
+        self, logits: Tensor, positions: IntArray, recalled: Recalled | None = None
+    ) -> tuple[IntArray, FloatArray]:
         """The best k tokens (m, k) int32 and their scores (m, k) float32, falling, from logits
-        (m, ≥ v). ``positions`` (m,) are those of the tokens being chosen."""
+        (m, ≥ v), blended with what was recalled. ``positions`` (m,) are those of the tokens being
+        chosen."""
         ...
 
     def forget_before(self, position: int) -> None:
@@ -67,17 +74,23 @@ class Likeliest:
         self._head = head
         self._num_children = num_children
 
-    def best(self, logits: Tensor, positions: IntArray) -> tuple[IntArray, FloatArray]:
+    def best(
+        self, logits: Tensor, positions: IntArray, recalled: Recalled | None = None
+    ) -> tuple[IntArray, FloatArray]:
         """See ``Ranking.best``."""
-        return _best(self._logits.scaled(logits), self._num_children, self._head)
+        x = self._logits.scaled(logits)
+        if recalled is None:
+            return _best(x, self._num_children, self._head)
+        blended = blend(x, recalled, self._head)
+        return _best(blended.logprob, self._num_children, self._head, blended.beyond)
 
     def forget_before(self, position: int) -> None:
         """Nothing is remembered."""
 
 
 class Coupled:
-    """By log-probability plus the target's noise; the score is the log-softmax of that sum over the
-    whole head, so it tells how far a token stands out from everything it competes with.
+    """By log-probability plus the target's noise; the score is the log-softmax of that sum, spread
+    a little, over the whole head: how far a token stands out from everything it competes with.
 
     The noise of a position is computed once, whatever tree or round asks for it.
     """
@@ -93,35 +106,52 @@ class Coupled:
         sharpness: float = SHARPNESS,
     ) -> None:
         self._logits = _ScaledLogits(head, params, device)
-        self._sharpness = sharpness
+        self._gain = sharpness / SPREAD
         self._head = head
         self._params = params
         self._num_children = num_children
         self._device = device
-        self._noise: dict[int, Tensor] = {}  # position → (v,) float32
+        self._noise: dict[int, Tensor] = {}  # position → (v,) float32, spread
 
-    def best(self, logits: Tensor, positions: IntArray) -> tuple[IntArray, FloatArray]:
+    def best(
+        self, logits: Tensor, positions: IntArray, recalled: Recalled | None = None
+    ) -> tuple[IntArray, FloatArray]:
         """See ``Ranking.best``."""
         x = self._logits.scaled(logits)
-        scores = x * self._sharpness + self._noise_at(positions)
+        noise, beyond = self._noise_at(positions), None
+        if recalled is not None:
+            blended = blend(x, recalled, self._head)
+            x, beyond = blended.logprob, blended.beyond
+            more = self._noise_beyond(positions, beyond)
+            noise = torch.cat([noise.expand(len(x), -1), more], dim=1)
+        scores = x * self._gain + noise
         if self._params.truncates:
             scores -= MASKED_NATS * (x < _least_kept(x, self._params))
-        return _best(scores, self._num_children, self._head)
+        return _best(scores, self._num_children, self._head, beyond)
 
     def forget_before(self, position: int) -> None:
         """See ``Ranking.forget_before``."""
         self._noise = {at: row for at, row in self._noise.items() if at >= position}
+
+    def _noise_beyond(self, positions: IntArray, beyond: IntArray) -> Tensor:
+        """(m, k) float32, of tokens that the head does not speak of."""
+        rows = [
+            gumbel_of_tokens(self._params.seed, position, np.maximum(tokens, 0), self._device)
+            for position, tokens in zip(positions.tolist(), beyond, strict=True)
+        ]
+        return torch.stack(rows) / SPREAD
 
     def _noise_at(self, positions: IntArray) -> Tensor:
         """(m, v) float32, or (1, v) where all are the same."""
         distinct, row = np.unique(positions, return_inverse=True)
         for position in distinct.tolist():
             if position not in self._noise:
-                self._noise[position] = gumbel_of_tokens(
+                noise = gumbel_of_tokens(
                     self._params.seed, position, self._head.tokens, self._device
                 )
-        noise = torch.stack([self._noise[position] for position in distinct.tolist()])
-        return noise if len(distinct) == 1 else noise[torch.from_numpy(row).to(self._device)]
+                self._noise[position] = noise / SPREAD
+        rows = torch.stack([self._noise[position] for position in distinct.tolist()])
+        return rows if len(distinct) == 1 else rows[torch.from_numpy(row).to(self._device)]
 
 
 def _least_kept(x: Tensor, params: SamplingParams) -> Tensor:
@@ -162,8 +192,16 @@ class _ScaledLogits:
         return x * self._inverse_temperature
 
 
-def _best(scores: Tensor, num_children: int, head: DraftHead) -> tuple[IntArray, FloatArray]:
-    """The largest of ``scores`` (m, v), normalised over their row."""
+def _best(
+    scores: Tensor, num_children: int, head: DraftHead, beyond: IntArray | None = None
+) -> tuple[IntArray, FloatArray]:
+    """The largest of ``scores`` (m, v), normalised over their row; with ``beyond`` (m, e) int32,
+    they are (m, v + e), the last columns those tokens'."""
     top = scores.topk(num_children, dim=1)
-    logprob = top.values - scores.logsumexp(dim=1, keepdim=True)
-    return head.token_ids(top.indices), logprob.cpu().numpy()
+    logprob = (top.values - scores.logsumexp(dim=1, keepdim=True)).cpu().numpy()
+    if beyond is None:
+        return head.token_ids(top.indices), logprob
+    column = top.indices.cpu().numpy() - len(head)
+    token = head.token_ids(top.indices.clamp(max=len(head) - 1))
+    other = np.take_along_axis(beyond, np.maximum(column, 0), axis=1)
+    return np.where(column >= 0, other, token).astype(np.int32), logprob

@@ -27,6 +27,7 @@ class DrafterOptions:
     kv_bytes   of KV cache at most
     threads    compute threads on the CPU; None leaves it to torch
     coupled    rank children with the target's own noise, where it draws any
+    recalls    blend in what followed the same words before in the session's own text
     target     name or folder of the model that verifies: what ``auto`` is chosen for, and what a
                drafter borrows its embedding and head from
     emulated_seed, emulated_pass_ms   of the emulated drafter: its text, and a pass's time
@@ -40,6 +41,7 @@ class DrafterOptions:
     device: str = "auto"
     threads: int | None = None
     coupled: bool = True
+    recalls: bool = True
     target: str = DEFAULT_MODEL
     emulated_seed: int = 0
     emulated_pass_ms: float = 0.0
@@ -108,4 +110,5 @@ def _load_draft_model(
         num_slots=options.num_slots,
         num_children=options.branch,
         coupled=options.coupled,
+        recalls=options.recalls,
     )

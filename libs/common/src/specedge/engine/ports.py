@@ -15,7 +15,7 @@ next root and has no KV yet.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from specedge.ids import Slot
 from specedge.params import SamplingParams
@@ -194,6 +194,15 @@ class DraftSession(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpandAsked:
+    """What one session asks of a pass; see ``DraftSession.expand``."""
+
+    session: DraftSession
+    tree: TokenTree
+    nodes: IntArray
+
+
 class Drafter(Protocol):
     """Makes draft sessions. One owner thread."""
 
@@ -207,4 +216,15 @@ class Drafter(Protocol):
 
         Raises Busy when no slot is left.
         """
+        ...
+
+
+@runtime_checkable
+class BatchingDrafter(Protocol):
+    """What a ``Drafter`` may also be: one that runs a pass for several of its sessions at once, in
+    little more time than for one."""
+
+    def expand_together(self, asked: Sequence[ExpandAsked]) -> list[Expansion | None]:
+        """As ``expand`` of each, in one pass; their sessions are distinct. None for a session that
+        memory is too full for: nothing changed there."""
         ...

@@ -4,19 +4,24 @@ Implements ``Drafter``. Owns which row of a session's slot holds which node. Wha
 what a node is worth, is decided elsewhere.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from specedge.engine.draft_head import DraftHead
 from specedge.engine.draft_ranking import Coupled, Likeliest, Ranking
 from specedge.engine.kv_cache import SlottedKVCache
-from specedge.engine.ports import Expansion
+from specedge.engine.ports import DraftSession, ExpandAsked, Expansion
+from specedge.engine.recall import Recalled, Recollection
 from specedge.engine.step_table import Span, chain_span
 from specedge.engine.torch_model import LoadedModel
 from specedge.engine.tree_model import TreeModel, self_check
-from specedge.errors import ProtocolViolation
+from specedge.errors import Busy, ProtocolViolation
 from specedge.params import SamplingParams
 from specedge.tree.mask import lineage
 from specedge.tree.path import Rerooting
@@ -35,6 +40,7 @@ class TorchDrafter:
 
     num_children  proposed per node
     coupled       rank with the target's own noise where it draws any
+    recalls       blend in what followed the same words before in a session's own text
     """
 
     def __init__(
@@ -45,6 +51,7 @@ class TorchDrafter:
         num_slots: int = 8,
         num_children: int = 8,
         coupled: bool = False,
+        recalls: bool = False,
     ) -> None:
         self._name = loaded.identity.name
         self.vocab_size = loaded.identity.vocab_size
@@ -53,6 +60,7 @@ class TorchDrafter:
         self.head.check_width(loaded.model.get_output_embeddings().weight.shape[0])
         self.num_children = min(num_children, len(self.head))
         self._coupled = coupled
+        self._recalls = recalls
         self.tree_model = TreeModel(loaded.model, num_slots=num_slots, kv_bytes=kv_bytes)
         self_check(self.tree_model)
 
@@ -65,10 +73,52 @@ class TorchDrafter:
         """Start on ``committed``; computes nothing yet. Raises Busy when no slot is left."""
         return TorchDraftSession(self, committed, params)
 
+    @torch.inference_mode()
+    def expand_together(self, asked: Sequence[ExpandAsked]) -> list[Expansion | None]:
+        """One pass for several sessions; see ``BatchingDrafter.expand_together``."""
+        shares = [_plan(one) for one in asked]
+        spans = [span for share in shares if share is not None for span in share.spans]
+        logits = self.tree_model.forward(spans) if spans else None
+        expansions: list[Expansion | None] = []
+        done = 0
+        for one, share in zip(asked, shares, strict=True):
+            if share is None:
+                expansions.append(None)
+                continue
+            rows = slice(done, done + len(share.answered))
+            done = rows.stop
+            own = None if logits is None or not share else logits[rows]
+            expansions.append(_of_torch(one.session).take(share, own))
+        return expansions
+
+    def recollection(self, committed: IntArray) -> Recollection | None:
+        """What a session on ``committed`` remembers; None where drafters do not."""
+        return Recollection(committed, self.num_children) if self._recalls else None
+
     def ranking(self, params: SamplingParams) -> Ranking:
         """How a session with ``params`` ranks the children."""
         kind = Coupled if self._coupled and not params.is_greedy else Likeliest
         return kind(self.head, params, self.num_children, self.tree_model.device)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PassShare:
+    """One session's part of a pass over ``nodes`` (m,) int32.
+
+    answered   (a,) which of them get children, as indices, in the order of the spans' logits
+    positions  (m,) int32 of the tokens to be chosen
+    recalled   for the answered ones, in their order; None where nothing was
+    """
+
+    nodes: IntArray
+    answered: npt.NDArray[np.intp]
+    positions: IntArray
+    spans: tuple[Span, ...]
+    recalled: Recalled | None
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to compute."""
+        return bool(self.spans)
 
 
 class TorchDraftSession:
@@ -92,6 +142,7 @@ class TorchDraftSession:
         self._slot = self._cache.lease(len(committed) + TREE_ROOM_ROWS)
         self._committed: IntArray = np.array(committed, dtype=np.int32)
         self._ranking = drafter.ranking(params)
+        self._recollection = drafter.recollection(self._committed)
         self._num_valid = 0
         self._node_rows: IntArray = np.empty(0, dtype=np.int32)
         self._is_open = True
@@ -103,8 +154,12 @@ class TorchDraftSession:
         Nodes at the end of the model's positions get none. Raises Busy when the cache is full,
         ProtocolViolation for a node whose parent was never expanded.
         """
-        token = np.full((len(nodes), self._drafter.num_children), NOTHING, dtype=np.int32)
-        logprob = np.full(token.shape, -np.inf, dtype=np.float32)
+        share = self.plan(tree, nodes)
+        return self.take(share, self._drafter.tree_model.forward(share.spans) if share else None)
+
+    def plan(self, tree: TokenTree, nodes: IntArray) -> "PassShare":
+        """This session's share of a pass over ``nodes``, to be run at once. In inference mode,
+        since a long context is computed up to its last piece; raises as ``expand`` does."""
         position = len(self._committed) - 1 + tree.depth[nodes]
         asked = np.flatnonzero(position < self._drafter.max_context_tokens)
         root, others = asked[nodes[asked] == 0], asked[nodes[asked] > 0]
@@ -113,13 +168,21 @@ class TorchDraftSession:
             spans.append(self._root_span())
         if len(others):
             spans.append(self._node_span(tree, nodes[others]))
-        if spans:
-            logits = self._drafter.tree_model.forward(spans)
-            answered = np.concatenate([root, others])
-            best = self._ranking.best(logits, position[answered] + 1)
+        answered = np.concatenate([root, others])
+        recalled = self._recollection.of(tree, nodes[answered]) if self._recollection else None
+        return PassShare(nodes, answered, position + 1, tuple(spans), recalled)
+
+    def take(self, share: "PassShare", logits: Tensor | None) -> Expansion:
+        """The children, from the pass's logits at this session's rows; None: it had no rows."""
+        nodes, answered = share.nodes, share.answered
+        token = np.full((len(nodes), self._drafter.num_children), NOTHING, dtype=np.int32)
+        logprob = np.full(token.shape, -np.inf, dtype=np.float32)
+        if logits is not None:
+            best = self._ranking.best(logits, share.positions[answered], share.recalled)
             token[answered], logprob[answered] = best
             self._num_valid = len(self._committed)
-            self._node_rows = np.concatenate([self._node_rows, nodes[others]])
+            computed = nodes[answered]
+            self._node_rows = np.concatenate([self._node_rows, computed[computed > 0]])
         return Expansion(token, logprob, self._ranking.kind)
 
     @torch.inference_mode()
@@ -145,6 +208,8 @@ class TorchDraftSession:
         self._node_rows = np.array([new for _, new in living], dtype=np.int32)
         self._committed = np.concatenate([self._committed, rerooting.committed])
         self._ranking.forget_before(len(self._committed))
+        if self._recollection is not None:
+            self._recollection.reroot(rerooting)
 
     def close(self) -> None:
         """Give the slot back. Idempotent."""
@@ -195,3 +260,16 @@ class TorchDraftSession:
         held = len(self._node_rows)
         valid = len(self._committed) + held if held else self._num_valid
         self._cache.grow(self._slot, num_rows, valid)
+
+
+def _plan(asked: ExpandAsked) -> PassShare | None:
+    try:
+        return _of_torch(asked.session).plan(asked.tree, asked.nodes)
+    except Busy:
+        return None
+
+
+def _of_torch(session: DraftSession) -> TorchDraftSession:
+    if not isinstance(session, TorchDraftSession):
+        raise ProtocolViolation("a session of another drafter")
+    return session
