@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from specedge.engine.draft_head import DraftHead
-from specedge.engine.draft_ranking import Coupled, Likeliest
+from specedge.engine.draft_ranking import SPREAD, Coupled, Likeliest
 from specedge.engine.torch_draft import TorchDrafter
 from specedge.params import SamplingParams
 from specedge.sampling.noise import gumbel
@@ -54,7 +54,7 @@ def test_the_score_is_the_share_among_all_that_it_competes_with() -> None:
 
     token, score = coupled(params).best(torch.from_numpy(logits), POSITIONS[:1])
 
-    total = (logits[0] / 0.8 + gumbel(params.seed, 17, VOCAB_SIZE)).astype(np.float64)
+    total = (logits[0] / 0.8 + gumbel(params.seed, 17, VOCAB_SIZE)).astype(np.float64) / SPREAD
     share = total - np.log(np.exp(total).sum())
     np.testing.assert_array_equal(token[0], np.argsort(-share)[:5])
     np.testing.assert_allclose(score[0], share[token[0]], atol=1e-5)
