@@ -102,8 +102,9 @@ def subtree(tree: TokenTree, node: int) -> IntArray:
     """Ids of ``node`` and everything below it, ascending: (m,) int32."""
     inside = np.zeros(len(tree), dtype=np.bool_)
     inside[node] = True
-    for child in range(node + 1, len(tree)):
-        inside[child] = inside[tree.parent[child]]
+    for depth in range(int(tree.depth[node]) + 1, int(tree.depth.max()) + 1):
+        level = np.flatnonzero(tree.depth == depth)
+        inside[level] = inside[tree.parent[level]]
     return np.flatnonzero(inside).astype(np.int32)
 
 
@@ -125,4 +126,5 @@ def _take_subtree(tree: TokenTree, kept: IntArray) -> TokenTree:
     root_value = max(float(tree.value[kept[0]]), float(np.finfo(np.float32).tiny))
     value = np.minimum(tree.value[kept] / np.float32(root_value), np.float32(1.0))
     value[0] = 1.0
-    return TokenTree.from_parents(tree.token[kept], parent, logprob, value)
+    depth = tree.depth[kept] - tree.depth[kept[0]]
+    return TokenTree(tree.token[kept], parent, depth, logprob, value)
