@@ -45,7 +45,11 @@ Model = Annotated[
     typer.Option(help="Target model: name or folder. [dim]Default: built-in SmolLM2-135M.[/]"),
 ]
 DrafterName = Annotated[
-    str, typer.Option(help="prompt-lookup, emulated, none, or a model's name or folder.")
+    str,
+    typer.Option(
+        help="auto (the drafter shipped for the model, else prompt-lookup), prompt-lookup, "
+        "emulated, none, or a model's name or folder."
+    ),
 ]
 VerifierDrafterName = Annotated[
     str,
@@ -103,7 +107,7 @@ def root(
 @app.command()
 def up(  # noqa: PLR0913  (each argument is an option that a person may give)
     model: Model = None,
-    drafter: DrafterName = "prompt-lookup",
+    drafter: DrafterName = "auto",
     verifier_drafter: VerifierDrafterName = "none",
     dtype: Dtype = None,
     verifiers: Verifiers = 1,
@@ -137,7 +141,7 @@ def up(  # noqa: PLR0913  (each argument is an option that a person may give)
 @app.command()
 def demo(
     model: Model = None,
-    drafter: DrafterName = "prompt-lookup",
+    drafter: DrafterName = "auto",
     dtype: Dtype = None,
     verifiers: Verifiers = 1,
     threads: Threads = None,

@@ -44,6 +44,12 @@ class StackOptions:
         """Compute threads for one verifier."""
         return self.threads or max(1, (available_cores() - 1) // self.verifiers)
 
+    @property
+    def edge_threads(self) -> int:
+        """Compute threads for one edge's draft model: of what the verifiers leave."""
+        left = available_cores() - self.verifiers * self.verifier_threads
+        return max(1, left // self.edges)
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessPlan:
@@ -73,6 +79,7 @@ def plan_processes(options: StackOptions, *, nats_url: str, run_dir: Path) -> li
     edge = common | {
         "model": options.model,
         "drafter": options.drafter,
+        "threads": options.edge_threads,
         "api-key": options.api_key,
     }
     plans = [_plan("scheduler", SCHEDULER_MODULE, scheduler, options)]
