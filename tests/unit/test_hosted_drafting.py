@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from specedge.engine.emulated import EmulatedDrafter, EmulatedText
 from specedge.engine.failing_drafter import FailingDrafter
+from specedge.engine.ports import ExpandAsked, Expansion
 from specedge.params import DraftPolicy, SamplingParams, StopRule
 from specedge.protocol.messages import Verdict
 from specedge.tree.token_tree import TokenTree
@@ -42,6 +43,7 @@ class Bench:
         )
         self.drafter = HostedDrafter(self.counts, POLICY)
         self.seat = DraftSeat()
+        self.errors: list[Exception] = []
 
     def draft(
         self,
@@ -60,7 +62,9 @@ class Bench:
             max_nodes=max_nodes,
             max_depth=max_depth,
         )
-        return self.drafter.draft(wanted)
+        made = self.drafter.draft([wanted])
+        self.errors += made.errors
+        return made.trees[0]
 
 
 def is_right(tree: TokenTree | None, committed: Sequence[int], depth: int) -> bool:
@@ -134,13 +138,87 @@ def test_without_room_a_session_goes_plainly_for_a_while_and_tries_again() -> No
 
 def test_a_drafter_that_raises_breaks_its_seat_and_no_other() -> None:
     bench = Bench(fails_at=1)
-    with pytest.raises(ArithmeticError):
-        bench.draft(PROMPT)
     other = DraftSeat()
 
-    assert bench.draft(PROMPT) is None
+    answers = [bench.draft(PROMPT) for _ in range(3)]
+
+    assert answers == [None, None, None]
+    assert [type(error) for error in bench.errors] == [ArithmeticError]
     assert is_right(bench.draft(PROMPT, seat=other), PROMPT, 4)
     assert bench.counts.num_open == 1, "the broken one was closed"
+
+
+class Together(EmulatedDrafter):
+    """Runs a pass for all its sessions; breaks in pass ``fails_at``, and has no memory for the last
+    session in pass ``full_at``."""
+
+    def __init__(self, *, fails_at: int = -1, full_at: int = -1) -> None:
+        super().__init__(TEXT, agreement=(1.0,))
+        self.sizes: list[int] = []
+        self._fails_at, self._full_at = fails_at, full_at
+
+    def expand_together(self, asked: Sequence[ExpandAsked]) -> list[Expansion | None]:
+        self.sizes.append(len(asked))
+        if len(self.sizes) - 1 == self._fails_at:
+            raise ArithmeticError("broke")
+        given: list[Expansion | None] = [one.session.expand(one.tree, one.nodes) for one in asked]
+        return [*given[:-1], None] if len(self.sizes) - 1 == self._full_at else given
+
+
+PROMPTS = ([3, 1, 4], [1, 5, 9, 2], [6, 5])
+
+
+def three_rounds() -> list[HostedRound]:
+    return [
+        HostedRound(
+            DraftSeat(),
+            np.array(prompt, dtype=np.int32),
+            SamplingParams(),
+            StopRule(max_tokens=99),
+            max_nodes=99,
+            max_depth=99,
+        )
+        for prompt in PROMPTS
+    ]
+
+
+def test_a_drafter_that_can_runs_each_pass_for_all_sessions() -> None:
+    drafter = Together()
+
+    made = HostedDrafter(drafter, POLICY).draft(three_rounds())
+
+    assert drafter.sizes == [3] * POLICY.depth
+    assert made.errors == ()
+    for tree, prompt in zip(made.trees, PROMPTS, strict=True):
+        assert is_right(tree, prompt, POLICY.depth)
+
+
+def test_a_common_pass_that_fails_is_one_failure_of_all_its_sessions() -> None:
+    rounds = three_rounds()
+    drafter = HostedDrafter(Together(fails_at=1), POLICY)
+
+    made = drafter.draft(rounds)
+    again = drafter.draft(rounds)
+
+    assert made.trees == again.trees == (None, None, None)
+    assert [type(error) for error in made.errors + again.errors] == [ArithmeticError]
+
+
+def test_a_session_without_memory_in_a_common_pass_tries_what_it_has() -> None:
+    made = HostedDrafter(Together(full_at=2), POLICY).draft(three_rounds())
+
+    for tree, prompt, depth in zip(made.trees, PROMPTS, (4, 4, 2), strict=True):
+        assert is_right(tree, prompt, depth)
+
+
+def test_a_session_without_memory_for_its_root_leaves_its_seat() -> None:
+    rounds = three_rounds()
+
+    made = HostedDrafter(Together(full_at=0), POLICY).draft(rounds)
+
+    assert made.trees[-1] is None
+    assert rounds[-1].seat.drafter is None
+    assert not rounds[-1].seat.is_broken
 
 
 def test_leaving_is_idempotent_and_survives_a_drafter_that_cannot_close() -> None:

@@ -166,8 +166,7 @@ class EngineLoop:
 
     def _take_note(self, outcome: TurnOutcome) -> TurnOutcome:
         """Count the time of a turn, and what the drafter did in it."""
-        own = outcome.own
-        busy_s = (own.ms + outcome.ms) / 1000
+        own, busy_s = outcome.own, outcome.busy_ms / 1000
         self.busy_s += busy_s
         self._metrics.note_turn(busy_s, own.ms / 1000, len(own.errors))
         if own.errors:

@@ -5,13 +5,20 @@ session its speed, never its tokens: it goes on plainly. Knows nothing of messag
 """
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 
 from specedge.drafting.tree_drafter import TreeDrafter
-from specedge.engine.ports import Drafter, TargetEngine
+from specedge.engine.ports import (
+    BatchingDrafter,
+    Drafter,
+    ExpandAsked,
+    Expansion,
+    TargetEngine,
+)
 from specedge.errors import Busy
 from specedge.params import DraftPolicy, SamplingParams, StopRule
 from specedge.tree.calibration import Tally
@@ -40,6 +47,23 @@ class DraftSeat:
     committed: IntArray = field(default_factory=_no_tokens)
     rounds_out: int = 0
     is_broken: bool = False
+
+    def is_passed_over(self) -> bool:
+        """Compute thread only, once a round: whether it goes without a draft."""
+        if self.rounds_out > 0:
+            self.rounds_out -= 1
+            return True
+        return self.is_broken
+
+    def go_without(self) -> None:
+        """Compute thread only: there was no room. Asks again after some rounds."""
+        self.leave()
+        self.rounds_out = ROUNDS_WITHOUT_ROOM
+
+    def give_up(self) -> None:
+        """Compute thread only: the drafter raised for this session."""
+        self.leave()
+        self.is_broken = True
 
     def leave(self) -> None:
         """Compute thread only: give back what the drafter holds. Idempotent; never raises, since a
@@ -80,6 +104,18 @@ class HostedRound:
     max_depth: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class OwnTrees:
+    """What was drafted for some hosted rounds.
+
+    trees   per round: a tree on its root, or None: nothing likely enough, no room, a broken seat
+    errors  what the drafter raised, each for other sessions: their seats are broken
+    """
+
+    trees: tuple[TokenTree | None, ...]
+    errors: tuple[Exception, ...]
+
+
 class HostedDrafter:
     """A drafter and how much to draft. Compute thread only; ``policy`` may be read anywhere.
 
@@ -96,37 +132,35 @@ class HostedDrafter:
         """The drafter's."""
         return self._drafter.name
 
-    def draft(self, wanted: HostedRound) -> TokenTree | None:
-        """A tree on the root, or None: nothing likely enough, no room, or the seat is broken.
+    def draft(self, rounds: Sequence[HostedRound]) -> OwnTrees:
+        """Draft them all, level by level, so that a drafter that can runs one pass for all. Asked
+        again for the same round it answers the same. Raises nothing."""
+        errors: list[Exception] = []
+        begun = [one.seat for one in rounds if self._begin(one, errors)]
+        growing = begun
+        while growing:
+            growing = self._grow(growing, errors)
+        trees = {id(seat): _finish(seat) for seat in begun}
+        return OwnTrees(tuple(trees.get(id(one.seat)) for one in rounds), tuple(errors))
 
-        Asked again for the same round it answers the same. Raises what the drafter raises, but for
-        Busy; the seat is broken then.
-        """
+    def _begin(self, wanted: HostedRound, errors: list[Exception]) -> bool:
+        """Whether the session is drafted for, its drafter on today's root."""
         seat = wanted.seat
-        if seat.is_broken:
-            return None
-        if seat.rounds_out > 0:
-            seat.rounds_out -= 1
-            return None
-        try:
-            tree = self._grow(wanted)
-        except Busy:
-            seat.leave()
-            seat.rounds_out = ROUNDS_WITHOUT_ROOM
-            return None
-        except Exception:
-            seat.leave()
-            seat.is_broken = True
-            raise
-        return tree if tree.num_drafted else None
-
-    def _grow(self, wanted: HostedRound) -> TokenTree:
         policy = replace(
             self.policy,
             depth=min(self.policy.depth, wanted.max_depth),
             budget=min(self.policy.budget, wanted.max_nodes),
         )
-        return self._seated(wanted).draft(policy)
+        if seat.is_passed_over() or policy.depth < 1 or policy.budget < 1:
+            return False
+        try:
+            self._seated(wanted).begin(policy)
+        except Busy:
+            seat.go_without()
+        except Exception as error:
+            seat.give_up()
+            errors.append(error)
+        return seat.drafter is not None
 
     def _seated(self, wanted: HostedRound) -> TreeDrafter:
         """The session's drafter, on today's root: it is told what was committed since, all of it
@@ -142,3 +176,73 @@ class HostedDrafter:
             drafter.on_verdict(path, bonus)
         seat.committed = committed
         return drafter
+
+    def _grow(self, seats: Sequence[DraftSeat], errors: list[Exception]) -> list[DraftSeat]:
+        """One pass for all of ``seats``; those that may grow further."""
+        asked = []
+        for seat in seats:
+            assert seat.drafter is not None
+            if len(nodes := seat.drafter.plan_step()):
+                tree = seat.drafter.growing.tree
+                asked.append((seat, ExpandAsked(seat.drafter.session, tree, nodes)))
+        if len(asked) > 1 and isinstance(self._drafter, BatchingDrafter):
+            return _grow_together(self._drafter, asked, errors)
+        return [seat for seat, wanted in asked if _grow_alone(seat, wanted, errors)]
+
+
+def _grow_together(
+    drafter: BatchingDrafter,
+    asked: Sequence[tuple[DraftSeat, ExpandAsked]],
+    errors: list[Exception],
+) -> list[DraftSeat]:
+    """In one pass: nobody can tell whose fault an error is, so all give up."""
+    try:
+        expansions = drafter.expand_together([wanted for _, wanted in asked])
+    except Exception as error:
+        for seat, _ in asked:
+            seat.give_up()
+        errors.append(error)
+        return []
+    return [
+        seat
+        for (seat, wanted), expansion in zip(asked, expansions, strict=True)
+        if expansion is not None and _take(seat, wanted, expansion, errors)
+    ]
+
+
+def _grow_alone(seat: DraftSeat, wanted: ExpandAsked, errors: list[Exception]) -> bool:
+    """Whether it may grow further. Without memory for more, what is there already is tried."""
+    try:
+        expansion = wanted.session.expand(wanted.tree, wanted.nodes)
+    except Busy:
+        return False
+    except Exception as error:
+        seat.give_up()
+        errors.append(error)
+        return False
+    return _take(seat, wanted, expansion, errors)
+
+
+def _take(
+    seat: DraftSeat, wanted: ExpandAsked, expansion: Expansion, errors: list[Exception]
+) -> bool:
+    assert seat.drafter is not None
+    try:
+        # Nobody here asks what a pass took.
+        seat.drafter.take_step(wanted.nodes, expansion, ms=0.0)
+    except Exception as error:
+        seat.give_up()
+        errors.append(error)
+        return False
+    return True
+
+
+def _finish(seat: DraftSeat) -> TokenTree | None:
+    if seat.drafter is None:
+        return None
+    if len(seat.drafter.growing.tree) == 1:
+        if len(seat.drafter.plan_step()):  # the root could not be expanded: there is no memory
+            seat.go_without()
+        return None
+    tree = seat.drafter.finish().tree
+    return tree if tree.num_drafted else None

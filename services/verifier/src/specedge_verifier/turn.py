@@ -7,7 +7,7 @@ seats' drafters, which belong to that thread.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from specedge.engine.ports import Choosing, NodeChoices, StepItem, TargetEngine
 from specedge.errors import Busy
@@ -59,6 +59,7 @@ class TurnOutcome:
     choices  per item: the target's choices, or None for prefill; empty if the step did not happen
     ms       of the step itself
     own      what was drafted before it
+    busy_ms  of the whole turn, calls included, however it ended
     full     a slot or memory was missing: nothing was computed
     error    what the engine raised instead: nothing that counts was computed
     """
@@ -66,6 +67,7 @@ class TurnOutcome:
     choices: tuple[NodeChoices | None, ...] = ()
     ms: float = 0.0
     own: OwnDrafts = OwnDrafts()
+    busy_ms: float = 0.0
     full: bool = False
     error: Exception | None = None
 
@@ -82,34 +84,33 @@ def run_turn(
     it. What the engine raises in a call goes up and ends the process: nobody knows then which rows
     are valid.
     """
+    began_s = time.perf_counter()
     for call in calls:
         call.make(engine)
-    if not items:
-        return TurnOutcome()
-    own = _draft(drafter, items)
-    started_s = time.perf_counter()
+    outcome = _step(engine, items, _draft(drafter, items)) if items else TurnOutcome()
+    return replace(outcome, busy_ms=_ms_since(began_s))
+
+
+def _step(engine: TargetEngine, items: Sequence[TurnItem], own: OwnDrafts) -> TurnOutcome:
+    began_s = time.perf_counter()
     try:
         choices = tuple(engine.step(_step_items(engine, items, own.trees)))
     except Busy:
-        return TurnOutcome(ms=_ms_since(started_s), own=own, full=True)
+        return TurnOutcome(own=own, full=True)
     except Exception as error:
-        return TurnOutcome(ms=_ms_since(started_s), own=own, error=error)
-    return TurnOutcome(choices, _ms_since(started_s), own)
+        return TurnOutcome(own=own, error=error)
+    return TurnOutcome(choices, _ms_since(began_s), own)
 
 
 def _draft(drafter: HostedDrafter | None, items: Sequence[TurnItem]) -> OwnDrafts:
-    started_s = time.perf_counter()
-    trees: list[TokenTree | None] = [None] * len(items)
-    errors = []
-    for index, item in enumerate(items):
-        if drafter is None or item.hosted is None:
-            continue
-        try:
-            trees[index] = drafter.draft(item.hosted)
-        except Exception as error:
-            errors.append(error)
-    is_used = any(item.hosted is not None for item in items)
-    return OwnDrafts(tuple(trees), _ms_since(started_s) if is_used else 0.0, tuple(errors))
+    began_s = time.perf_counter()
+    asked = {index: item.hosted for index, item in enumerate(items) if item.hosted is not None}
+    if drafter is None or not asked:
+        return OwnDrafts((None,) * len(items))
+    made = drafter.draft(list(asked.values()))
+    trees = dict(zip(asked, made.trees, strict=True))
+    all_trees = tuple(trees.get(index) for index in range(len(items)))
+    return OwnDrafts(all_trees, _ms_since(began_s), made.errors)
 
 
 def _step_items(
