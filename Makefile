@@ -9,7 +9,7 @@ ARGS ?=
 PROMPTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test demo up bench bench-acceptance bench-engine clean
+.PHONY: help setup check format test demo up bench bench-acceptance bench-controller bench-engine clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,10 @@ bench: $(STAMP) ## Compare plain, server-only and SpecEdge, near and far (half a
 
 bench-acceptance: $(STAMP) ## How much of a drafter's trees the target accepts: ARGS="--drafter ..."
 	$(BIN)/python -m benchmarks acceptance $(ARGS)
+
+bench-controller: $(STAMP) ## The controller against every fixed setting, in virtual time; its figure
+	$(BIN)/python -m benchmarks controller --json docs/figures/controller.json \
+	  --figure docs/figures/controller.png $(ARGS)
 
 bench-engine: $(STAMP) ## Measure engine, round sizes, round overhead and memory
 	PROMPTS="$(PROMPTS)" $(BIN)/python -m benchmarks engine

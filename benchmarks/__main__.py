@@ -9,6 +9,8 @@ BENCHMARKS: Final = {
     "engine": "benchmarks.engine",
     "acceptance": "benchmarks.acceptance",
     "compare": "benchmarks.compare",
+    "trace": "benchmarks.record_trace",
+    "controller": "benchmarks.controller_grid",
 }
 
 

@@ -180,7 +180,7 @@ class TraceSession:
 
 def _on_path(tree: TokenTree, text: TraceText, base: int) -> BoolArray:
     """Which nodes spell the target's text: (n,) bool. The root, at position base - 1, does."""
-    right = tree.token == text.tokens(base - 1 + tree.depth.astype(np.int64))
+    right: BoolArray = tree.token == text.tokens(base - 1 + tree.depth.astype(np.int64))
     right[0] = True
     for depth in range(1, int(tree.depth.max()) + 1):
         level = np.flatnonzero(tree.depth == depth)

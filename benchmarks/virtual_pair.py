@@ -71,6 +71,26 @@ class Control(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class FixedSetting:
+    """The same every round."""
+
+    decision: Decision
+
+    def decide(self, max_nodes: int, max_grant: int) -> Decision:
+        """That."""
+        return self.decision
+
+    def observe_passes(self, passes: tuple[PassRecord, ...]) -> None:
+        """Nothing to learn."""
+
+    def observe_verdict(self, outcome: RoundOutcome) -> None:
+        """Nothing to learn."""
+
+    def observe_hosted(self, outcome: HostedOutcome) -> None:
+        """Nothing to learn."""
+
+
+@dataclass(frozen=True, slots=True)
 class PairCosts:
     """What the pair's devices and link take, in milliseconds.
 
@@ -91,19 +111,17 @@ class PairResult:
     """Of one generation; time starts with the first verdict, when both prompts are read."""
 
     num_tokens: int = 0
+    num_hosted_tokens: int = 0
+    num_drafted_rounds: int = 0
+    num_sent: int = 0
+    first_tokens: int = 0
     first_s: float | None = None
     last_s: float = 0.0
-    first_tokens: int = 0
-    num_rounds: int = 0
-    num_hosted_tokens: int = 0
-    num_sent: int = 0
-    num_passes: int = 0
 
     @property
-    def tokens_per_s(self) -> float:
-        """After the first verdict."""
-        assert self.first_s is not None
-        return (self.num_tokens - self.first_tokens) / (self.last_s - self.first_s)
+    def decode_s(self) -> float:
+        """From the first verdict to the last."""
+        return 0.0 if self.first_s is None else self.last_s - self.first_s
 
 
 @dataclass(slots=True)
@@ -279,7 +297,7 @@ class _Edge:
             match effect:
                 case RequestOpen():
                     reply = Opened(at="v", group="main", limits=LIMITS, identity=IDENTITY)
-                    self._world.later(0.0, lambda reply=reply: self.feed(OpenAnswered(reply)))
+                    self.feed_later(0.0, OpenAnswered(reply))
                 case SendUp(kind, payload):
                     self._world.send_up(kind, payload)
                 case SetTimer(at_s):
@@ -324,7 +342,6 @@ class _Edge:
         tree = self._drafter.draft(policy, self._decision.rule)
         took_s = self._device.take()
         records = self._drafter.take_records()
-        self._world.result.num_passes += len(records)
         self._world.later(took_s, lambda: self._send(tree, records, base))
 
     def _send(self, tree: TokenTree, records: tuple[PassRecord, ...], base: int) -> None:
@@ -358,7 +375,6 @@ class _Edge:
     def _commit(self, committed: Committed) -> None:
         now_s, result, verdict = self._world.clock.now_s(), self._world.result, committed.verdict
         result.num_tokens += len(committed.tokens)
-        result.num_rounds += 1
         result.last_s = now_s
         if result.first_s is None:
             result.first_s, result.first_tokens = now_s, len(committed.tokens)
@@ -366,6 +382,7 @@ class _Edge:
         if committed.was_tree and self._out is not None:
             self._learn_tree(committed)
             result.num_sent += verdict.kept
+            result.num_drafted_rounds += 1
         elif not committed.was_tree:
             result.num_hosted_tokens += len(committed.tokens)
             elapsed_ms = None if self._hosted_s is None else 1e3 * (now_s - self._hosted_s)
