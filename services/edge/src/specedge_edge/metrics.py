@@ -241,7 +241,7 @@ class StandingCollector(Collector):
         standing = self._standing
         yield GaugeMetricFamily(
             NATIVE + "drafter_serves",
-            "Whether rounds are drafted here.",
+            "0 while the drafter that was asked for rests or is missing.",
             value=float(standing.problem is None),
         )
         yield CounterMetricFamily(
