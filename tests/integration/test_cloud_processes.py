@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import orjson
+import pytest
 
 
 @dataclass
@@ -69,7 +70,8 @@ async def test_both_serve_health_and_metrics_and_end_well_on_sigterm(
     nats_server: str, tmp_path: Path
 ) -> None:
     nats = ("--nats-url", nats_server)
-    verifier_flags = ("--engine", "emulated", "--verifier-id", "processes-1", *nats)
+    emulated = ("--engine", "emulated", "--drafter", "emulated", "--depth", "3")
+    verifier_flags = (*emulated, "--verifier-id", "processes-1", *nats)
     async with (
         running("specedge_scheduler", "--group", "processes", *nats, cwd=tmp_path) as scheduler,
         running("specedge_verifier", *verifier_flags, cwd=tmp_path) as verifier,
@@ -85,6 +87,8 @@ async def test_both_serve_health_and_metrics_and_end_well_on_sigterm(
             "specedge_verify_batch_size",
             "specedge_kv_cache_usage_ratio",
             "specedge_generation_tokens_total",
+            "specedge_verifier_busy_seconds_total",
+            "specedge_hosted_drafter_works 1.0",
             "specedge_model_load_seconds",
             "specedge_build_info",
             "specedge_nats_connected 1.0",
@@ -109,12 +113,14 @@ async def test_a_bad_setting_is_named_and_nothing_starts(tmp_path: Path) -> None
         assert b"http_port" in said
 
 
+@pytest.mark.parametrize("setting", ["--model", "--drafter"])
 async def test_a_model_that_does_not_exist_ends_the_verifier_with_a_reason(
-    nats_server: str, tmp_path: Path
+    setting: str, nats_server: str, tmp_path: Path
 ) -> None:
+    engine = "emulated" if setting == "--drafter" else "torch"
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "specedge_verifier", "--log-format", "json"),
-        *("--nats-url", nats_server, "--model", str(tmp_path / "nothing")),
+        *("--nats-url", nats_server, "--engine", engine, setting, str(tmp_path / "nothing")),
         stderr=asyncio.subprocess.PIPE,
         cwd=tmp_path,
     )
