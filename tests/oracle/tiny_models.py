@@ -66,11 +66,13 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 FAMILIES = sorted(CONFIGS)
 
 
-def build(family: str, seed: int = 0) -> PreTrainedModel:
+def build(family: str, seed: int = 0, vocab_size: int = VOCAB_SIZE) -> PreTrainedModel:
     """A model whose logits are far from uniform: norms of one, other weights large enough that
     every layer's attention matters."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(CONFIGS[family](), dtype=torch.float32).eval()
+    config = CONFIGS[family]()
+    config.vocab_size = vocab_size
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -1,0 +1,107 @@
+"""In every mode the whole system, on real (tiny) models, emits what transformers' own decoding of
+the target gives: greedy, sampled, and with every sampling parameter that processes logits."""
+
+import dataclasses
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import numpy as np
+import pytest
+import torch
+
+from specedge.cli.edge_client import answer_from_completion
+from specedge.engine.emulated import EmulatedText
+from specedge.engine.loading import Progress
+from specedge.engine.ports import Drafter
+from specedge.engine.reference import ReferenceDecoder
+from specedge.engine.torch_draft import TorchDrafter
+from specedge.engine.torch_model import LoadedModel
+from specedge.engine.torch_target import TorchTarget
+from specedge.link.memory import WireProfile
+from specedge.lossless.measuring import work_of
+from specedge.lossless.modes import Mode, settings_of, what_was_missing
+from specedge.params import DraftPolicy, SamplingParams
+from specedge.sampling.noise import choice_seed
+from specedge_edge.config import EdgeSettings
+from specedge_edge.emulated_tokenizer import EMULATED_MODEL, EmulatedTokenizer
+from specedge_edge.loading import Loaded
+from specedge_edge.text import TextCodec
+from specedge_verifier.hosted_drafting import HostedDrafter
+from tests.integration.cloud_world import cloud
+from tests.integration.edge_on_cloud import COMPLETIONS, edge_on
+from tests.oracle.tiny_models import KV_BYTES, build
+
+TEXT: Final = EmulatedText(vocab_size=300)  # enough for the tokenizer's bytes
+PROMPT: Final = "to be or not to be"
+ASKED: Final[list[dict[str, Any]]] = [
+    {"temperature": 0.0},
+    {"temperature": 0.8, "seed": 7},
+    {"temperature": 1.1, "seed": 8, "top_p": 0.7, "presence_penalty": 0.5},
+]
+TOKENS: Final = 16
+POLICY: Final = DraftPolicy(depth=3, budget=12, beams=4, branch=4)
+AWAY: Final = WireProfile(latency_s=0.03)  # long enough to draft ahead
+
+
+def tiny(noise: float = 0.0) -> LoadedModel:
+    """The target; with ``noise``, one that often agrees with it."""
+    model = build("llama", vocab_size=TEXT.vocab_size)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            scale = noise * float(parameter.std())
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
+    return LoadedModel(model, None, TEXT.identity(max_context_tokens=512))
+
+
+def a_drafter(*, coupled: bool) -> Drafter:
+    return TorchDrafter(tiny(noise=0.02), kv_bytes=KV_BYTES, num_slots=8, coupled=coupled)
+
+
+@asynccontextmanager
+async def system(mode: Mode, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """What ``verify-lossless`` starts for ``mode``, in this process."""
+    wanted = settings_of(mode)
+    hosted = HostedDrafter(a_drafter(coupled=True), POLICY) if wanted.verifier_drafts else None
+
+    def loader(settings: EdgeSettings, _: Progress) -> Loaded:
+        tokenizer = EmulatedTokenizer(TEXT)
+        drafter = a_drafter(coupled=settings.coupled) if wanted.edge_drafts else None
+        codec = TextCodec(tokenizer, vocab_size=TEXT.vocab_size)
+        return Loaded(EMULATED_MODEL, codec, tokenizer.fingerprint, drafter)
+
+    async with cloud() as world:
+        await world.start_scheduler()
+        target = TorchTarget(tiny(), num_slots=8, kv_bytes=KV_BYTES)
+        await world.start_verifier("verifier-1", target=target, drafter=hosted)
+        policy = {"depth": POLICY.depth, "budget": POLICY.budget}
+        async with edge_on(
+            world, folder, wire=AWAY, loader=loader, **policy, **wanted.edge
+        ) as client:
+            yield client
+
+
+def expected(prompt: list[int], fields: dict[str, Any]) -> list[int]:
+    seed = choice_seed(fields.get("seed", 0), 0)
+    params = dataclasses.replace(SamplingParams(**fields), seed=seed)
+    decoded = ReferenceDecoder(tiny()).sample(
+        np.array(prompt, dtype=np.int32), params, max_tokens=TOKENS, stop_ids=(TEXT.stop_id,)
+    )
+    return decoded.tokens.tolist()
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+async def test_the_tokens_are_the_plain_decoders(mode: Mode, tmp_path: Path) -> None:
+    answers = []
+    async with system(mode, tmp_path) as client:
+        for fields in ASKED:  # one by one: a drafter that is busy with others does not draft ahead
+            body = {"prompt": PROMPT, "max_tokens": TOKENS, "return_token_ids": True, **fields}
+            answered = await client.post(COMPLETIONS, json=body)
+            answers.append(answer_from_completion(answered.json()))
+
+    for answer, fields in zip(answers, ASKED, strict=True):
+        assert list(answer.token_ids) == expected(list(answer.prompt_token_ids), fields)
+    assert what_was_missing(mode, [work_of(answers)]) is None
