@@ -3,7 +3,7 @@
 import orjson
 from prometheus_client import CollectorRegistry, generate_latest
 
-from specedge.drafting.tree_drafter import DraftCounts
+from specedge.drafting.counts import DraftCounts
 from specedge.protocol.effects import Committed
 from specedge.protocol.messages import Timing, Verdict
 from specedge_edge.account import Account, merge

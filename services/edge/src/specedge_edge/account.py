@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from specedge.drafting.tree_drafter import DraftCounts
+from specedge.drafting.counts import DraftCounts
 from specedge.protocol.effects import Committed
 from specedge_edge.drafting import ProposerFigures
 

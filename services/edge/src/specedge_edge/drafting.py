@@ -17,8 +17,8 @@ from specedge.drafting.controller import (
     HostedOutcome,
     RoundOutcome,
 )
+from specedge.drafting.counts import DraftCounts
 from specedge.drafting.pace import DevicePace
-from specedge.drafting.tree_drafter import DraftCounts
 from specedge.engine.ports import Drafter
 from specedge.errors import Busy
 from specedge.params import DraftPolicy, SamplingParams, StopRule
