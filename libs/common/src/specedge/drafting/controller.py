@@ -12,7 +12,7 @@ from typing import Final
 from specedge.drafting.averages import Yield
 from specedge.drafting.forecast import Forecast, RoundCosts, forecast
 from specedge.drafting.growth_rule import GrowthRule, PassRecord
-from specedge.drafting.pace import SESSION_SAMPLES, DevicePace
+from specedge.drafting.pace import SESSION_SAMPLES, DevicePace, doubt
 from specedge.params import DraftPolicy
 
 # Of a device of which nothing is known.
@@ -26,7 +26,7 @@ _USUAL_ROUNDS: Final = 24.0  # of its own, that what all sessions yielded is wor
 _FORECAST_ROUNDS: Final = 8.0  # that a forecast is worth where little was seen
 _RETURN: Final = 3.0  # rounds of its past that count when a session drafts again
 _SETTLED: Final = 8.0  # rounds after which outliers are told from news
-_FORECAST_EVERY: Final = 8  # rounds
+_FORECAST_EVERY: Final = 8  # rounds, or half as many grants
 _TOKENS_OF_A_ROUND: Final = 2.0  # roughly
 _OUTLIER: Final = 4.0  # times the usual
 _SETTLE: Final = 12  # verdicts after a change
@@ -192,7 +192,8 @@ class DraftController:
         expected = 1.0 + pace.trust * outcome.expected
         seen.add(expected, own_ms)
         pace.usual.add(expected, own_ms)
-        pace.num_drafted += outcome.num_tried > 0
+        pace.num_rounds += 1
+        pace.num_trees += outcome.num_tried > 0
         pace.allowance.earn(own_ms + network_ms)
 
     # ------------------------------------------------------------ drafted or hosted
@@ -212,7 +213,7 @@ class DraftController:
     def _stay_drafted(self, drafted_ms: float, hosted_ms: float, max_grant: int) -> int:
         """Unless it is the other's turn: tokens to grant, or 0. Drafting is given the benefit of
         the doubt while few rounds were measured: the way back from a mistake is slow."""
-        hopeful_ms = drafted_ms * (1.0 - self._pace.doubt)
+        hopeful_ms = drafted_ms * (1.0 - doubt(self._pace.num_rounds))
         if hosted_ms * HYSTERESIS < hopeful_ms:
             self._change(_SETTLE)
             return self._grant(max_grant)
@@ -244,6 +245,7 @@ class DraftController:
     def _change(self, num_settling: int) -> None:
         self._is_hosted = not self._is_hosted
         self._num_settling = num_settling
+        self._forecast_age = _FORECAST_EVERY
         if not self._is_hosted:
             # What is found now counts for more than what was known when drafting was left.
             self._seen.fade(_RETURN)
@@ -261,8 +263,8 @@ class DraftController:
 
     def _look_ahead(self, bounds: DraftPolicy) -> None:
         """Forecast anew, now and then: costs and text change slowly."""
-        self._forecast_age += 1
-        if self._forecast_age < _FORECAST_EVERY and not self._is_hosted:
+        self._forecast_age += 2 if self._is_hosted else 1
+        if self._forecast_age < _FORECAST_EVERY:
             return
         self._forecast_age = 0
         pace = self._pace
@@ -290,7 +292,7 @@ class DraftController:
     def _rule(self, budget: int) -> GrowthRule:
         pass_ms, row_ms = self._pace.draft_ms()
         return GrowthRule(
-            rate=self.rate * (1.0 - self._pace.doubt),
+            rate=self.rate * (1.0 - doubt(self._pace.num_trees)),
             trust=self._pace.trust,
             pass_ms=pass_ms,
             row_ms=row_ms,

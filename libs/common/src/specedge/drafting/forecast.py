@@ -73,8 +73,8 @@ def _grown(children: Figures, depth: int, beams: int, budget: int) -> Figures:
         other = level * samples // 3 + 5 * np.arange(frontier.shape[1])
         turn = (np.arange(samples)[:, None] + other) % samples
         born = children[min(level, depths - 1), turn] * frontier[:, :, None]
-        born = -np.sort(-born.reshape(samples, -1), axis=1)
+        born = np.sort(born.reshape(samples, -1), axis=1)[:, ::-1]
         both = np.concatenate([values[level], born], axis=1)
-        values[level + 1] = -np.sort(-both, axis=1)[:, :budget]
+        values[level + 1] = np.sort(both, axis=1)[:, : -budget - 1 : -1]
         frontier = born[:, :beams]
     return values

@@ -10,12 +10,15 @@ Made by a ``DraftController`` for one round, read by the thread that drafts it. 
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from specedge.drafting.cost_curve import Figures
 from specedge.tree.token_tree import FloatArray
+
+_NEGLIGIBLE: Final = 0.1  # of a pass: what all its rows take, on a device that is wide enough
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,7 +80,8 @@ class GrowthRule:
             return 0
         now = self._worth(value[None, :].astype(np.float64)).max()
         born = self._children_of(frontier, depth)  # (samples, m, branch)
-        choices = _halvings(len(frontier))
+        is_free = self.row_ms * len(frontier) < _NEGLIGIBLE * self.pass_ms
+        choices = [len(frontier)] if is_free else _halvings(len(frontier))
         net = [self._worth_with(value, born[:, :num]) - self._pass_worth(num) for num in choices]
         best = int(np.argmax(net))
         return choices[best] if net[best] > now else 0
@@ -100,7 +104,7 @@ class GrowthRule:
         samples = len(born)
         old = np.broadcast_to(value.astype(np.float64), (samples, len(value)))
         both = np.concatenate([old, born.reshape(samples, -1)], axis=1)
-        both = -np.sort(-both, axis=1)
+        both = np.sort(both, axis=1)[:, ::-1]
         return float(self._worth(both).max(axis=1).mean())
 
     def _worth(self, value: Figures) -> Figures:

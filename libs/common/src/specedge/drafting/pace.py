@@ -36,7 +36,7 @@ _MOST_SAVED_MS: Final = 4000.0
 class DevicePace:
     """Shared by the controllers of all sessions of one drafter.
 
-    num_drafted        rounds measured with a tree
+    num_rounds, num_trees   drafted rounds measured; those of them that had a tree
     usual              what they yielded, over all sessions
     network_ms         of a round trip, beside the verifier's part in it
     queue_ms           scheduler and verifier, before the step
@@ -47,7 +47,7 @@ class DevicePace:
     def __init__(self) -> None:
         self.pass_cost = CostCurve(hinges=())
         self.step_cost = CostCurve()
-        self.num_drafted = 0
+        self.num_rounds = self.num_trees = 0
         self.usual = Yield.over(_YIELD_ROUNDS)
         self.network_ms = Average(16.0)
         self.queue_ms = Average(16.0)
@@ -63,11 +63,6 @@ class DevicePace:
     def trust(self) -> float:
         """Observed over predicted acceptances."""
         return self._accepted / self._predicted
-
-    @property
-    def doubt(self) -> float:
-        """Roughly the relative error of what is known of drafting's yield."""
-        return _DOUBT / (1.0 + self.num_drafted / _CONVINCING)
 
     def learn_trust(self, predicted: float, num_accepted: int) -> None:
         """So many nodes were expected to be accepted, and so many were."""
@@ -110,6 +105,11 @@ class DevicePace:
     def hosted_ms(self) -> float:
         """A hosted token's time, as measured, if ever."""
         return self.hosted_ratio.mean * self.expected_hosted_ms()
+
+
+def doubt(num_rounds: int) -> float:
+    """Roughly the relative error of what so many rounds say of drafting's yield."""
+    return _DOUBT / (1.0 + num_rounds / _CONVINCING)
 
 
 class ChildSamples:

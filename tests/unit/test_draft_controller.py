@@ -1,0 +1,227 @@
+"""What a session drafts, or that it does not, by what it was shown."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from specedge.drafting.controller import (
+    Decision,
+    DraftController,
+    HostedOutcome,
+    RoundOutcome,
+)
+from specedge.drafting.growth_rule import PassRecord
+from specedge.drafting.pace import EXPERIMENTS, DevicePace
+from specedge.params import DraftPolicy
+
+BOUNDS = DraftPolicy(depth=6, budget=24)
+MAX_GRANT = 64
+STEP_MS = 50.0
+EXPECTED = 0.8  # accepted nodes of a tree of NODES
+NODES = 6
+
+
+@dataclass
+class Surroundings:
+    """A verifier, a link and a drafter that answer what the controller decides. Every tree has
+    the same worth; only the times differ."""
+
+    pace: DevicePace = field(default_factory=DevicePace)
+    round_trip_ms: float = 0.0
+    pass_ms: float = 10.0
+    hosted_token_ms: float = STEP_MS
+    spent_ms: float = 0.0
+    num_tokens: int = 0
+    num_trees: int = 0
+
+    def __post_init__(self) -> None:
+        self.controller = DraftController(self.pace, BOUNDS, grant_tokens=16)
+
+    def play(self, num_decisions: int, max_grant: int = MAX_GRANT) -> list[Decision]:
+        decisions = [self.controller.decide(32, max_grant)]
+        self.answer(decisions[0])
+        while len(decisions) < num_decisions:
+            decisions.append(self.controller.decide(32, max_grant))
+            self.answer(decisions[-1])
+        return decisions
+
+    def answer(self, decision: Decision) -> None:
+        if decision.is_hosted:
+            self._run(decision.run // 2 or 1)
+        else:
+            self._verify(self._draft(decision))
+
+    def _run(self, num_tokens: int) -> None:
+        for number in range(num_tokens):
+            elapsed_ms = self.hosted_token_ms if number else None
+            timing = {"step_ms": STEP_MS, "step_rows": 1}
+            self.controller.observe_hosted(HostedOutcome(1, elapsed_ms, **timing))
+            self.spent_ms += self.hosted_token_ms
+            self.num_tokens += 1
+
+    def _draft(self, decision: Decision) -> bool:
+        assert decision.policy is not None
+        root = np.ones(1, dtype=np.float32)
+        rule = decision.rule
+        wants = rule is None or rule.num_expanded(root[:0], root, np.zeros(1, dtype=np.float32))
+        if not wants or decision.policy.depth == 0:
+            self.controller.observe_passes(())
+            return False
+        accept = np.array([[EXPECTED / 2, EXPECTED / 4, EXPECTED / 4]], dtype=np.float32)
+        record = PassRecord(1, self.pass_ms, accept, np.zeros(1, dtype=np.int32))
+        self.controller.observe_passes((record,))
+        return True
+
+    def _verify(self, has_tree: bool) -> None:
+        expected = EXPECTED if has_tree else 0.0
+        draft_ms = self.pass_ms if has_tree else 0.0
+        self.spent_ms += draft_ms + self.round_trip_ms + STEP_MS
+        accepted = self._num_accepted() if has_tree else 0
+        self.num_tokens += 1 + accepted
+        self.controller.observe_verdict(
+            RoundOutcome(
+                expected=expected,
+                num_tried=NODES if has_tree else 0,
+                num_accepted=accepted,
+                draft_ms=draft_ms,
+                round_trip_ms=self.round_trip_ms + STEP_MS,
+                step_ms=STEP_MS,
+                step_rows=1 + (NODES if has_tree else 0),
+            )
+        )
+
+    def _num_accepted(self) -> int:
+        """0 or 1, on average as expected."""
+        self.num_trees += 1
+        return int(EXPECTED * self.num_trees) - int(EXPECTED * (self.num_trees - 1))
+
+
+def hosted_share(decisions: list[Decision]) -> float:
+    return sum(decision.is_hosted for decision in decisions) / len(decisions)
+
+
+def test_the_first_round_is_drafted_within_the_operators_bounds() -> None:
+    decision = DraftController(DevicePace(), DraftPolicy(depth=1, budget=4), 16).decide(32, 64)
+
+    assert decision.policy is not None and decision.run == 0
+    assert (decision.policy.depth, decision.policy.budget) == (1, 4)
+
+
+def test_where_drafting_pays_it_is_drafted() -> None:
+    world = Surroundings(round_trip_ms=5.0)
+
+    decisions = world.play(60)
+
+    assert hosted_share(decisions) < 0.1
+    assert all(d.rule is not None for d in decisions[1:] if not d.is_hosted)
+
+
+def test_where_the_link_is_too_long_it_is_left_to_the_verifier() -> None:
+    world = Surroundings(round_trip_ms=150.0)
+
+    decisions = world.play(60)
+
+    assert hosted_share(decisions[20:]) > 0.9
+
+
+def test_where_the_drafter_is_too_slow_it_is_left_to_the_verifier() -> None:
+    world = Surroundings(round_trip_ms=10.0, pass_ms=80.0)
+
+    assert hosted_share(world.play(80)[40:]) > 0.8
+
+
+def test_where_grants_are_not_offered_nothing_is_ever_granted() -> None:
+    world = Surroundings(round_trip_ms=150.0)
+
+    assert not any(decision.is_hosted for decision in world.play(60, max_grant=0))
+
+
+def test_where_neither_grants_nor_trees_pay_drafts_are_empty() -> None:
+    """The drafter needs longer for a tree than the verifier for all that the tree may bring."""
+    world = Surroundings(pass_ms=300.0)
+
+    world.play(80, max_grant=0)
+
+    [rule] = [d.rule for d in world.play(1, max_grant=0)]
+    root = np.ones(1, dtype=np.float32)
+    assert rule is not None
+    assert rule.num_expanded(root[:0], root, np.zeros(1, dtype=np.float32)) == 0
+
+
+def test_a_link_that_got_better_is_noticed() -> None:
+    world = Surroundings(round_trip_ms=150.0)
+    world.play(40)
+
+    world.round_trip_ms = 2.0
+
+    assert hosted_share(world.play(300)[-40:]) < 0.1
+
+
+def test_a_link_that_got_worse_is_noticed() -> None:
+    world = Surroundings(round_trip_ms=2.0)
+    world.play(100)
+
+    world.round_trip_ms = 200.0
+
+    assert hosted_share(world.play(60)[-30:]) > 0.9
+
+
+def test_a_verifier_with_a_good_drafter_of_its_own_is_found_out() -> None:
+    """Nothing says so but the time of hosted tokens, so they must have been tried."""
+    world = Surroundings(round_trip_ms=5.0, hosted_token_ms=20.0)
+
+    assert hosted_share(world.play(200)[-40:]) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("round_trip_ms", "pass_ms"), [(150.0, 10.0), (40.0, 10.0), (0.0, 80.0), (0.0, 10.0)]
+)
+def test_little_is_lost_to_experiments(round_trip_ms: float, pass_ms: float) -> None:
+    world = Surroundings(round_trip_ms=round_trip_ms, pass_ms=pass_ms)
+    world.play(40)
+    spent_ms, num_tokens = world.spent_ms, world.num_tokens
+
+    world.play(250)
+
+    per_token_ms = (world.spent_ms - spent_ms) / (world.num_tokens - num_tokens)
+    drafted_ms = (pass_ms + round_trip_ms + STEP_MS) / (1 + EXPECTED)
+    assert per_token_ms <= min(STEP_MS, drafted_ms) * (1 + 2 * EXPERIMENTS)
+
+
+def test_a_session_starts_with_what_others_learned() -> None:
+    pace = DevicePace()
+    Surroundings(pace, round_trip_ms=150.0).play(60)
+
+    assert Surroundings(pace, round_trip_ms=150.0).play(1)[0].is_hosted
+
+
+def test_no_more_nodes_are_allowed_than_the_session_may_send() -> None:
+    world = Surroundings()
+    world.play(10)
+
+    decision = world.controller.decide(3, MAX_GRANT)
+
+    assert decision.policy is not None and decision.rule is not None
+    assert decision.policy.budget == 3
+    assert decision.rule.budget == 3
+
+
+def test_a_grant_covers_the_time_of_its_renewal() -> None:
+    near, far = Surroundings(round_trip_ms=150.0), Surroundings(round_trip_ms=1500.0)
+
+    grants = [world.play(60)[-1].run for world in (near, far)]
+
+    assert grants[0] == 16, "what the operator asked for"
+    assert grants[1] * STEP_MS / 2 > 1500.0
+
+
+def test_a_resend_does_not_pass_for_a_long_link() -> None:
+    world = Surroundings(round_trip_ms=2.0)
+    world.play(60)
+
+    world.round_trip_ms = 5000.0
+    world.play(1)
+    world.round_trip_ms = 2.0
+
+    assert hosted_share(world.play(20)) < 0.5
