@@ -8,6 +8,7 @@ from typing import Final
 BENCHMARKS: Final = {
     "engine": "benchmarks.engine",
     "acceptance": "benchmarks.acceptance",
+    "calibrate": "benchmarks.calibrate",
     "compare": "benchmarks.compare",
     "trace": "benchmarks.record_trace",
     "controller": "benchmarks.controller_grid",

@@ -1,9 +1,11 @@
 """What verdicts teach of a drafter's scores."""
 
+import json
+
 import numpy as np
 import pytest
 
-from specedge.tree.calibration import Calibration, Outcomes, Tally, outcomes
+from specedge.tree.calibration import Calibration, Outcomes, ScoreKind, Tally, outcomes
 from specedge.tree.token_tree import TokenTree
 
 
@@ -113,6 +115,62 @@ def test_old_verdicts_are_forgotten() -> None:
         calibration.observe(verdicts(0.5, accepted=0, tried=100))
 
     assert calibration.accept(row(0.5), at_depth(1))[0, 0] < 0.1
+
+
+def test_what_was_learned_survives_being_written_down() -> None:
+    tally = Tally()
+    Calibration(tally).observe(verdicts(0.5, accepted=90, tried=100))
+    Calibration(tally, is_greedy=False).observe(verdicts(0.5, accepted=10, tried=100))
+
+    again = Tally.from_json(json.loads(json.dumps(tally.as_json())))
+
+    for is_greedy in (True, False):
+        before = Calibration(tally, is_greedy=is_greedy).accept(row(0.5, 0.3), at_depth(1))
+        after = Calibration(again, is_greedy=is_greedy).accept(row(0.5, 0.3), at_depth(1))
+        np.testing.assert_allclose(after, before, atol=1e-3)
+
+
+def test_what_others_taught_is_soon_outweighed() -> None:
+    theirs = Tally()
+    for _ in range(40):
+        Calibration(theirs).observe(verdicts(0.5, accepted=100, tried=100))
+    ours = Tally.from_json(theirs.as_json())
+
+    for _ in range(10):
+        Calibration(ours).observe(verdicts(0.5, accepted=0, tried=100))
+
+    assert Calibration(theirs).accept(row(0.5), at_depth(1))[0, 0] > 0.98
+    assert Calibration(ours).accept(row(0.5), at_depth(1))[0, 0] < 0.25
+
+
+def test_counts_of_other_cells_are_of_no_use() -> None:
+    tally = Tally()
+    Calibration(tally).observe(verdicts(0.5, accepted=0, tried=100))
+    body = tally.as_json()
+    body["layout"] = {**body["layout"], "rank_edges": [0]}
+
+    assert Tally.from_json(body).as_json()["cells"] == []
+
+
+@pytest.mark.parametrize("cell", [[-1, 5, 1], [10**9, 5, 1], [3, 5, 6], [3, 5, -1]])
+def test_counts_that_cannot_be_are_refused(cell: list[int]) -> None:
+    with pytest.raises(ValueError, match="cell"):
+        Tally.from_json({**Tally().as_json(), "cells": [cell]})
+
+
+def test_a_greedy_a_sampling_and_a_coupled_case_learn_apart() -> None:
+    tally = Tally()
+    greedy, sampling = Calibration(tally), Calibration(tally, is_greedy=False)
+    untaught = Calibration().accept(row(0.5), at_depth(1))
+
+    greedy.observe(verdicts(0.5, accepted=1000, tried=1000))
+    sampling.observe(verdicts(0.5, accepted=0, tried=1000))
+
+    fresh = Calibration(tally, is_greedy=False)
+    assert Calibration(tally).accept(row(0.5), at_depth(1))[0, 0] > 0.95
+    assert fresh.accept(row(0.5), at_depth(1))[0, 0] < 0.05
+    coupled = fresh.accept(row(0.5), at_depth(1), ScoreKind.COUPLED)
+    np.testing.assert_array_equal(coupled, untaught)
 
 
 #        0

@@ -190,6 +190,7 @@ class Edge:
             is_proactive=settings.proactive,
             pace=DevicePace() if settings.adaptive else None,
             standing=standing,
+            tally=loaded.tally,
         )
         served = ServedModel(
             link, edge, model=loaded.model, tokenizer=loaded.fingerprint, drafter=drafts.name

@@ -3,15 +3,16 @@
 Blocking: runs on the compute thread; imports no torch, but for a draft model.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
-from specedge.engine.drafters import DrafterOptions, load_drafter
+from specedge.engine.drafters import DrafterOptions, load_drafter, load_tally
 from specedge.engine.emulated import EmulatedText
 from specedge.engine.fingerprints import logical_vocab_size, tokenizer_fingerprint
 from specedge.engine.loading import Progress, load_tokenizer, model_name, resolve_model
 from specedge.engine.ports import Drafter
+from specedge.tree.calibration import Tally
 from specedge_edge.config import EdgeSettings
 from specedge_edge.emulated_tokenizer import EMULATED_MODEL, EmulatedTokenizer
 from specedge_edge.standing import spell_out
@@ -23,34 +24,37 @@ _log = structlog.get_logger("specedge.edge")
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """What is there now. ``model`` is the name that the verifiers are asked for;
-    ``drafter_problem`` says why a drafter that was asked for is not there."""
+    ``drafter_problem`` says why a drafter that was asked for is not there, and ``tally`` what is
+    known of one that is."""
 
     model: str
     codec: TextCodec
     fingerprint: str
     drafter: Drafter | None
     drafter_problem: str | None = None
+    tally: Tally = field(default_factory=Tally)
 
 
 def load(settings: EdgeSettings, on_progress: Progress) -> Loaded:
     """Everything, with ``on_progress(phase, fraction)`` from this thread. Raises ModelUnusable for
     the tokenizer; an edge whose drafter cannot be had serves without one."""
     model, codec, fingerprint = _load_text(settings, on_progress)
-    drafter, problem = _try_load_drafter(settings, fingerprint, on_progress)
-    return Loaded(model, codec, fingerprint, drafter, problem)
+    drafter, tally, problem = _try_load_drafter(settings, fingerprint, on_progress)
+    return Loaded(model, codec, fingerprint, drafter, problem, tally)
 
 
 def _try_load_drafter(
     settings: EdgeSettings, fingerprint: str, on_progress: Progress
-) -> tuple[Drafter | None, str | None]:
-    """The drafter, or why there is none."""
+) -> tuple[Drafter | None, Tally, str | None]:
+    """The drafter and what is known of it, or why there is none."""
     try:
         options = _drafter_options(settings)
-        return load_drafter(settings.drafter, fingerprint, options, on_progress), None
+        drafter = load_drafter(settings.drafter, fingerprint, options, on_progress)
+        return drafter, load_tally(settings.drafter, options.target), None
     except Exception as error:  # noqa: BLE001, RUF100 - bad weights fail in as many ways as they like
         problem = spell_out(error)
         _log.error("drafter_unusable", drafter=settings.drafter, reason=problem)
-        return None, problem
+        return None, Tally(), problem
 
 
 def _load_text(settings: EdgeSettings, on_progress: Progress) -> tuple[str, TextCodec, str]:

@@ -7,7 +7,7 @@ Torch is imported only if it is wanted.
 import time
 from dataclasses import dataclass, replace
 
-from specedge.engine.drafters import DrafterOptions, load_drafter
+from specedge.engine.drafters import DrafterOptions, load_drafter, load_tally
 from specedge.engine.emulated import EmulatedTarget, EmulatedText
 from specedge.engine.loading import Progress, resolve_model
 from specedge.engine.ports import ModelIdentity, TargetEngine
@@ -82,7 +82,11 @@ def _load_drafter(
         emulated_pass_ms=settings.emulated_draft_ms,
     )
     drafter = load_drafter(settings.drafter, identity.tokenizer_fingerprint, options, on_progress)
-    return None if drafter is None else HostedDrafter(drafter, settings.policy)
+    return (
+        None
+        if drafter is None
+        else HostedDrafter(drafter, settings.policy, load_tally(settings.drafter, settings.model))
+    )
 
 
 def _load_emulated(settings: VerifierSettings) -> LoadedEngine:

@@ -119,13 +119,13 @@ class OwnTrees:
 class HostedDrafter:
     """A drafter and how much to draft. Compute thread only; ``policy`` may be read anywhere.
 
-    What its sessions' verdicts teach is shared among them.
+    What its sessions' verdicts teach is shared among them, and starts as ``tally``.
     """
 
-    def __init__(self, drafter: Drafter, policy: DraftPolicy) -> None:
+    def __init__(self, drafter: Drafter, policy: DraftPolicy, tally: Tally | None = None) -> None:
         self.policy = policy
         self._drafter = drafter
-        self._tally = Tally()
+        self._tally = Tally() if tally is None else tally
 
     @property
     def name(self) -> str:

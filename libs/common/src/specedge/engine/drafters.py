@@ -4,18 +4,22 @@ drafts for hosted sessions.
 Blocking: called on the thread that will own the drafter. torch is imported only for a draft model.
 """
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from specedge.engine.emulated import EmulatedDrafter, EmulatedText
 from specedge.engine.loading import DEFAULT_MODEL, Progress, no_progress, resolve_model
 from specedge.engine.ports import Drafter
 from specedge.engine.prompt_lookup import PromptLookupDrafter
 from specedge.engine.shipped import chosen_drafter
-from specedge.errors import FingerprintMismatch
+from specedge.errors import FingerprintMismatch, ModelUnusable
 from specedge.profiles import DeviceProfile
+from specedge.tree.calibration import Tally
+
+CALIBRATION: Final = "calibration.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,23 @@ def load_drafter(
         case "emulated":
             return _emulated(options)
     return _load_draft_model(name, fingerprint, options, on_progress)
+
+
+def load_tally(name: str, target: str) -> Tally:
+    """What verdicts taught of the drafter called ``name`` when it was made, if it is a folder that
+    tells; else nothing. ``target`` as in ``DrafterOptions``. Raises ModelUnusable for nonsense."""
+    path = Path(chosen_drafter(name, target)).expanduser() / CALIBRATION
+    if not path.is_file():
+        return Tally()
+    try:
+        return Tally.from_json(json.loads(path.read_bytes()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ModelUnusable(f"{path} cannot be read: {error!r}") from error
+
+
+def save_tally(tally: Tally, folder: Path) -> None:
+    """Let the drafter in ``folder`` start with what ``tally`` has learned."""
+    (folder / CALIBRATION).write_text(json.dumps(tally.as_json()) + "\n")
 
 
 def _emulated(options: DrafterOptions) -> EmulatedDrafter:

@@ -13,9 +13,10 @@ a target that takes its likeliest token and one that samples, and between kinds 
 such case is counted apart. Knows nothing of trees being grown.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,17 @@ MODEL_STRENGTH: Final = 16.0  # trials that the prior is worth
 SESSION_STRENGTH: Final = 32.0  # trials that the model's counts are worth
 # A cell forgets half of what it saw when it has seen so much: text and models change.
 FORGET_AT: Final = 4096.0
+# Of what others saw on other text, as a cell starts with it: enough to be right from the first
+# round, and soon outweighed.
+MAX_PRIOR_TRIALS: Final = 256.0
+
+# What the numbers of cells mean. Counts of another release's cells are of no use to this one.
+_LAYOUT: Final[dict[str, Any]] = {
+    "score_edges": _SCORE_EDGES.tolist(),
+    "rank_edges": _RANK_EDGES.tolist(),
+    "depth_edges": _DEPTH_EDGES.tolist(),
+    "cases": ["greedy", "sampled", "coupled"],
+}
 
 _Cells = npt.NDArray[np.intp]
 _Estimates = npt.NDArray[np.float64]
@@ -90,6 +102,27 @@ class Tally:
         """Estimates for ``cells``, with ``prior`` counting as ``strength`` trials."""
         return (self._accepted[cells] + strength * prior) / (self._tried[cells] + strength)
 
+    def as_json(self) -> dict[str, Any]:
+        """Plain values that ``from_json`` takes. Only a model's tally can be written down."""
+        seen = np.flatnonzero(self._tried)
+        counts = zip(seen.tolist(), self._tried[seen], self._accepted[seen], strict=True)
+        cells = [[cell, round(float(n), 1), round(float(a), 1)] for cell, n, a in counts]
+        return {"layout": _LAYOUT, "cells": cells}
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> "Tally":
+        """A model's tally that starts from what ``as_json`` gave, no cell with more than
+        ``MAX_PRIOR_TRIALS``; empty if that was of other cells. Raises ValueError for nonsense."""
+        tally = cls()
+        if body.get("layout") != _LAYOUT:
+            return tally
+        for cell, tried, accepted in body["cells"]:
+            if not (0 <= cell < _MODEL_CELLS and 0 <= accepted <= tried):
+                raise ValueError(f"cell {cell}: {accepted} of {tried}")
+            share = min(1.0, MAX_PRIOR_TRIALS / max(tried, 1.0))
+            tally._tried[cell], tally._accepted[cell] = share * tried, share * accepted
+        return tally
+
 
 class Calibration:
     """One session's map from score to acceptance. ``model`` is shared by the sessions of one
@@ -124,7 +157,12 @@ class Calibration:
         estimate = self._session.blend(coarse, estimate, SESSION_STRENGTH)
         # A missing child (-inf) must not take from its siblings' share.
         estimate[np.isneginf(logprob)] = 0.0
-        estimate /= np.maximum(estimate.sum(axis=1, keepdims=True), 1.0)
+        # Cells know nothing of one another, so a row's may add up to more than one. The first
+        # child's cell is the surest, having seen the most; the others share what it leaves.
+        first, others = estimate[:, :1], estimate[:, 1:]
+        others *= np.minimum(
+            1.0, (1.0 - first) / np.maximum(others.sum(axis=1, keepdims=True), 1e-9)
+        )
         return estimate.astype(np.float32)
 
     def observe(self, outcomes: Outcomes, kind: ScoreKind = ScoreKind.LOGPROB) -> None:
