@@ -79,11 +79,13 @@ def _distill(arguments: argparse.Namespace) -> int:
             if watch.is_stopped or arguments.only == "sample":
                 return _stopped(watch)
             loaded = _load(arguments)  # sampling took the other over
-        trainer = stages.train(
-            loaded, workspace, plan, arguments.train_tokens, watch, patience=arguments.patience
+        trainer = stages.resume_training(
+            loaded, workspace, plan, arguments.train_tokens, patience=arguments.patience
         )
-        if trainer.progress.tokens < trainer.end_tokens and arguments.only != "write":
-            return _stopped(watch)
+        if arguments.only != "write":
+            stages.train(trainer, watch)
+            if not trainer.is_done or arguments.only == "train":
+                return _stopped(watch)
     stages.write(loaded, workspace, plan, trainer.student, arguments.out)
     corpus = stages.Corpus(workspace).conversations()
     text = model_card(

@@ -88,16 +88,15 @@ class Corpus:
         return [one for number in sorted(self._pieces) for one in self._pieces[number]]
 
 
-def train(
+def resume_training(
     loaded: LoadedModel,
     workspace: Workspace,
     plan: DistillPlan,
     total_tokens: int,
-    watcher: Watcher,
     *,
     patience: int,
 ) -> Trainer:
-    """Train until ``total_tokens`` were seen, acceptance stalls or ``watcher`` stops it."""
+    """A trainer at the workspace's checkpoint, or at the start; ``total_tokens`` to be seen."""
     corpus = Corpus(workspace)
     vocab_size = loaded.identity.vocab_size
     head_tokens = workspace.head_tokens()
@@ -127,8 +126,12 @@ def train(
     student = Student(loaded.model, StudentShape(plan.layers), head_tokens)
     trainer = Trainer(student, batches, measure, training, workspace.folder)
     trainer.resume()
-    trainer.run(lambda progress: watcher.trained(progress, trainer.end_tokens))
     return trainer
+
+
+def train(trainer: Trainer, watcher: Watcher) -> None:
+    """Train until all tokens were seen, acceptance stalls or ``watcher`` stops it."""
+    trainer.run(lambda progress: watcher.trained(progress, trainer.end_tokens))
 
 
 def write(

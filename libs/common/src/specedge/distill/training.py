@@ -119,9 +119,15 @@ class Trainer:
             if not goes_on(self.progress):
                 self.save()
                 return False
-        self._note_measurement()
+        if self.progress.history[-1]["tokens"] < self.progress.tokens:
+            self._note_measurement()
         self.save()
         return True
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing left to train on."""
+        return self.progress.tokens >= self.end_tokens
 
     @property
     def end_tokens(self) -> int:

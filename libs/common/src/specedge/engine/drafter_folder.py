@@ -82,6 +82,7 @@ def write_drafter(
     tensors = {name: tensor.detach().to(STORED_DTYPE).contiguous() for name, tensor in own.items()}
     tensors[HEAD_TOKENS] = torch.from_numpy(head_tokens)
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / WEIGHTS).chmod(0o644)  # safetensors leaves it to the owner alone
     (folder / CARD).write_text(json.dumps(card.model_dump(), indent=2) + "\n")
 
 
