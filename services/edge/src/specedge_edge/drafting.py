@@ -280,7 +280,7 @@ class SessionProposer:
         timing = committed.verdict.timing
         return HostedOutcome(
             num_tokens=len(committed.tokens),
-            num_tried=committed.verdict.kept,
+            num_tried=committed.verdict.own,
             elapsed_ms=None if before_s is None else (now_s - before_s) * MS_PER_S,
             queue_ms=timing.held + timing.queue,
             step_ms=timing.step,
