@@ -41,11 +41,12 @@ def test_many_verdicts_outweigh_the_prior() -> None:
 
 
 def test_rank_and_score_are_told_apart() -> None:
-    calibration = Calibration()
-    calibration.observe(verdicts(0.4, accepted=900, tried=1000, rank=0))
-    calibration.observe(verdicts(0.4, accepted=50, tried=1000, rank=1))
+    tally = Tally()
+    teacher = Calibration(tally)
+    teacher.observe(verdicts(0.4, accepted=900, tried=1000, rank=0))
+    teacher.observe(verdicts(0.4, accepted=50, tried=1000, rank=1))
 
-    first, second = calibration.accept(row(0.4, 0.4), at_depth(1))[0]
+    first, second = Calibration(tally).accept(row(0.4, 0.4), at_depth(1))[0]
 
     assert first > 0.8
     assert second < 0.1
@@ -78,6 +79,35 @@ def test_a_session_differs_from_what_all_sessions_learned() -> None:
     assert hard_estimate < 0.2
 
 
+@pytest.mark.parametrize(("is_right", "low", "high"), [(True, 1.2, 2.0), (False, 0.3, 0.8)])
+def test_a_few_verdicts_on_some_nodes_move_what_a_session_expects_of_all(
+    is_right: bool, low: float, high: float
+) -> None:
+    tally = Tally()
+    teacher = Calibration(tally)
+    for p in (0.5, 0.2):
+        teacher.observe(verdicts(p, accepted=int(1000 * p), tried=1000))
+    before = Calibration(tally).accept(row(0.2), at_depth(1))[0, 0]
+    session = Calibration(tally)
+
+    for _ in range(6):
+        session.observe(verdicts(0.5, accepted=int(is_right), tried=1))
+
+    assert low < session.accept(row(0.2), at_depth(1))[0, 0] / before < high
+
+
+def test_a_long_session_that_becomes_hard_is_believed_within_some_rounds() -> None:
+    session = Calibration()
+    for _ in range(100):
+        session.observe(verdicts(0.5, accepted=1, tried=1))
+    easy = session.accept(row(0.2), at_depth(1))[0, 0]
+
+    for _ in range(30):
+        session.observe(verdicts(0.5, accepted=0, tried=1))
+
+    assert session.accept(row(0.2), at_depth(1))[0, 0] < 0.5 * easy
+
+
 def test_siblings_never_sum_to_more_than_one() -> None:
     calibration = Calibration()
     for rank in range(4):
@@ -90,12 +120,12 @@ def test_siblings_never_sum_to_more_than_one() -> None:
 
 
 def test_missing_children_take_nothing_from_their_siblings() -> None:
-    calibration = Calibration(agreement=1.0)
+    tally = Tally()
     # Even if the worst scores were always right so far.
-    calibration.observe(verdicts(1e-9, accepted=1000, tried=1000, rank=1))
+    Calibration(tally).observe(verdicts(1e-9, accepted=1000, tried=1000, rank=1))
     scores = np.array([[np.log(0.5), -np.inf, -np.inf]], dtype=np.float32)
 
-    estimate = calibration.accept(scores, at_depth(1))
+    estimate = Calibration(tally, agreement=1.0).accept(scores, at_depth(1))
 
     np.testing.assert_allclose(estimate, [[0.5, 0.0, 0.0]], rtol=1e-6)
 

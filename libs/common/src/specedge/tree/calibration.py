@@ -5,55 +5,37 @@ siblings, and depth. Estimates shrink towards a prior where little was seen:
 
     prior      agreement * exp(score)             before anything is known
     model      counts by (score, rank, depth)     of all sessions of one drafter and target
-    session    counts by (score, rank)            of this session: its text may be easy or hard
+    session    counts by (score, rank)            of this session
 
-each level blended as (accepted + strength * level above) / (tried + strength). A score need not be
-a log-probability; the counts then soon outweigh the prior. What one score is worth differs between
-a target that takes its likeliest token and one that samples, and between kinds of scores, so each
-such case is counted apart. Knows nothing of trees being grown.
+each level blended as (accepted + strength * level above) / (tried + strength). A session is short,
+and its text may be easy or hard as a whole: so its estimates are all moved together too, by as much
+in log-odds as its verdicts so far speak for (a logistic regression of one parameter, step by step).
+
+A score need not be a log-probability; the counts then soon outweigh the prior. What one score is
+worth differs between a target that takes its likeliest token and one that samples, and between
+kinds of scores, so each such case is counted apart. Knows nothing of trees being grown.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from specedge.tree.path import find_path
+from specedge.tree.tally import SESSION_CELLS, Cells, Estimates, cells_of
+from specedge.tree.tally import Tally as Tally
 from specedge.tree.token_tree import BoolArray, FloatArray, IntArray, TokenTree
-
-# Upper edges of the bins, the last bin open: nats below certainty, rank from 0, depth from 1.
-_SCORE_EDGES: Final = np.array([0.02, 0.1, 0.3, 0.7, 1.2, 1.8, 2.5, 3.5, 5.0, 7.0])
-_RANK_EDGES: Final = np.array([0, 1, 2, 4])
-_DEPTH_EDGES: Final = np.array([1, 2, 3, 5])
-_RANKS: Final = len(_RANK_EDGES) + 1
-_DEPTHS: Final = len(_DEPTH_EDGES) + 1
-_SESSION_CELLS: Final = (len(_SCORE_EDGES) + 1) * _RANKS
-_CASE_CELLS: Final = _SESSION_CELLS * _DEPTHS
-_CASES: Final = 3  # greedy target; sampling target; sampling target, coupled scores
-_MODEL_CELLS: Final = _CASE_CELLS * _CASES
 
 PRIOR_AGREEMENT: Final = 0.8  # of the mass a small drafter gives, what a larger model agrees with
 MODEL_STRENGTH: Final = 16.0  # trials that the prior is worth
 SESSION_STRENGTH: Final = 32.0  # trials that the model's counts are worth
-# A cell forgets half of what it saw when it has seen so much: text and models change.
-FORGET_AT: Final = 4096.0
-# Of what others saw on other text, as a cell starts with it: enough to be right from the first
-# round, and soon outweighed.
-MAX_PRIOR_TRIALS: Final = 256.0
-
-# What the numbers of cells mean. Counts of another release's cells are of no use to this one.
-_LAYOUT: Final[dict[str, Any]] = {
-    "score_edges": _SCORE_EDGES.tolist(),
-    "rank_edges": _RANK_EDGES.tolist(),
-    "depth_edges": _DEPTH_EDGES.tolist(),
-    "cases": ["greedy", "sampled", "coupled"],
-}
-
-_Cells = npt.NDArray[np.intp]
-_Estimates = npt.NDArray[np.float64]
+# Of a session's log-odds: how firmly it is held at nothing before the first verdict, and how firmly
+# at most at what it became, which is how fast it forgets. In units of p * (1 - p), summed.
+SHIFT_WEIGHT: Final = 3.0
+MAX_SHIFT_WEIGHT: Final = 20.0
+MAX_SHIFT: Final = 3.0
+_CERTAIN: Final = 1e-6
 
 
 class ScoreKind(StrEnum):
@@ -83,47 +65,6 @@ class Outcomes:
     accepted: BoolArray
 
 
-class Tally:
-    """Counts of trials and acceptances by cell. Mutable; one owner thread."""
-
-    def __init__(self, num_cells: int = _MODEL_CELLS) -> None:
-        self._tried = np.zeros(num_cells)
-        self._accepted = np.zeros(num_cells)
-
-    def add(self, cells: _Cells, accepted: BoolArray) -> None:
-        """Count one trial per element."""
-        np.add.at(self._tried, cells, 1.0)
-        np.add.at(self._accepted, cells, accepted.astype(np.float64))
-        full = self._tried > FORGET_AT
-        self._tried[full] *= 0.5
-        self._accepted[full] *= 0.5
-
-    def blend(self, cells: _Cells, prior: _Estimates, strength: float) -> _Estimates:
-        """Estimates for ``cells``, with ``prior`` counting as ``strength`` trials."""
-        return (self._accepted[cells] + strength * prior) / (self._tried[cells] + strength)
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values that ``from_json`` takes. Only a model's tally can be written down."""
-        seen = np.flatnonzero(self._tried)
-        counts = zip(seen.tolist(), self._tried[seen], self._accepted[seen], strict=True)
-        cells = [[cell, round(float(n), 1), round(float(a), 1)] for cell, n, a in counts]
-        return {"layout": _LAYOUT, "cells": cells}
-
-    @classmethod
-    def from_json(cls, body: Mapping[str, Any]) -> "Tally":
-        """A model's tally that starts from what ``as_json`` gave, no cell with more than
-        ``MAX_PRIOR_TRIALS``; empty if that was of other cells. Raises ValueError for nonsense."""
-        tally = cls()
-        if body.get("layout") != _LAYOUT:
-            return tally
-        for cell, tried, accepted in body["cells"]:
-            if not (0 <= cell < _MODEL_CELLS and 0 <= accepted <= tried):
-                raise ValueError(f"cell {cell}: {accepted} of {tried}")
-            share = min(1.0, MAX_PRIOR_TRIALS / max(tried, 1.0))
-            tally._tried[cell], tally._accepted[cell] = share * tried, share * accepted
-        return tally
-
-
 class Calibration:
     """One session's map from score to acceptance. ``model`` is shared by the sessions of one
     drafter and target, and learns from all of them; ``is_greedy`` says how the target chooses in
@@ -139,7 +80,8 @@ class Calibration:
         self._agreement = agreement
         self._is_greedy = is_greedy
         self._model = Tally() if model is None else model
-        self._session = Tally(_SESSION_CELLS)
+        self._session = Tally(SESSION_CELLS)
+        self._shift, self._shift_weight = 0.0, SHIFT_WEIGHT
 
     def accept(
         self, logprob: FloatArray, depth: IntArray, kind: ScoreKind = ScoreKind.LOGPROB
@@ -151,10 +93,8 @@ class Calibration:
         since at most one sibling is accepted.
         """
         rank = np.broadcast_to(np.arange(logprob.shape[1]), logprob.shape)
-        coarse, fine = _cells(logprob, rank, depth[:, None], self._case(kind))
-        prior = self._agreement * np.exp(np.minimum(logprob, 0.0, dtype=np.float64))
-        estimate = self._model.blend(fine, prior, MODEL_STRENGTH)
-        estimate = self._session.blend(coarse, estimate, SESSION_STRENGTH)
+        coarse, fine = cells_of(logprob, rank, depth[:, None], self._case(kind))
+        estimate = self._estimate(logprob, coarse, fine)
         # A missing child (-inf) must not take from its siblings' share.
         estimate[np.isneginf(logprob)] = 0.0
         # Cells know nothing of one another, so a row's may add up to more than one. The first
@@ -168,14 +108,30 @@ class Calibration:
     def observe(self, outcomes: Outcomes, kind: ScoreKind = ScoreKind.LOGPROB) -> None:
         """Learn from a verdict on nodes whose scores are of ``kind``."""
         case = self._case(kind)
-        coarse, fine = _cells(outcomes.logprob, outcomes.rank, outcomes.depth, case)
+        coarse, fine = cells_of(outcomes.logprob, outcomes.rank, outcomes.depth, case)
+        expected = self._estimate(outcomes.logprob, coarse, fine)
+        information = float((expected * (1.0 - expected)).sum())
+        self._shift_weight = min(self._shift_weight + information, MAX_SHIFT_WEIGHT + information)
+        surprise = float((outcomes.accepted - expected).sum())
+        shift = self._shift + surprise / self._shift_weight
+        self._shift = min(MAX_SHIFT, max(-MAX_SHIFT, shift))
         self._session.add(coarse, outcomes.accepted)
         self._model.add(fine, outcomes.accepted)
 
-    def _case(self, kind: ScoreKind) -> int:
+    def _estimate(self, logprob: FloatArray, coarse: Cells, fine: Cells) -> Estimates:
+        """Acceptance of nodes by themselves, their siblings aside: the shape of ``logprob``."""
+        prior = self._agreement * np.exp(np.minimum(logprob, 0.0, dtype=np.float64))
+        estimate = self._model.blend(fine, prior, MODEL_STRENGTH)
+        estimate = self._session.blend(coarse, estimate, SESSION_STRENGTH)
+        estimate = estimate.clip(_CERTAIN, 1.0 - _CERTAIN)
+        odds = estimate / (1.0 - estimate) * np.exp(self._shift)
+        shifted: Estimates = odds / (1.0 + odds)
+        return shifted
+
+    def _case(self, kind: ScoreKind) -> str:
         if kind is ScoreKind.COUPLED:
-            return 2
-        return 0 if self._is_greedy else 1
+            return "coupled"
+        return "greedy" if self._is_greedy else "sampled"
 
 
 def outcomes(tree: TokenTree, tried: IntArray, committed: IntArray) -> Outcomes:
@@ -206,13 +162,3 @@ def sibling_rank(parent: IntArray) -> IntArray:
     rank = np.empty(len(parent), dtype=np.int32)
     rank[by_parent] = np.arange(len(parent)) - np.repeat(first, sizes)
     return rank
-
-
-def _cells(
-    logprob: FloatArray, rank: npt.ArrayLike, depth: IntArray, case: int
-) -> tuple[_Cells, _Cells]:
-    """Cells of the session's counts and of the model's."""
-    score_bin = np.searchsorted(_SCORE_EDGES, -logprob)
-    coarse = score_bin * _RANKS + np.searchsorted(_RANK_EDGES, rank)
-    fine = coarse * _DEPTHS + np.searchsorted(_DEPTH_EDGES, depth)
-    return coarse, fine + case * _CASE_CELLS
