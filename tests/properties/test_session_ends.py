@@ -58,11 +58,16 @@ def assert_nothing_stays(world: World) -> None:
 
 
 @lean
-@given(seed=seeds, request=requests, own_accuracy=own_accuracies)
-def test_a_calm_run_gives_the_reference_tokens_without_any_repeat(
-    seed: int, request: Request, own_accuracy: float | None
+@given(
+    seed=seeds,
+    request=requests,
+    own_accuracy=own_accuracies,
+    latency_s=st.sampled_from((0.005, 0.02)),
+)
+def test_a_calm_run_gives_the_reference_tokens_without_any_resync(
+    seed: int, request: Request, own_accuracy: float | None, latency_s: float
 ) -> None:
-    world = World(seed, own_accuracy=own_accuracy)
+    world = World(seed, network=Network(latency_s=latency_s), own_accuracy=own_accuracy)
 
     edge = world.start(request)
     world.run()

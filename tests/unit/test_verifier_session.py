@@ -761,6 +761,20 @@ def test_a_grant_extended_during_a_step_counts_from_the_next_round_on() -> None:
     assert bench.session.grant_left == 4
 
 
+def test_a_grant_asked_for_again_during_a_step_outdates_a_draft_that_came_before_it() -> None:
+    bench = Bench()
+    bench.ready()
+    bench.on(bench.work(run=4))
+    bench.on(StepBegun(1))
+    bench.on(bench.work(token=(7,), parent=(-1,), try_=1))
+    bench.on(bench.work(run=4, try_=2))
+
+    effects = bench.on(StepFailed("no memory"))
+
+    assert reply_in(effects, Rejected).try_ == 2
+    assert not find(effects, WantStep)
+
+
 @pytest.mark.parametrize("ended_by", ["stop", "length"])
 def test_a_hosted_draft_is_cut_where_the_sequence_ends(ended_by: str) -> None:
     bench = Bench(stop=(31,)) if ended_by == "stop" else Bench(max_tokens=2)
@@ -884,16 +898,34 @@ def test_a_repeated_grant_goes_back_to_the_edge_base() -> None:
     assert (verdict.round, verdict.try_) == (1, 1)
 
 
-def test_a_draft_ends_the_grant_and_rewinds_what_the_edge_has_not_seen() -> None:
+def a_grant_that_ran_ahead() -> Bench:
+    """Three rounds said, a fourth in a step; the edge may have seen none of them."""
     bench = Bench()
     bench.ready()
     bench.on(bench.work(run=8))
-    bench.step(1)
-    bench.step(2)
-    bench.step(3)
+    for token in (1, 2, 3):
+        bench.step(token)
     bench.on(StepBegun(1))
+    return bench
+
+
+def test_a_draft_for_a_round_the_grant_has_said_ends_it_and_what_was_said_stands() -> None:
+    bench = a_grant_that_ran_ahead()
 
     bench.on(bench.work(1, round_=1, token=(2,), parent=(-1,)))
+    effects = bench.on(Stepped(np.asarray([4], dtype=np.int32)))
+
+    assert reply_in(effects, Verdict).round == 3
+    assert bench.session.state is VerifierState.READY
+    assert bench.session.counters["outrun_draft"] == 1
+    step = step_in(bench.on(bench.work(1, 2, 3, 4, round_=4, token=(5,), parent=(-1,))))
+    assert step.chain.tolist() == [4]
+
+
+def test_a_draft_said_again_takes_back_what_the_edge_has_not_seen() -> None:
+    bench = a_grant_that_ran_ahead()
+
+    bench.on(bench.work(1, round_=1, try_=1, token=(2,), parent=(-1,)))
     effects = bench.on(Stepped(np.asarray([4], dtype=np.int32)))
 
     step = step_in(effects)
@@ -902,6 +934,18 @@ def test_a_draft_ends_the_grant_and_rewinds_what_the_edge_has_not_seen() -> None
     assert not bench.session.is_hosted
     verdict = reply_in(bench.step(2, 3), Verdict)
     assert (verdict.round, verdict.path, verdict.bonus) == (1, (2,), 3)
+
+
+def test_a_draft_for_the_round_in_a_step_is_answered_by_it_and_not_run() -> None:
+    bench = a_grant_that_ran_ahead()
+
+    bench.on(bench.work(1, 2, 3, round_=3, token=(9,), parent=(-1,)))
+    effects = bench.on(Stepped(np.array([4, 5], np.int32), tree=own_tree(3, 4)))
+
+    verdict = reply_in(effects, Verdict)
+    assert (verdict.round, verdict.path, verdict.bonus) == (3, (4,), 5)
+    assert not find(effects, WantStep)
+    assert bench.session.state is VerifierState.READY
 
 
 def test_a_draft_for_a_round_the_grant_has_answered_gets_that_answer() -> None:
@@ -913,7 +957,7 @@ def test_a_draft_for_a_round_the_grant_has_answered_gets_that_answer() -> None:
     effects = bench.on(bench.work(round_=0, try_=1, token=(1,), parent=(-1,)))
 
     assert reply_in(effects, Verdict).bonus == 1
-    bench.step(2)
+    assert find(effects, Withdraw)
     assert bench.session.state is VerifierState.READY, "and the grant is over"
 
 

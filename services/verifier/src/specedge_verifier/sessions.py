@@ -35,6 +35,7 @@ from specedge.protocol.effects import (
 )
 from specedge.protocol.messages import DownMessage, Progress
 from specedge.protocol.verifier_session import VerifierSession
+from specedge.protocol.verifier_states import VerifierState
 from specedge.tree.token_tree import IntArray
 from specedge_verifier.batches import BatchLedger
 from specedge_verifier.entry import Entry, SessionTimes
@@ -128,6 +129,8 @@ class SessionTable:
                 effects.extend(entry.machine.on(answer, now_s))
         if not entry.has_round_waiting:
             self._ledger.settle(entry.key)
+        if entry.machine.state is VerifierState.READY:
+            entry.asked_s = None  # it may have been answered before, or by nothing
 
     def start_sweeping(self) -> None:
         """Give up sessions that are idle for too long, from now on."""

@@ -45,6 +45,7 @@ from specedge.protocol.effects import (
     WorkArrived,
 )
 from specedge.protocol.messages import (
+    BatchItem,
     Cold,
     Identity,
     Limits,
@@ -261,18 +262,42 @@ class VerifierSession:
         is_newer = self._asked is None or arrival.name > self._asked
         if is_newer:
             self._asked = arrival.name
-            if item.run == 0 and self._job is not None and self._job.is_hosted:
-                self._job.grant_end = self._job.base  # the edge drafts again: no round after this
+            if item.run == 0:
+                self._end_grant()
         if self._last is not None and self._last.answers(item):
             self.counters["answered_again"] += 1
             self._out.append(Reply(self._last.verdict.model_copy(update={"try_": item.try_})))
         elif not is_newer:
             self.counters["stale_work"] += 1
+        elif self._is_outrun(item):
+            self.counters["outrun_draft"] += 1
         elif self._step is not None and self._step.has_begun:
-            if not self._refresh(arrival):
-                self._next = arrival
+            self._next = None if self._refresh(arrival) else arrival  # the older one is outdated
         else:
             self._take(arrival, now_s)
+
+    def _end_grant(self) -> None:
+        """The edge drafts again: nothing is hosted after the step under way, if there is one."""
+        job = self._job
+        if job is None or not job.is_hosted:
+            return
+        if self._step is not None and self._step.has_begun:
+            job.grant_end = job.base
+        else:
+            self._job = None
+
+    def _is_outrun(self, item: BatchItem) -> bool:
+        """Whether the grant, running on while the edge drafted, has said this round and others
+        after it. They are on their way, and the edge will draft on what they leave. Were one lost,
+        it would say the round again: then all it has not seen is taken back."""
+        start = item.base + len(item.append)
+        is_first = item.run == 0 and item.try_ == 0 and not item.append
+        log = self._log
+        return (
+            (is_first and log is not None and start < len(log))
+            and self._line.get(item.round) == start
+            and log.agrees(item.base, item.hash)
+        )
 
     def _take(self, arrival: Arrival, now_s: float) -> None:
         """Admit work, or say why not. No step is under way."""
@@ -424,8 +449,12 @@ class VerifierSession:
                     self._rows += step.num_chain
                 else:
                     self._publish(step, step.job, event)
-        if self._next is not None:
-            arrival, self._next = self._next, None
+        arrival, self._next = self._next, None
+        if arrival is None:
+            return
+        if self._last is not None and self._last.answers(arrival.item):
+            self.counters["answered_by_grant"] += 1  # by the verdict that was just said
+        else:
             self._take(arrival, now_s)
 
     def _publish(self, step: WantedStep, job: Job, event: Stepped) -> None:
