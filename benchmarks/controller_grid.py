@@ -3,8 +3,8 @@ drafters, in virtual time.
 
 Each cell is a round trip and a drafter's speed. In each, the same texts are generated with the
 controller, from nothing known, and with every setting of a sweep: plain (hosted, the verifier
-alone), empty drafts, and trees of so many levels and nodes. Devices cost what ``costs`` says; the
-drafter's proposals and their fate come from a real pair's trace (``python -m benchmarks trace``).
+alone), empty drafts, and trees of so many levels and nodes. What devices cost is in ``DEVICES``.
+The drafter's proposals and their fate are a real pair's trace (``python -m benchmarks trace``).
 
     best_share    controller's tokens per second over the best setting's of the same cell
     plain_share   over plain's
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Final
 
@@ -29,24 +30,58 @@ from benchmarks.virtual_pair import Control, FixedSetting, PairCosts, PairResult
 from specedge.drafting.controller import Decision, DraftController
 from specedge.drafting.pace import DevicePace
 from specedge.params import DraftPolicy
+from specedge.profiles import A100_40_QWEN3_14B_ROOFLINE, RTX_4090_QWEN3_0_6B_ROOFLINE
 from specedge.tree.calibration import Tally
 
 ROUND_TRIPS_MS: Final = (0.0, 14.0, 50.0, 150.0)
 SLOWNESS: Final = (1.0, 4.0)
-DEPTHS: Final = (1, 2, 3, 4, 6)
-BUDGETS: Final = (3, 5, 7, 9, 12, 16)
+DEPTHS: Final = (1, 2, 3, 5)
+BUDGETS: Final = (3, 5, 7, 12, 24)
 GRANT_TOKENS: Final = 64
 BOUNDS: Final = DraftPolicy(depth=8, budget=32)
 TRACE: Final = TRACES / "smollm2-135m.npz"
 
-# SmolLM2-135M-Instruct in fp32 on one core of a cloud machine without AVX-512: steps of 1 … 8 rows
-# took the same time, and each further row some 6 ms. The drafter: four of its thirty layers and a
-# head over 12,288 tokens.
-STEP_FIXED_MS: Final = 70.0
-STEP_FREE_ROWS: Final = 8
-STEP_ROW_MS: Final = 6.0
-PASS_MS: Final = 12.0
-PASS_ROW_MS: Final = 0.3
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A verifier and a drafter. ``steps`` are (rows, milliseconds) of the target, straight between
+    them and beyond the last two."""
+
+    source: str
+    steps: tuple[tuple[int, float], ...]
+    pass_ms: float
+    row_ms: float
+
+    def step_ms(self, num_rows: int) -> float:
+        """A step of the target."""
+        before, after = next(
+            (pair for pair in pairwise(self.steps) if num_rows <= pair[1][0]), self.steps[-2:]
+        )
+        slope = (after[1] - before[1]) / (after[0] - before[0])
+        return before[1] + slope * (num_rows - before[0])
+
+
+# The drafter in fp32 on one core (EPYC, AVX-512 off): 10.2, 17.2 and 20.4 ms for 1, 4 and 8 nodes.
+CPU_PASS: Final = {"pass_ms": 9.0, "row_ms": 1.5}
+DEVICES: Final = {
+    "flat": Device(
+        "a target that is flat to eight rows, then 6 ms a row; SmolLM2's drafter on one core",
+        ((1, 70.0), (8, 70.0), (32, 214.0)),
+        **CPU_PASS,
+    ),
+    # Two rows are another kind of product than one, and cost nearly twice as much.
+    "cpu": Device(
+        "SmolLM2-135M-Instruct in fp32 and its drafter, each on one core, as measured",
+        ((1, 60.0), (2, 110.0), (4, 112.0), (8, 135.0), (12, 179.0), (16, 212.0), (32, 275.0)),
+        **CPU_PASS,
+    ),
+    "gpu": Device(
+        "rooflines of specedge.profiles: Qwen3-14B on an A100, a 0.6B drafter on an RTX 4090",
+        tuple((rows, A100_40_QWEN3_14B_ROOFLINE.step_ms(rows)) for rows in (1, 65)),
+        RTX_4090_QWEN3_0_6B_ROOFLINE.draft_pass_ms,
+        0.0,
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +92,7 @@ class Size:
     tokens: int
 
 
-SIZE: Final = Size(sessions=4, tokens=320)
+SIZE: Final = Size(sessions=3, tokens=256)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +123,7 @@ class Outcome:
 class Cell:
     """What was measured at one round trip with one drafter. ``fixed`` by setting's name."""
 
+    device: str
     round_trip_ms: float
     slowness: float
     controller: Outcome
@@ -129,27 +165,31 @@ def settings(
     }
 
 
-def costs(round_trip_ms: float, slowness: float) -> PairCosts:
-    """The pair of ``STEP_…`` and ``PASS_…``, its drafter slowed down."""
+def costs(device: Device, round_trip_ms: float, slowness: float) -> PairCosts:
+    """A pair over a link, its drafter slowed down."""
     return PairCosts(
-        step=lambda rows: STEP_FIXED_MS + STEP_ROW_MS * max(0, rows - STEP_FREE_ROWS),
-        pass_ms=PASS_MS * slowness,
-        row_ms=PASS_ROW_MS * slowness,
+        step=device.step_ms,
+        pass_ms=device.pass_ms * slowness,
+        row_ms=device.row_ms * slowness,
         round_trip_ms=round_trip_ms,
     )
 
 
 def measure_cell(
-    trace: Trace, pair: PairCosts, size: Size, sweep: dict[str, Decision], slowness: float
+    trace: Trace, where: tuple[str, float, float], size: Size, sweep: dict[str, Decision]
 ) -> Cell:
-    """The controller and every setting of ``sweep`` on the same texts."""
+    """The controller and every setting of ``sweep`` on the same texts. ``where``: the device's
+    name, the drafter's slowness, the round trip in milliseconds."""
+    name, slowness, round_trip_ms = where
+    pair = costs(DEVICES[name], round_trip_ms, slowness)
 
     def outcome(make_control: Callable[[], Control]) -> Outcome:
         return Outcome.of(list(_generations(trace, pair, size, make_control)))
 
     pace = DevicePace()
     return Cell(
-        pair.round_trip_ms,
+        name,
+        round_trip_ms,
         slowness,
         outcome(lambda: DraftController(pace, BOUNDS, GRANT_TOKENS)),
         {name: outcome(partial(FixedSetting, decision)) for name, decision in sweep.items()},
@@ -175,7 +215,7 @@ def main(argv: Sequence[str]) -> None:
     size = Size(options.sessions, options.tokens)
     cells = []
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as processes:
-        where = [(slowness, trip_ms) for slowness in SLOWNESS for trip_ms in ROUND_TRIPS_MS]
+        where = list(product(options.devices.split(","), SLOWNESS, ROUND_TRIPS_MS))
         for cell in processes.map(partial(_measure_at, trace, size), where):
             say(_line(cell))
             cells.append(cell)
@@ -187,28 +227,39 @@ def main(argv: Sequence[str]) -> None:
     say(f"figures: {options.json}, {options.figure}")
 
 
-def _measure_at(trace: Trace, size: Size, where: tuple[float, float]) -> Cell:
-    """In a process of its own: slowness and round trip."""
-    slowness, round_trip_ms = where
-    return measure_cell(trace, costs(round_trip_ms, slowness), size, settings(), slowness)
+def _measure_at(trace: Trace, size: Size, where: tuple[str, float, float]) -> Cell:
+    """In a process of its own."""
+    return measure_cell(trace, where, size, settings())
 
 
 def _line(cell: Cell) -> str:
     return (
-        f"{cell.round_trip_ms:g} ms, drafter 1/{cell.slowness:g}: {cell.best_share:.3f} of "
-        f"{cell.best}, {cell.plain_share:.3f} of plain"
+        f"{cell.device}, {cell.round_trip_ms:g} ms, drafter 1/{cell.slowness:g}: "
+        f"{cell.best_share:.3f} of {cell.best}, {cell.plain_share:.3f} of plain"
     )
 
 
 def _table(cells: Sequence[Cell]) -> Table:
     table = Table(title="Controller against the best fixed setting of each cell, tokens per second")
-    for name in ("trip", "drafter", "plain", "best", "", "ours", "of best", "of plain", "hosted"):
+    for name in (
+        "device",
+        "trip",
+        "drafter",
+        "plain",
+        "best",
+        "",
+        "ours",
+        "of best",
+        "of plain",
+        "hosted",
+    ):
         table.add_column(name, justify="right")
     for name in ("nodes", "tokens a round"):
         table.add_column(name, justify="right")
     for cell in cells:
         own = cell.controller
         table.add_row(
+            cell.device,
             f"{cell.round_trip_ms:g} ms",
             f"1/{cell.slowness:g}" if cell.slowness > 1 else "full",
             f"{cell.fixed[PLAIN].tokens_per_s:.2f}",
@@ -228,6 +279,7 @@ def _write(path: Path, trace: Trace, size: Size, cells: Sequence[Cell]) -> None:
     shares = [cell.best_share for cell in cells], [cell.plain_share for cell in cells]
     body = {
         "trace": trace.source,
+        "devices": {name: asdict(device) for name, device in DEVICES.items()},
         "size": asdict(size),
         "controller_worst_best_share": min(shares[0]),
         "controller_worst_plain_share": min(shares[1]),
@@ -245,6 +297,7 @@ def _write(path: Path, trace: Trace, size: Size, cells: Sequence[Cell]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks controller", description=__doc__)
     parser.add_argument("--trace", default=str(TRACE), help="recorded by `trace`")
+    parser.add_argument("--devices", default=",".join(DEVICES), help="with commas between")
     parser.add_argument("--sessions", type=int, default=SIZE.sessions, help="generations a cell")
     parser.add_argument("--tokens", type=int, default=SIZE.tokens, help="of each generation")
     parser.add_argument("--json", default=str(OUT / "controller.json"), help="where to")

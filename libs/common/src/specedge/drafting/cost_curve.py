@@ -1,9 +1,10 @@
-"""What a forward pass costs by its number of rows, learned from passes: rising and convex.
+"""What a forward pass costs by its number of rows, learned from passes: rising, in pieces.
 
-    ms(rows) = a + s₀ · (rows - 1) + Σ sⱼ · max(0, rows - hingeⱼ),   a, s ≥ 0
+    ms(rows) = a + Σ sⱼ · (how much of [knotⱼ, knotⱼ₊₁] lies below rows),   a, s ≥ 0
 
-Devices are flat up to some number of rows and steep after it, and the number differs: the slopes
-at the hinges find it. Least squares over what was seen, the past fading, solved by coordinate
+Devices differ in shape: flat up to a width and steep after it, or one price for a single row and
+another for the first few. The slopes of the pieces find it. Least squares over what was seen, the
+past fading; neighbouring slopes are alike unless the passes say otherwise; solved by coordinate
 descent, which keeps every term at zero or above. Pure.
 """
 
@@ -16,12 +17,15 @@ import numpy.typing as npt
 
 Figures = npt.NDArray[np.float64]
 
-HINGES: Final = (2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 128.0, 256.0)
+# The first piece, from one row to two, is like no other: one row is another kind of product.
+KNOTS: Final = (1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 128.0, 256.0)
+STRAIGHT: Final = (1.0,)
 MEMORY: Final = 100.0  # observations that count; steps grow with context, so the old ones mislead
 # Before rows were varied: a row costs so much of the pass. Worth a weak observation.
 PRIOR_SLOPE: Final = 1 / 256
 _PRIOR_WEIGHT: Final = 0.5
-_STEEPENING_WEIGHT: Final = 0.02  # each further hinge must be paid for by the data
+_STEP_WEIGHT: Final = 0.01  # the same, for the piece from one row to two, which is so short
+_ALIKE_WEIGHT: Final = 0.05  # of neighbouring slopes
 _ROWS_UNIT: Final = 8.0  # conditions the squares: slopes are per so many rows
 _SWEEPS: Final = 6  # each starts from the last solution, so few are enough
 _OUTLIER: Final = 3.0  # times what was expected: something else held the machine
@@ -31,12 +35,14 @@ _SETTLED: Final = 8.0  # observations after which outliers are told from news
 class CostCurve:
     """Milliseconds by rows. ``at`` is zero everywhere until something was observed."""
 
-    def __init__(self, hinges: Sequence[float] = HINGES) -> None:
-        self._hinges = np.array([1.0, *hinges])
-        num_terms = len(self._hinges) + 1
+    def __init__(self, knots: Sequence[float] = KNOTS) -> None:
+        self._from = np.array(knots)
+        self._width = np.append(np.diff(self._from), np.inf)
+        num_terms = len(self._from) + 1
         self._gram = np.zeros((num_terms, num_terms))
         self._moments = np.zeros(num_terms)
         self._terms = np.zeros(num_terms)
+        self._alike = _alikeness(len(self._from))
         self._mean_ms = 0.0
         self.weight = 0.0
 
@@ -58,15 +64,15 @@ class CostCurve:
         return cost
 
     def _features(self, num_rows: Figures) -> Figures:
-        beyond = np.maximum(num_rows[:, None] - self._hinges, 0.0) / _ROWS_UNIT
-        return np.concatenate([np.ones((len(num_rows), 1)), beyond], axis=1)
+        within = np.clip(num_rows[:, None] - self._from, 0.0, self._width) / _ROWS_UNIT
+        return np.concatenate([np.ones((len(num_rows), 1)), within], axis=1)
 
     def _solve(self) -> None:
-        gram, moments = self._gram.copy(), self._moments.copy()
-        gram[1, 1] += _PRIOR_WEIGHT
-        moments[1] += _PRIOR_WEIGHT * PRIOR_SLOPE * _ROWS_UNIT * self._mean_ms
-        steepenings = np.arange(2, len(moments))
-        gram[steepenings, steepenings] += _STEEPENING_WEIGHT
+        gram, moments = self._gram + self._alike, self._moments.copy()
+        priors = {1: _PRIOR_WEIGHT} if len(self._from) == 1 else {1: _STEP_WEIGHT, 2: _PRIOR_WEIGHT}
+        for slope, weight in priors.items():
+            gram[slope, slope] += weight
+            moments[slope] += weight * PRIOR_SLOPE * _ROWS_UNIT * self._mean_ms
         # Plain floats: numpy's overhead per call would be most of the time for so few terms.
         rows, wanted, terms = gram.tolist(), moments.tolist(), self._terms.tolist()
         for _ in range(_SWEEPS):
@@ -74,3 +80,13 @@ class CostCurve:
                 others = sum(map(mul, row, terms)) - row[term] * terms[term]
                 terms[term] = max(0.0, (wanted[term] - others) / row[term])
         self._terms = np.array(terms)
+
+
+def _alikeness(num_slopes: int) -> Figures:
+    """The part of the squares that holds neighbouring slopes together, the first one left out."""
+    penalty = np.zeros((num_slopes + 1, num_slopes + 1))
+    for slope in range(2, num_slopes):
+        penalty[slope : slope + 2, slope : slope + 2] += _ALIKE_WEIGHT * np.array(
+            [[1.0, -1.0], [-1.0, 1.0]]
+        )
+    return penalty

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from specedge.drafting.averages import Allowance, Average, Yield
-from specedge.drafting.cost_curve import CostCurve, Figures
+from specedge.drafting.cost_curve import STRAIGHT, CostCurve, Figures
 from specedge.drafting.growth_rule import PassRecord
 
 # What the children of a node are worth, before any was seen: hopeful, so that it will be seen.
@@ -45,7 +45,7 @@ class DevicePace:
     """
 
     def __init__(self) -> None:
-        self.pass_cost = CostCurve(hinges=())
+        self.pass_cost = CostCurve(STRAIGHT)
         self.step_cost = CostCurve()
         self.num_rounds = self.num_trees = 0
         self.usual = Yield.over(_YIELD_ROUNDS)
