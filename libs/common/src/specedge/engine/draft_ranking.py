@@ -32,7 +32,7 @@ from specedge.tree.token_tree import FloatArray, IntArray
 # picks just such tokens: the noise must be trusted a little less than the drafter.
 SHARPNESS: Final = 1.1
 # A temperature on the sum, which moves no rank: at this one the score tells best how likely the
-# target is to agree, over drafters from poor to good. Measured: docs/adr/0008.
+# target is to agree, over drafters from poor to good. Measured: docs/adr/0011.
 SPREAD: Final = 1.25
 # A token that truncation masks by the drafter's q may be one that the target keeps: such tokens
 # are not dropped but ranked behind all others.

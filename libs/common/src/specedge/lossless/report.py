@@ -10,7 +10,7 @@ from rich.table import Table
 from specedge.lossless.comparison import Divergence, Report
 from specedge.lossless.modes import what_was_missing
 
-_HEADERS = ("temperature", "dtype", "prompts", "equal", "tokens", "tokens a round", "divergence")
+_HEADERS = ("temp.", "dtype", "prompts", "equal", "tokens", "a round", "differ")
 
 
 def is_lossless(reports: Sequence[Report]) -> bool:
@@ -38,11 +38,12 @@ def as_json(reports: Sequence[Report]) -> dict[str, Any]:
 
 
 def show(reports: Sequence[Report], console: Console) -> None:
-    """A row a mode and temperature, then each first divergence with its gap."""
+    """A row a mode and temperature (prompts, how many of them equal, tokens compared, tokens a
+    round, first differences a token), then each first divergence with its gap."""
     table = Table(title="The system against the plain decoder")
     has_modes = any(report.mode is not None for report in reports)
     if has_modes:
-        table.add_column("mode")
+        table.add_column("mode", no_wrap=True)
     for header in _HEADERS:
         table.add_column(header, justify="right")
     for report in reports:
