@@ -24,6 +24,7 @@ from tests.integration.cloud_world import (
     LIMITS,
     POISON,
     TEXT,
+    Draw,
     ReadyToDraft,
     ScriptedEdge,
     cloud,
@@ -407,6 +408,22 @@ async def test_sessions_that_do_not_fit_the_memory_together_take_turns() -> None
 
         for session, prompt in zip(sessions, prompts, strict=True):
             assert session.tokens == reference(prompt, 60)
+
+
+@pytest.mark.parametrize("draw", [truth(), hosted(16)], ids=["drafted", "hosted"])
+async def test_a_session_that_cannot_grow_in_place_starts_anew_where_it_fits(draw: Draw) -> None:
+    async with cloud() as world:
+        await world.start_scheduler()
+        # Its slot has 212 rows at first, and there is no room for twice as many.
+        await world.start_verifier("v1", kv_tokens=400)
+        edge = await ScriptedEdge(world, "A").start()
+        prompt = list(range(1, 181))
+        session = edge.session(prompt, 60, draw)
+
+        async with asyncio.timeout(10):
+            await session.run()
+
+        assert session.tokens == reference(prompt, 60)
 
 
 async def test_a_session_that_breaks_the_engine_breaks_no_other() -> None:

@@ -190,6 +190,8 @@ class EngineLoop:
                 continue
             if outcome.full:
                 self._fail(part, StepFailed("no memory is left", FULL_RETRY_MS))
+                # A slot grows by doubling, beside the old one: a new one may well fit.
+                self._table.park(part.entry)
                 continue
             self._failed.clear()
             good.append(part)

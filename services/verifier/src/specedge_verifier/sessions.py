@@ -151,13 +151,19 @@ class SessionTable:
         idle = [entry for entry in self._entries.values() if entry.may_park(idle_since_s)]
         if not idle:
             return False
-        entry = min(idle, key=lambda entry: entry.active_s)
+        self.park(min(idle, key=lambda entry: entry.active_s))
+        return True
+
+    def park(self, entry: Entry) -> None:
+        """Take its slot: what it asks for next starts in a new one, of the size it needs then.
+        Nothing happens unless it holds one and is idle."""
+        if not entry.may_park(entry.active_s):
+            return
         lease, entry.lease = entry.lease, None
         assert lease is not None
         self._leave_seat(entry)
         self._pool.give_back(entry.key.edge, lease, NO_ROWS)
         self.feed(entry, SlotTaken())
-        return True
 
     # ------------------------------------------------------------ effects
 
