@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from specedge.engine import model_fit, tree_attention
 from specedge.engine.kv_cache import SlottedKVCache
+from specedge.engine.packed_linear import pack_if_small
 from specedge.engine.step_table import Span, StepTable, chain_span, tree_span
 from specedge.engine.tree_attention import ATTENTION_NAME, TreeStep
 from specedge.errors import ModelUnusable
@@ -23,7 +24,8 @@ from specedge.tree.token_tree import TokenTree
 class TreeModel:
     """``model`` bound to tree attention and a cache of ``kv_bytes`` in ``num_slots`` slots.
 
-    Takes the model over: its attention implementation stays changed. Raises ModelUnusable where
+    Takes the model over: its attention implementation stays changed, on a CPU its linear layers
+    too, and its weights must not change any more. Raises ModelUnusable where
     tree attention does not fit the model.
     """
 
@@ -46,6 +48,7 @@ class TreeModel:
         self._group = groups.pop() if len(groups) == 1 else 1
         self._selects_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
         model.set_attn_implementation(ATTENTION_NAME)
+        pack_if_small(model)
 
     def forward(self, spans: Sequence[Span]) -> Tensor:
         """One pass; writes all rows' K and V. Logits (L, V) in the model's dtype, for the rows
