@@ -31,6 +31,8 @@ _TOKENS_OF_A_ROUND: Final = 2.0  # roughly
 _OUTLIER: Final = 4.0  # times the usual
 _SETTLE: Final = 12  # verdicts after a change
 _DEEPER_EVERY: Final = 24  # rounds between two that go a level deeper than is worth it
+_WIDER_EVERY: Final = 10  # rounds between two that send more nodes than any before
+_BEFORE_TRIALS: Final = 2  # rounds of drafting
 _AGAIN_EVERY: Final = 6  # rounds, where lately no tree was worth while at all
 _TRIAL_TOKENS: Final = 12  # hosted
 _TRIAL_ROUNDS: Final = 4  # drafted
@@ -218,7 +220,9 @@ class DraftController:
             self._change(_SETTLE)
             return self._grant(max_grant)
         loss_ms = _TRIAL_TOKENS * (hosted_ms - drafted_ms) + self._pace.network_ms.mean
-        if self._may_try(loss_ms):
+        if self._pace.hosted_ratio.weight == 0.0:
+            loss_ms = 0.0  # nobody knows: once in the life of an edge it is tried
+        if self._pace.num_rounds >= _BEFORE_TRIALS and self._may_try(loss_ms):
             self._change(_TRIAL_TOKENS // 2)
             return min(max_grant, _TRIAL_TOKENS)
         return 0
@@ -281,13 +285,33 @@ class DraftController:
     def _draft(self, bounds: DraftPolicy) -> Decision:
         self._num_rounds += 1
         rule = self._rule(bounds.budget)
-        every = _DEEPER_EVERY if self._num_levels else _AGAIN_EVERY
-        is_due = self._num_rounds % every == 0 and self._num_levels < bounds.depth
-        if is_due and self._pace.allowance.try_spend(2 * rule.pass_ms):
-            # One level more than lately, whatever it costs: else its worth stays unknown.
+        if self._is_turn(_DEEPER_EVERY if self._num_levels else _AGAIN_EVERY):
+            return self._deeper(bounds, rule)
+        if self._is_turn(_WIDER_EVERY):
+            return Decision(bounds, self._wider(rule))
+        return Decision(bounds, rule)
+
+    def _is_turn(self, every: int) -> bool:
+        return self._num_rounds % every == every - 1
+
+    def _deeper(self, bounds: DraftPolicy, rule: GrowthRule) -> Decision:
+        """One level more than lately, whatever it costs: else its worth stays unknown."""
+        if self._num_levels < bounds.depth and self._pace.allowance.try_spend(2 * rule.pass_ms):
             rule = replace(rule, pass_ms=0.0, row_ms=0.0)
             bounds = replace(bounds, depth=self._num_levels + 1)
         return Decision(bounds, rule)
+
+    def _wider(self, rule: GrowthRule) -> GrowthRule:
+        """Up to twice as many nodes as any step had rows, as if they were free, until it is known
+        what they cost."""
+        known = max(4, int(self._pace.known_nodes))
+        if known >= rule.budget:
+            return rule
+        budget = min(rule.budget, 2 * known)
+        feared_ms = self._pace.verify_ms(budget)
+        if not self._pace.allowance.try_spend(float(feared_ms[-1] - feared_ms[known])):
+            return rule
+        return replace(rule, verify_ms=self._pace.verify_ms(budget, unseen_slope=0.0))
 
     def _rule(self, budget: int) -> GrowthRule:
         pass_ms, row_ms = self._pace.draft_ms()

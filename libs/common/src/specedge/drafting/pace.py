@@ -28,7 +28,6 @@ _DOUBT: Final = 0.5  # of drafting's yield, after no round
 _CONVINCING: Final = 4.0  # rounds after which half of it is left
 UNSEEN_SLOPE: Final = 1 / 16  # of a step, per row beyond the most rows seen
 EXPERIMENTS: Final = 0.01  # of all time may be lost to them
-_FIRST_TRY_AFTER_TOKENS: Final = 24
 _FIRST_CREDIT_MS: Final = 250.0
 _MOST_SAVED_MS: Final = 4000.0
 
@@ -54,10 +53,15 @@ class DevicePace:
         self.other_rows = Average(16.0)
         self.hosted_ratio = Average(_ROUNDS, mean=1.0)
         self.allowance = Allowance(EXPERIMENTS, _FIRST_CREDIT_MS, _MOST_SAVED_MS)
-        self.experiments_after_tokens = _FIRST_TRY_AFTER_TOKENS
+        self.experiments_after_tokens = 0
         self.children = ChildSamples(SAMPLES)
         self._most_rows = 0.0
         self._predicted = self._accepted = _TRUST_PRIOR
+
+    @property
+    def known_nodes(self) -> float:
+        """Nodes of a draft of which it is known what their rows cost."""
+        return self._most_rows - self.other_rows.mean - 1.0
 
     @property
     def trust(self) -> float:
@@ -82,14 +86,14 @@ class DevicePace:
         self.other_rows.add(num_rows - own_rows)
         self.queue_ms.add(queue_ms)
 
-    def verify_ms(self, budget: int) -> Figures:
+    def verify_ms(self, budget: int, unseen_slope: float = UNSEEN_SLOPE) -> Figures:
         """(budget + 1,) float64: a step with 0 … budget nodes of this session, beside the others'
         rows. Beyond the most rows seen so far, rows are taken to be dear: flatness must be shown,
         and is soon, since good nodes pay even so."""
         rows = self.other_rows.mean + np.arange(1, budget + 2, dtype=np.float64)
         known = self.step_cost.at(rows)
         unseen = np.maximum(rows - self._most_rows, 0.0)
-        cost: Figures = known + unseen * UNSEEN_SLOPE * known[0]
+        cost: Figures = known + unseen * unseen_slope * known[0]
         return cost
 
     def draft_ms(self) -> tuple[float, float]:
