@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from specedge.engine import model_fit, tree_attention
+from specedge.engine.few_rows_linear import quicken
 from specedge.engine.kv_cache import SlottedKVCache
-from specedge.engine.packed_linear import pack_if_small
 from specedge.engine.step_table import Span, StepTable, chain_span, tree_span
 from specedge.engine.tree_attention import ATTENTION_NAME, TreeStep
 from specedge.errors import ModelUnusable
@@ -48,7 +48,7 @@ class TreeModel:
         self._group = groups.pop() if len(groups) == 1 else 1
         self._selects_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
         model.set_attn_implementation(ATTENTION_NAME)
-        pack_if_small(model)
+        quicken(model)
 
     def forward(self, spans: Sequence[Span]) -> Tensor:
         """One pass; writes all rows' K and V. Logits (L, V) in the model's dtype, for the rows

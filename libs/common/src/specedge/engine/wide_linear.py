@@ -8,21 +8,20 @@ The price is memory: such a layer's weights are held in fp32.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from specedge.engine.few_rows_linear import StreamedLinear
 
 
-class WideLinear(nn.Linear):
+class WideLinear(StreamedLinear):
     """A bf16 linear layer whose weights are held in fp32; bf16 in, bf16 out, no gradients."""
 
     def __init__(self, narrow: nn.Linear) -> None:
-        super().__init__(narrow.in_features, narrow.out_features, bias=False, device="meta")
-        self.weight = _widened(narrow.weight)
-        if narrow.bias is not None:
-            self.bias = _widened(narrow.bias)
+        bias = None if narrow.bias is None else narrow.bias.float()
+        super().__init__(narrow.weight.float(), bias)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is nn.Linear's)
         """(…, in) → (…, out), in the input's dtype."""
-        return functional.linear(input.float(), self.weight, self.bias).to(input.dtype)
+        return super().forward(input.float()).to(input.dtype)
 
 
 def widen_if_slow(model: nn.Module) -> int:
@@ -43,7 +42,3 @@ def widen_if_slow(model: nn.Module) -> int:
 
 def _is_slow(weight: Tensor) -> bool:
     return weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
-
-
-def _widened(narrow: Tensor) -> nn.Parameter:
-    return nn.Parameter(narrow.detach().float(), requires_grad=False)

@@ -1,0 +1,105 @@
+"""Layers made quick for a few rows compute what torch's own do, for any number of rows."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from specedge.engine import few_rows_linear
+from specedge.engine.few_rows_linear import (
+    PACKED_ROWS,
+    STREAMED_ROWS,
+    PackedLinear,
+    StreamedLinear,
+    quicken,
+)
+from tests.oracle.tiny_models import build
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def streamed_whatever_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(few_rows_linear, "FEWEST_STREAMED_BYTES", 0)
+
+
+def assert_same_products(layer: nn.Module, plain: nn.Linear, rows: int) -> None:
+    width = plain.in_features
+    with torch.inference_mode():
+        strided = torch.randn(rows, 2 * width)[:, ::2]
+        for x in (torch.randn(1, rows, width), torch.randn(rows, width), strided):
+            wanted = plain(x)
+            got = layer(x)
+            assert got.shape == wanted.shape
+            assert torch.allclose(got, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [*range(1, STREAMED_ROWS + 2), 40])
+def test_streamed_weights_give_the_plain_product(
+    rows: int, bias: bool, one_thread: None, streamed_whatever_the_size: None
+) -> None:
+    torch.manual_seed(rows)
+    plain = nn.Linear(50, 83, bias=bias)
+    assert_same_products(StreamedLinear(plain.weight, plain.bias), plain, rows)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, PACKED_ROWS.stop - 1, PACKED_ROWS.stop, 40])
+def test_packed_weights_give_the_plain_product(rows: int, bias: bool, two_threads: None) -> None:
+    torch.manual_seed(rows)
+    plain = nn.Linear(48, 80, bias=bias)
+    assert_same_products(PackedLinear(plain), plain, rows)
+
+
+def test_what_is_not_a_number_stays_so(one_thread: None, streamed_whatever_the_size: None) -> None:
+    layer = StreamedLinear(torch.randn(6, 40))
+    x = torch.randn(3, 40)
+    x[0, 3], x[1, 39] = torch.nan, torch.inf
+
+    got = layer(x)
+
+    assert got[0].isnan().all()
+    assert not got[1].isfinite().any()
+    assert got[2].isfinite().all()
+
+
+@pytest.mark.parametrize("threads", ["one_thread", "two_threads"])
+def test_a_whole_model_is_made_quick_and_says_the_same(
+    threads: str, request: pytest.FixtureRequest, streamed_whatever_the_size: None
+) -> None:
+    request.getfixturevalue(threads)
+    model = build("llama")
+    ids = torch.arange(5)[None]
+    with torch.inference_mode():
+        before = model(input_ids=ids, use_cache=False).logits
+        assert quicken(model) == 7 * model.config.num_hidden_layers + 1
+        after = model(input_ids=ids, use_cache=False).logits
+    assert torch.allclose(before, after, atol=1e-4)
+    assert quicken(model) == 0, "replaced twice"
+
+
+def test_what_is_not_fp32_stays_as_it_is(one_thread: None) -> None:
+    assert quicken(build("llama").to(torch.bfloat16)) == 0
+
+
+def test_on_several_threads_a_large_model_is_not_held_twice(
+    two_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(few_rows_linear, "MOST_PACKED_BYTES", 1000)
+    assert quicken(build("llama")) == 0
