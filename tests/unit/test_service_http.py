@@ -79,6 +79,21 @@ async def test_a_loaded_service_is_ready_as_long_as_its_needs_are_met(service: S
     assert response.json()["reasons"] == ["no verifier"]
 
 
+async def test_a_service_has_started_once_it_is_loaded_whatever_comes_after(
+    service: Service,
+) -> None:
+    service.health.loading("fetching the model", 0.25)
+    before = await service.client.get("/started")
+
+    service.health.loaded()
+    service.health.need("link", lambda: "no broker")
+    service.health.start_draining()
+    after = await service.client.get("/started")
+
+    assert (before.status_code, after.status_code) == (503, 200)
+    assert before.json() == {"status": "starting", "phase": "fetching the model", "percent": 25.0}
+
+
 async def test_a_draining_service_is_alive_and_not_ready(service: Service) -> None:
     service.health.loaded()
     service.health.start_draining()

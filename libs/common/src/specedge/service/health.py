@@ -1,6 +1,7 @@
 """Whether a service lives and whether it is ready: the state, and the routes that tell it.
 
     /live, /health   200 while the process is of use; 503 when only a restart would help
+    /started         200 once loading is over, whatever came after; 503 with phase and percent before
     /ready           200 when it takes work; 503 with reasons, phase and percent before, and after
                      the drain has begun
     /metrics         Prometheus text
@@ -79,6 +80,11 @@ class HealthState:
         return self._fatal
 
     @property
+    def is_loaded(self) -> bool:
+        """Whether loading is over."""
+        return self._is_loaded
+
+    @property
     def is_ready(self) -> bool:
         """Whether the service takes work."""
         return not self.reasons()
@@ -109,6 +115,11 @@ def service_routes(
         }
         return _answer(body if reason is None else {**body, "reason": reason}, ok=reason is None)
 
+    async def started(_: Request) -> Response:
+        status = "started" if health.is_loaded else "starting"
+        body = {"status": status, "phase": health.phase, "percent": health.percent}
+        return _answer(body, ok=health.is_loaded)
+
     async def ready(_: Request) -> Response:
         reasons = health.reasons()
         status = "not ready" if reasons else "ready"
@@ -121,6 +132,7 @@ def service_routes(
     return [
         Route("/live", live),
         Route("/health", live),
+        Route("/started", started),
         Route("/ready", ready),
         Route("/metrics", exposition),
     ]
