@@ -14,6 +14,7 @@ class BatchLedger:
     def __init__(self) -> None:
         self.epoch: tuple[int, int] = (0, 0)
         self.last = 0
+        self.begun = 0  # highest seq of which a round went into a step
         self._open: dict[int, set[SessionKey]] = {}
         self._in: dict[SessionKey, set[int]] = {}
 
@@ -28,7 +29,7 @@ class BatchLedger:
         if epoch < self.epoch:
             return False
         if epoch > self.epoch:
-            self.epoch, self.last = epoch, 0
+            self.epoch, self.last, self.begun = epoch, 0, 0
             self._open.clear()
             self._in.clear()
         self.last = max(self.last, batch.seq)
@@ -38,6 +39,10 @@ class BatchLedger:
         """This session's round in that batch waits for a step, or runs in one."""
         self._open.setdefault(seq, set()).add(key)
         self._in.setdefault(key, set()).add(seq)
+
+    def begin(self, key: SessionKey) -> None:
+        """This session's round went into a step."""
+        self.begun = max(self.begun, *self._in.get(key, ()), 0)
 
     def settle(self, key: SessionKey) -> None:
         """Nothing of this session waits for a step any more. Idempotent."""

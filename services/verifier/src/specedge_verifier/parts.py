@@ -29,6 +29,11 @@ class Part:
         return self.want.tree is None or self.want.is_hosted
 
     @property
+    def is_edges_round(self) -> bool:
+        """Whether it is a draft that an edge made."""
+        return self.want.tree is not None and not self.want.is_hosted
+
+    @property
     def plain_item(self) -> TurnItem:
         """The item without a draft of the verifier's own: a hosted round must not fail for it."""
         return replace(self.item, hosted=None)
@@ -82,6 +87,7 @@ class Step:
             ms=self.ms,
             hosted=sum(num for part, num in shares if part.want.is_hosted),
             draft_ms=self.own.ms,
+            slack_ms=min((part.queue_ms for part in self.parts if part.is_edges_round), default=0),
         )
 
 

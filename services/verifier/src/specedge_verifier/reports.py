@@ -122,6 +122,7 @@ class Reporter:
             epoch=self._ledger.epoch,
             batches=self._ledger.held,
             last=self._ledger.last,
+            begun=self._ledger.begun,
             queued=sum(num_rows(want) for want in wants),
             running=load.running_rows,
             step_rows=self._who.step_rows,

@@ -25,6 +25,7 @@ from specedge.protocol.effects import (
     SlotDenied,
     SlotGiven,
     SlotTaken,
+    StepBegun,
     TimerDue,
     VerifierEffect,
     VerifierEvent,
@@ -122,6 +123,8 @@ class SessionTable:
         if self._entries.get(entry.key) is not entry:
             return
         entry.active_s = now_s = self._clock.now_s()
+        if isinstance(event, StepBegun) and entry.has_round_waiting:
+            self._ledger.begin(entry.key)
         effects = deque(entry.machine.on(event, now_s))
         while effects:
             answer = self._perform(entry, effects.popleft())

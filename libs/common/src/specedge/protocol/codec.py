@@ -18,6 +18,7 @@ from specedge.ids import Epoch, SessionKey
 from specedge.protocol.messages import (
     MAX_BATCH_BYTES,
     MAX_CHUNK_TOKENS,
+    MAX_NODES,
     PROTOCOL_VERSION,
     Batch,
     BatchItem,
@@ -136,10 +137,22 @@ def _split_chunk(payload: bytes) -> tuple[ContextHeader, memoryview]:
 # ---------------------------------------------------------------- batches
 
 
-def batch_item(draft: Draft, key: SessionKey, *, budget_ms: int, held_ms: float) -> BatchItem:
-    """A validated draft as the scheduler passes it on, with what is left of its budget."""
+def batch_item(
+    draft: Draft,
+    key: SessionKey,
+    *,
+    budget_ms: int,
+    held_ms: float,
+    next_ms: float = 0.0,
+    max_nodes: int = MAX_NODES,
+) -> BatchItem:
+    """A validated draft as the scheduler passes it on: what is left of its budget, when the next
+    one is wanted, and no more than its first ``max_nodes`` nodes."""
     fields = {name: getattr(draft, name) for name in Draft.model_fields}
     fields.update(budget_ms=budget_ms, held_ms=round(held_ms, 3), e=key.edge, s=key.session)
+    fields.update(next_ms=round(next_ms, 1))
+    if len(draft.token) > max_nodes:
+        fields.update(token=draft.token[:max_nodes], parent=draft.parent[:max_nodes])
     return BatchItem.model_construct(**fields)
 
 

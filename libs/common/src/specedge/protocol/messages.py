@@ -220,11 +220,14 @@ class BatchItem(Draft):
 
     e, s     the session
     held_ms  how long the scheduler held it, for the edge's account of time
+    next_ms  from the end of the step it is in until this session's next draft should be at the
+             scheduler, as predicted; 0: as soon as it can
     """
 
     e: str = Field(pattern=r"^U[A-Z2-7]{55}$")
     s: str = Field(pattern=r"^[0-9a-f]{32}$")
     held_ms: Milliseconds = 0.0
+    next_ms: Milliseconds = 0.0
 
 
 class Batch(Body):
@@ -245,6 +248,8 @@ class Timing(Part):
     held   at the scheduler      queue  at the verifier before its step
     step   the step itself       rows   rows of that step, all sessions
     draft  the verifier's own drafting for this round, before the step
+    next   from the end of the step until the scheduler forms this session's next batch, as it
+           predicted: a draft that arrives before then loses nothing. 0: nothing was predicted
     """
 
     held: Milliseconds = 0.0
@@ -252,6 +257,7 @@ class Timing(Part):
     draft: Milliseconds = 0.0
     step: Milliseconds = 0.0
     rows: Count = 0
+    next: Milliseconds = 0.0
 
 
 class TokenLogprobs(Part):
@@ -339,6 +345,7 @@ class StepReport(Part):
     context  KV rows attended over, summed over sessions
     ms       the forward pass and the choices
     draft_ms the verifier's own drafting before it, for the hosted rounds; not part of ``ms``
+    slack_ms how long the last of the edges' rounds in it had waited when it began
     """
 
     seq: Count
@@ -349,6 +356,7 @@ class StepReport(Part):
     ms: Milliseconds
     hosted: Count = 0
     draft_ms: Milliseconds = 0.0
+    slack_ms: Milliseconds = 0.0
 
 
 class SessionReport(Part):
@@ -369,6 +377,7 @@ class Stat(Body):
     done      (e, s, round) answered since the last heartbeat before this one
     batches   seqs of batches held: queued or running
     last      highest batch seq received, under ``epoch``
+    begun     highest batch seq of which a round went into a step
     queued    rows waiting
     running   rows of the step running now, 0 if idle
     hosted    hosted rounds waiting
@@ -385,6 +394,7 @@ class Stat(Body):
     epoch: tuple[int, int] = (0, 0)
     batches: tuple[Count, ...] = ()
     last: Count = 0
+    begun: Count = 0
     queued: Count = 0
     running: Count = 0
     step_rows: Count = 0

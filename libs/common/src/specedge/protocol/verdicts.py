@@ -61,6 +61,7 @@ def verdict_of(
         draft=round(step.draft_ms, 2),
         step=round(step.step_ms, 2),
         rows=step.step_rows,
+        next=job.item.next_ms,
     )
     return Verdict(
         round=job.round,

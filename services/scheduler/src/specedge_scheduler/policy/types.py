@@ -18,6 +18,10 @@ from specedge.protocol.messages import (
     Stat,
 )
 
+PolicyName = Literal["static", "greedy", "jit"]
+"""static: groups of sessions, each waiting for all of its own. greedy: what waits goes at once.
+jit: as late and as full as keeps the verifier busy."""
+
 
 @dataclass(frozen=True)
 class SchedulerLimits:
@@ -32,6 +36,10 @@ class SchedulerLimits:
     session_silent_s   a session without a word for so long is forgotten
     busy_retry_ms, no_verifier_retry_ms   what a refused edge is told to wait
     lost_batch_s       a batch that its verifier does not list so long after it was sent is lost
+    policy             how batches are formed; see ``PolicyName``
+    max_batch_sessions  rounds of one batch; 0: rows alone bound it
+    max_batch_context  KV rows that one batch attends over; 0: no bound
+    objective_ms       time per token that admitted sessions are to keep; 0: none is kept
     """
 
     max_batch_nodes: int = 1024
@@ -44,6 +52,10 @@ class SchedulerLimits:
     busy_retry_ms: int = 500
     no_verifier_retry_ms: int = 250
     lost_batch_s: float = 0.5
+    policy: PolicyName = "jit"
+    max_batch_sessions: int = 0
+    max_batch_context: int = 0
+    objective_ms: float = 0.0
 
 
 # ---------------------------------------------------------------- events
@@ -137,11 +149,12 @@ LossReason = Literal["silent", "restarted", "bye", "draining"]
 
 @dataclass(frozen=True, slots=True)
 class SendBatch:
-    """Publish to the verifier. ``held_ms`` per item, for metrics."""
+    """Publish to the verifier. ``reason`` why now, and not later or before: for metrics."""
 
     verifier: VerifierId
     batch: Batch
     num_nodes: int
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""A world in virtual time around the real policy and the real session machines."""

@@ -1,0 +1,48 @@
+"""Chance, as a pure function of what it is about: the same in every run, whatever else happens.
+
+So two policies meet the same texts and the same delays, and differ in nothing but themselves.
+"""
+
+from statistics import NormalDist
+from typing import Final
+
+from specedge.protocol.prefix_hash import splitmix64
+
+_NORMAL: Final = NormalDist()
+_SCALE: Final = 2.0**-53
+
+
+def mixed(*parts: int) -> int:
+    """64 bits that tell these numbers from any others."""
+    state = 0
+    for part in parts:
+        state = splitmix64(state ^ (part + 1))
+    return state
+
+
+def uniform(*parts: int) -> float:
+    """In (0, 1)."""
+    return ((mixed(*parts) >> 11) + 0.5) * _SCALE
+
+
+def normal(*parts: int) -> float:
+    """Of mean 0 and deviation 1."""
+    return _NORMAL.inv_cdf(uniform(*parts))
+
+
+class Stream:
+    """Draws one after another, where nothing but their order names them."""
+
+    __slots__ = ("_state",)
+
+    def __init__(self, *parts: int) -> None:
+        self._state = mixed(*parts)
+
+    def uniform(self) -> float:
+        """The next number in (0, 1)."""
+        self._state = splitmix64(self._state)
+        return ((self._state >> 11) + 0.5) * _SCALE
+
+    def normal(self) -> float:
+        """The next number of mean 0 and deviation 1."""
+        return _NORMAL.inv_cdf(self.uniform())

@@ -1,0 +1,215 @@
+"""An edge in virtual time: the real session machine, and a drafter that only takes time.
+
+It drafts ``min`` levels of its depth always. Where verdicts tell when the next batch is formed it
+goes on, up to ``max``, as long as one more level still arrives before. While a draft is out it
+drafts ahead; if what it prepared is what the verdict says, those levels are there at once.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from specedge.ids import SessionKey
+from specedge.protocol.edge_session import EdgeSession
+from specedge.protocol.edge_states import EdgeState
+from specedge.protocol.effects import (
+    Answered,
+    AskDraft,
+    Committed,
+    Drafted,
+    EdgeEffect,
+    EdgeEvent,
+    Ended,
+    OpenAnswered,
+    RequestOpen,
+    SendUp,
+    SetTimer,
+    Started,
+    TimerDue,
+)
+from specedge.protocol.messages import DownMessage, Opened, Refused, SessionParams
+from specedge.protocol.round_timer import EdgeSessionConfig
+from specedge.protocol.subjects import Up
+from specedge.tree.token_tree import TokenTree
+from specedge_scheduler.sim.drafts import BONUS, line_tree
+from specedge_scheduler.sim.draws import uniform
+from specedge_scheduler.sim.events import VirtualTime
+from specedge_scheduler.sim.measures import Measures
+from specedge_scheduler.sim.scenario import EdgeSpec
+
+GUARD_DEVIATIONS: Final = 2.0  # of the jitter that are left for the way
+GUARD_S: Final = 0.001
+CONFIG: Final = EdgeSessionConfig(open_s=5.0)
+
+_HIT = 1  # what a draw is about
+
+
+@dataclass(frozen=True, slots=True)
+class EdgePorts:
+    """What a session meets: ``ask_open`` and ``send_up`` put messages on its edge's link;
+    ``on_end`` is called once."""
+
+    time: VirtualTime
+    measures: Measures
+    ask_open: Callable[["SimSession", bytes], None]
+    send_up: Callable[["SimSession", Up, bytes], None]
+    on_end: Callable[["SimSession", Ended], None]
+
+
+class SimSession:
+    """One session of one edge, from its opening to its end. ``text`` names what it is about."""
+
+    def __init__(self, key: SessionKey, spec: EdgeSpec, text: int, ports: EdgePorts) -> None:
+        self.key = key
+        self.text = text
+        self.spec = spec
+        self.is_gone = False
+        self._time = ports.time
+        self._measures = ports.measures
+        self._ask_open = ports.ask_open
+        self._send_up = ports.send_up
+        self._on_end = ports.on_end
+        self._pass_s = spec.draft_pass_ms / 1000
+        self._depth = spec.depth_range
+        link = spec.link_spec
+        self._down_s = link.round_trip_ms / 2000
+        # A draft must be on its way by so much before the next batch is formed.
+        self._lead_s = self._down_s + GUARD_DEVIATIONS * link.jitter_ms / 1000 + GUARD_S
+        params = SessionParams.model_construct(
+            model="emulated",
+            weights="aa",
+            tokenizer="bb",
+            prompt=spec.session.prompt_tokens,
+            max_tokens=spec.session.output_tokens,
+        )
+        self._machine = EdgeSession(params, [BONUS] * params.prompt, CONFIG)
+        self._timer_s: float | None = None
+        self._is_timer_out = False
+        self._sent_s: float | None = None
+        self._next_s: float | None = None  # when the next batch is formed, by the edge's clock
+        self._head_start = 0
+        self._opened_s = self._first_s = self._last_s = 0.0
+        self._num_tokens = 0
+
+    def start(self) -> None:
+        """Open the session."""
+        self._opened_s = self._time.now_s
+        self.tell(Started())
+
+    def fall_silent(self) -> None:
+        """Vanish without a word."""
+        self.is_gone = True
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was given a place."""
+        return self._machine.opened is not None
+
+    def hear(self, message: DownMessage) -> None:
+        """A message of the session's down subject."""
+        self.tell(Answered(message))
+
+    def hear_open(self, reply: Opened | Refused) -> None:
+        """The answer to its opening."""
+        self._measures.note_open(self._time.now_s - self._opened_s, reply)
+        self.tell(OpenAnswered(reply))
+
+    def tell(self, event: EdgeEvent) -> None:
+        """Let the machine have an event, and do what it asks for."""
+        if not self.is_gone:
+            for effect in self._machine.on(event, self._time.now_s):
+                self._perform(effect)
+
+    def _perform(self, effect: EdgeEffect) -> None:
+        match effect:
+            case SendUp(kind, payload):
+                if kind is Up.DRAFT:
+                    self._sent_s = self._time.now_s
+                self._send_up(self, kind, payload)
+            case SetTimer(at_s):
+                self._set_timer(at_s)
+            case Committed():
+                self._on_committed(effect)
+            case AskDraft():
+                self._draft(effect)
+            case RequestOpen(payload):
+                self._ask_open(self, payload)
+            case Ended():
+                self.is_gone = True
+                self._measures.note_session(
+                    self.spec, self._num_tokens, self._last_s - self._first_s, effect
+                )
+                self._on_end(self, effect)
+
+    # ------------------------------------------------------------ drafting
+
+    def _on_committed(self, effect: Committed) -> None:
+        now_s, timing = self._time.now_s, effect.verdict.timing
+        num_tokens = len(effect.tokens)
+        if self._num_tokens == 0:
+            self._first_s = now_s
+        else:
+            self._measures.note_tokens(
+                self.spec, self.key, num_tokens, now_s - self._last_s, effect.verdict
+            )
+        self._num_tokens += num_tokens
+        self._last_s = now_s
+        self._next_s = now_s - self._down_s + timing.next / 1000 if timing.next else None
+        self._head_start = self._prepared(now_s)
+
+    def _prepared(self, now_s: float) -> int:
+        """Levels of the next draft that are there already."""
+        if self.spec.proactive is None or self._sent_s is None:
+            return 0
+        # The first pass while waiting finds the tokens to bet on; each further one adds a level.
+        passes = int((now_s - self._sent_s) / self._pass_s) if self._pass_s else self._depth.max + 1
+        if passes < 1:
+            return 0
+        is_hit = uniform(self.text, self._machine.base, _HIT) < self.spec.proactive.hit
+        self._measures.note_bet(is_hit)
+        return min(passes - 1, self._depth.max) if is_hit else 0
+
+    def _draft(self, ask: AskDraft) -> None:
+        """Draft now; the machine is told when it is done."""
+        now_s, left = self._time.now_s, self._left()
+        least = min(self._depth.min, left, ask.max_nodes)
+        most = min(self._depth.max, left, ask.max_nodes)
+        depth = max(self._head_start, least)
+        if self._next_s is not None and self._pass_s > 0:
+            left_s = self._next_s - self._lead_s - now_s
+            depth = max(depth, self._head_start + int(left_s / self._pass_s))
+        elif self._pass_s == 0:
+            depth = most
+        depth = min(depth, most)
+        done_s = now_s + max(0, depth - self._head_start) * self._pass_s
+        tree = line_tree(depth, self.spec.nodes_per_level)
+        self._time.call_at(done_s, self._say, ask, tree)
+
+    def _left(self) -> int:
+        """Levels that the answer still has room for."""
+        return self.spec.session.output_tokens - self._num_tokens - 1
+
+    def _say(self, ask: AskDraft, tree: TokenTree) -> None:
+        is_asked = self._machine.state in (EdgeState.DRAFTING, EdgeState.HOSTED)
+        if not self.is_gone and is_asked and self._machine.round == ask.round:
+            self.tell(Drafted(tree, base=ask.base))
+
+    # ------------------------------------------------------------ time
+
+    def _set_timer(self, at_s: float | None) -> None:
+        """One call is out at a time; it looks at what is wanted then."""
+        self._timer_s = at_s
+        if at_s is not None and not self._is_timer_out:
+            self._is_timer_out = True
+            self._time.call_at(at_s, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._is_timer_out = False
+        at_s = self._timer_s
+        if at_s is None or self.is_gone:
+            return
+        if at_s > self._time.now_s + 1e-9:
+            self._set_timer(at_s)
+            return
+        self._timer_s = None
+        self.tell(TimerDue())
