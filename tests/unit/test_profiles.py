@@ -2,6 +2,14 @@
 
 import pytest
 
+from specedge.pairs import (
+    PAIRS,
+    QWEN3_14B_PAPER,
+    QWEN3_32B_PAPER,
+    SERVER_ONLY_DEPTH,
+    Pair,
+    tokens_per_round,
+)
 from specedge.profiles import DEVICES, INSTANT, LINKS, PAPER_WAN, DeviceProfile
 
 
@@ -24,15 +32,38 @@ def test_the_roofline_streams_the_weights_in_nineteen_milliseconds() -> None:
     assert roofline.step_ms(1) == pytest.approx(19.0, abs=0.2)
 
 
-def test_the_papers_plain_decoding_costs_what_it_reports() -> None:
-    paper = DEVICES["a100-40/qwen3-14b/paper"]
+@pytest.mark.parametrize("pair", [QWEN3_14B_PAPER, QWEN3_32B_PAPER])
+def test_a_published_pair_costs_what_was_published_at_batch_one(pair: Pair) -> None:
+    assert pair.published is not None
+    target = pair.target
+    round_ms = pair.verify_ms() + pair.draft_ms(SERVER_ONLY_DEPTH)
+    server_only_ms = round_ms / tokens_per_round(pair.acceptance, SERVER_ONLY_DEPTH)
 
-    usd_per_million = paper.fixed_ms / 3.6e6 * paper.usd_per_hour * 1e6
+    plain_usd = target.step_ms(1) / 3.6e6 * target.usd_per_hour * 1e6
+    server_only_usd = server_only_ms / 3.6e6 * target.usd_per_hour * 1e6
 
-    assert usd_per_million == pytest.approx(59.9)
-    assert paper.fixed_ms / DEVICES["a100-40/qwen3-14b/roofline"].fixed_ms == pytest.approx(
-        2.8, abs=0.1
-    )
+    assert plain_usd == pytest.approx(pair.published.plain_usd, rel=1e-3)
+    assert server_only_usd == pytest.approx(pair.published.server_only_usd, rel=1e-3)
+
+
+def test_the_depth_taken_for_server_only_is_within_two_percent_of_its_best() -> None:
+    for pair in (QWEN3_14B_PAPER, QWEN3_32B_PAPER):
+        token_ms = {
+            depth: (pair.verify_ms() + pair.draft_ms(depth))
+            / tokens_per_round(pair.acceptance, depth)
+            for depth in range(1, 12)
+        }
+
+        assert token_ms[SERVER_ONLY_DEPTH] <= 1.02 * min(token_ms.values())
+
+
+def test_roofline_pairs_agree_as_often_as_the_published_ones() -> None:
+    assert PAIRS["14b-roofline"].acceptance == PAIRS["14b"].acceptance
+    assert PAIRS["32b-roofline"].acceptance == PAIRS["32b"].acceptance
+
+
+def test_the_published_verify_time_is_that_of_its_rows() -> None:
+    assert QWEN3_32B_PAPER.verify_ms() == pytest.approx(94.2)
 
 
 def test_every_profile_names_its_source() -> None:

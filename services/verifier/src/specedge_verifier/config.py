@@ -70,6 +70,16 @@ class VerifierSettings(ServiceSettings):
     emulated_draft_ms: float = Field(
         default=0.0, ge=0, description="emulated: one pass of an emulated drafter"
     )
+    emulated_pair: str = Field(
+        default="",
+        description="emulated: costs and agreement of a pair of models (14b, 32b, 14b-roofline, "
+        "32b-roofline) in place of the times above",
+    )
+    emulated_agreement: str = Field(
+        default="",
+        description="emulated drafter: how often a level is accepted, by depth with commas "
+        "between, or the path of a recorded trace",
+    )
     emulated_seed: int = Field(default=0, ge=0, description="emulated: tells models apart")
     idle_s: float = Field(
         default=30.0, gt=0, description="a session without a word for so long is given up"

@@ -4,13 +4,14 @@ compute thread, which owns them then.
 Torch is imported only if it is wanted.
 """
 
-import time
 from dataclasses import dataclass, replace
 
-from specedge.engine.drafters import DrafterOptions, load_drafter, load_tally
-from specedge.engine.emulated import EmulatedTarget, EmulatedText
+from specedge.engine.drafters import DrafterOptions, EmulatedOptions, load_drafter, load_tally
+from specedge.engine.emulated import EmulatedDevice, EmulatedTarget, EmulatedText
 from specedge.engine.loading import Progress, resolve_model
 from specedge.engine.ports import ModelIdentity, TargetEngine
+from specedge.errors import InvalidRequest
+from specedge.pairs import PAIRS, Pair
 from specedge.profiles import DeviceProfile
 from specedge.protocol.messages import Identity, Limits
 from specedge_verifier.config import VerifierSettings
@@ -34,11 +35,12 @@ class LoadedEngine:
 def load_engine(settings: VerifierSettings, on_progress: Progress) -> LoadedEngine:
     """Load the model, and the drafter. Raises ModelUnusable, or FingerprintMismatch for a draft
     model of another vocabulary. ``on_progress`` is called on this thread."""
-    if settings.engine == "emulated":
-        loaded = _load_emulated(settings)
+    device = EmulatedDevice() if settings.engine == "emulated" else None
+    if device is not None:
+        loaded = _load_emulated(settings, device)
     else:
         loaded = _load_torch(settings, on_progress)
-    return replace(loaded, drafter=_load_drafter(settings, loaded.identity, on_progress))
+    return replace(loaded, drafter=_load_drafter(settings, loaded.identity, device, on_progress))
 
 
 def identity_on_wire(identity: ModelIdentity) -> Identity:
@@ -67,7 +69,10 @@ def session_limits(settings: VerifierSettings, identity: ModelIdentity) -> Limit
 
 
 def _load_drafter(
-    settings: VerifierSettings, identity: ModelIdentity, on_progress: Progress
+    settings: VerifierSettings,
+    identity: ModelIdentity,
+    device: EmulatedDevice | None,
+    on_progress: Progress,
 ) -> HostedDrafter | None:
     options = DrafterOptions(
         cache_dir=settings.cache_dir,
@@ -78,8 +83,7 @@ def _load_drafter(
         dtype=settings.dtype,
         device=settings.device,
         threads=settings.threads,
-        emulated_seed=settings.emulated_seed,
-        emulated_pass_ms=settings.emulated_draft_ms,
+        emulated=None if device is None else _emulated_drafter(settings, device),
     )
     drafter = load_drafter(settings.drafter, identity.tokenizer_fingerprint, options, on_progress)
     return (
@@ -89,18 +93,49 @@ def _load_drafter(
     )
 
 
-def _load_emulated(settings: VerifierSettings) -> LoadedEngine:
-    profile = DeviceProfile(
+def _load_emulated(settings: VerifierSettings, device: EmulatedDevice) -> LoadedEngine:
+    text = EmulatedText(seed=settings.emulated_seed)
+    engine = EmulatedTarget(
+        text,
+        profile=_target_profile(settings),
+        sleep=device.end,
+        begin=device.begin,
+        slots=settings.slots,
+    )
+    step_tokens = settings.max_step_tokens or DEVICE_STEP_TOKENS
+    return LoadedEngine(engine, engine.identity, settings.slots, step_tokens)
+
+
+def _target_profile(settings: VerifierSettings) -> DeviceProfile:
+    if settings.emulated_pair:
+        return _pair(settings).target
+    return DeviceProfile(
         name="settings",
         source="this verifier's settings",
         fixed_ms=settings.emulated_step_ms,
         row_ms=settings.emulated_row_ms,
         prefill_token_ms=settings.emulated_prefill_token_ms,
     )
-    text = EmulatedText(seed=settings.emulated_seed)
-    engine = EmulatedTarget(text, profile=profile, sleep=time.sleep, slots=settings.slots)
-    step_tokens = settings.max_step_tokens or DEVICE_STEP_TOKENS
-    return LoadedEngine(engine, engine.identity, settings.slots, step_tokens)
+
+
+def _emulated_drafter(settings: VerifierSettings, device: EmulatedDevice) -> EmulatedOptions:
+    """On the target's own device, so its passes and the steps take turns."""
+    profile = DeviceProfile(
+        "settings", "this verifier's settings", draft_pass_ms=settings.emulated_draft_ms
+    )
+    agreement = settings.emulated_agreement
+    if settings.emulated_pair:
+        pair = _pair(settings)
+        profile, agreement = pair.server_drafter, agreement or str(pair.acceptance)
+    return EmulatedOptions(settings.emulated_seed, profile, agreement, device.run)
+
+
+def _pair(settings: VerifierSettings) -> Pair:
+    name = settings.emulated_pair
+    if name not in PAIRS:
+        known = ", ".join(PAIRS)
+        raise InvalidRequest(f"emulated_pair: {name!r} is none of {known}", field="emulated_pair")
+    return PAIRS[name]
 
 
 def _load_torch(settings: VerifierSettings, on_progress: Progress) -> LoadedEngine:

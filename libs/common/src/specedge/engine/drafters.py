@@ -6,20 +6,35 @@ Blocking: called on the thread that will own the drafter. torch is imported only
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from specedge.engine.emulated import EmulatedDrafter, EmulatedText
+from specedge.engine.emulated import EmulatedDrafter, EmulatedText, read_agreement
 from specedge.engine.loading import DEFAULT_MODEL, Progress, no_progress, resolve_model
 from specedge.engine.ports import Drafter
 from specedge.engine.prompt_lookup import PromptLookupDrafter
 from specedge.engine.shipped import chosen_drafter
 from specedge.errors import FingerprintMismatch, ModelUnusable
-from specedge.profiles import DeviceProfile
+from specedge.profiles import INSTANT, DeviceProfile
 from specedge.tree.calibration import Tally
 
 CALIBRATION: Final = "calibration.json"
+
+
+@dataclass(frozen=True, slots=True)
+class EmulatedOptions:
+    """An emulated drafter.
+
+    seed       of its target's text       agreement  see ``read_agreement``; empty: the usual
+    profile    what a pass costs          run        takes the seconds of each pass
+    """
+
+    seed: int = 0
+    profile: DeviceProfile = INSTANT
+    agreement: str = ""
+    run: Callable[[float], None] = time.sleep
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +49,7 @@ class DrafterOptions:
     recalls    blend in what followed the same words before in the session's own text
     target     name or folder of the model that verifies: what ``auto`` is chosen for, and what a
                drafter borrows its embedding and head from
-    emulated_seed, emulated_pass_ms   of the emulated drafter: its text, and a pass's time
+    emulated   of the emulated drafter; None: one that takes no time
     """
 
     cache_dir: Path
@@ -47,8 +62,7 @@ class DrafterOptions:
     coupled: bool = True
     recalls: bool = True
     target: str = DEFAULT_MODEL
-    emulated_seed: int = 0
-    emulated_pass_ms: float = 0.0
+    emulated: EmulatedOptions | None = None
 
 
 def load_drafter(
@@ -88,11 +102,14 @@ def save_tally(tally: Tally, folder: Path) -> None:
 
 
 def _emulated(options: DrafterOptions) -> EmulatedDrafter:
-    profile = DeviceProfile(
-        name="settings", source="this service's settings", draft_pass_ms=options.emulated_pass_ms
+    emulated = options.emulated or EmulatedOptions()
+    return EmulatedDrafter(
+        EmulatedText(seed=emulated.seed),
+        agreement=read_agreement(emulated.agreement) if emulated.agreement else (0.8,),
+        branch=options.branch,
+        profile=emulated.profile,
+        sleep=emulated.run,
     )
-    text = EmulatedText(seed=options.emulated_seed)
-    return EmulatedDrafter(text, branch=options.branch, profile=profile, sleep=time.sleep)
 
 
 def _load_draft_model(

@@ -1,18 +1,19 @@
-"""A drafter without a model, whose agreement with an emulated target is a dial.
+"""A drafter without a model, whose agreement with an emulated target is a dial or a recording.
 
 It knows the target's token after every prefix, on the right path or not, and proposes it at a rank
-drawn from the dial. All is deterministic by hash. It does not know which ids a request masks. Holds
-its caller to the ``DraftSession`` contract: wrong use raises ProtocolViolation. Imports no torch.
+drawn from an ``Agreement``. All is deterministic by hash. It does not know which ids a request
+masks. Holds its caller to the ``DraftSession`` contract: wrong use raises ProtocolViolation.
+Imports no torch.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
 
+from specedge.engine.emulated_agreement import Agreement, GeometricAgreement
 from specedge.engine.emulated_text import EmulatedText
-from specedge.engine.ports import Expansion
+from specedge.engine.ports import ExpandAsked, Expansion
 from specedge.errors import Busy, ProtocolViolation
 from specedge.params import SamplingParams
 from specedge.profiles import INSTANT, DeviceProfile
@@ -22,37 +23,31 @@ from specedge.tree.token_tree import IntArray, TokenTree
 
 # Keeps the drawing of ranks apart from that of tokens.
 _RANK_SALT: Final = 0xA0761D6478BD642F
-# A hopeless child still has a finite score, falling with its rank.
-_LEAST_PROBABILITY: Final = 1e-6
-_NEVER: Final = 1 << 30
 
 
 class EmulatedDrafter:
     """``Drafter`` for an ``EmulatedText``.
 
-    agreement  probability, per depth from 1 on (the last one holds for all deeper), that the
-               target's token is the first child; given that it is not, that it is the second with
-               the same probability, and so on for ``branch`` children
-    sleep      gets seconds, once per pass, as ``profile.draft_pass_ms`` says
+    agreement  an ``Agreement``, or the probabilities of a ``GeometricAgreement``
+    sleep      gets seconds, once per pass, as ``profile.pass_ms`` says
     """
 
     def __init__(
         self,
         text: EmulatedText | None = None,
         *,
-        agreement: Sequence[float] = (0.8,),
+        agreement: Agreement | Sequence[float] = (0.8,),
         branch: int = 4,
         profile: DeviceProfile = INSTANT,
         sleep: Callable[[float], None] = lambda _: None,
         max_sessions: int = 1024,
     ) -> None:
-        if not agreement or not all(0.0 <= a <= 1.0 for a in agreement):
-            raise ValueError("agreement is a probability per depth")
         self.text = text or EmulatedText()
         self.branch = min(branch, self.text.vocab_size - 1)
-        self._agreement = tuple(agreement)
-        self._scores = [_scores(a, self.branch) for a in agreement]
-        self._pass_s = profile.draft_pass_ms / 1e3
+        self._agreement = (
+            GeometricAgreement(agreement) if isinstance(agreement, Sequence) else agreement
+        )
+        self._profile = profile
         self._sleep = sleep
         self._room = max_sessions
 
@@ -72,22 +67,31 @@ class EmulatedDrafter:
         """One session closed."""
         self._room += 1
 
-    def spend_pass(self) -> None:
-        """Take the time of one pass."""
-        self._sleep(self._pass_s)
+    def spend_pass(self, num_rows: int) -> None:
+        """Take the time of one pass over so many nodes."""
+        self._sleep(self._profile.pass_ms(num_rows) / 1e3)
+
+    def expand_together(self, asked: Sequence[ExpandAsked]) -> list[Expansion | None]:
+        """See ``BatchingDrafter.expand_together``: one pass over all."""
+        proposed: list[Expansion | None] = []
+        for one in asked:
+            assert isinstance(one.session, EmulatedDraftSession)
+            proposed.append(one.session.propose(one.tree, one.nodes))
+        self.spend_pass(sum(len(one.nodes) for one in asked))
+        return proposed
 
     def propose(
-        self, prefix: int, depth: int, params: SamplingParams
-    ) -> tuple[list[int], list[float]]:
-        """Children, at ``depth``, of the node with this prefix hash: tokens (k), scores (k)."""
-        dial = min(depth, len(self._agreement)) - 1
+        self, prefix: int, depth: int, params: SamplingParams, position: int = 0
+    ) -> tuple[list[int], Sequence[float]]:
+        """Children, at ``depth`` and ``position``, of the node with this prefix hash: tokens (k),
+        scores (k)."""
         truth = self.text.choice(prefix, params)
         draw = mix(prefix ^ _RANK_SALT)
         token = _others(truth, draw, self.branch, self.text.vocab_size)
-        rank = _rank(self._agreement[dial], ((draw >> 11) | 1) * UNIT)
+        rank = self._agreement.rank(((draw >> 11) | 1) * UNIT, depth, position)
         if rank < self.branch:
             token[rank] = truth
-        return token, self._scores[dial]
+        return token, self._agreement.scores(self.branch, depth, position)
 
 
 class EmulatedDraftSession:
@@ -99,6 +103,7 @@ class EmulatedDraftSession:
         _check(len(committed) > 0, "a session starts on at least its root")
         self._drafter = drafter
         self._params = params
+        self._base = len(committed)
         self._seen = TokenTree.root_only(int(committed[-1]))
         self._prefix = [drafter.text.fold_all(committed)]
         self._asked: set[int] = set()
@@ -107,6 +112,12 @@ class EmulatedDraftSession:
 
     def expand(self, tree: TokenTree, nodes: IntArray) -> Expansion:
         """See ``DraftSession.expand``."""
+        proposed = self.propose(tree, nodes)
+        self._drafter.spend_pass(len(nodes))
+        return proposed
+
+    def propose(self, tree: TokenTree, nodes: IntArray) -> Expansion:
+        """``expand``, but for the time it takes."""
         _check(self._is_open, "the session is closed")
         asked = [int(node) for node in nodes]
         self._check_nodes(tree, asked)
@@ -116,10 +127,10 @@ class EmulatedDraftSession:
         token = np.empty((len(asked), self._drafter.branch), dtype=np.int32)
         logprob = np.empty(token.shape, dtype=np.float32)
         for row, node in enumerate(asked):
-            depth = int(tree.depth[node]) + 1
-            proposed = self._drafter.propose(self._prefix[node], depth, self._params)
-            token[row], logprob[row] = proposed
-        self._drafter.spend_pass()
+            depth = int(tree.depth[node])
+            token[row], logprob[row] = self._drafter.propose(
+                self._prefix[node], depth + 1, self._params, self._base + depth
+            )
         return Expansion(token, logprob)
 
     def reroot(self, rerooting: Rerooting) -> None:
@@ -129,6 +140,7 @@ class EmulatedDraftSession:
         root = self._prefix[0]
         for token in rerooting.committed:
             root = self._drafter.text.fold(root, int(token))
+        self._base += len(rerooting.committed)
         # Ids ascend, so the kept nodes that were seen come first; the others come back as new.
         kept = rerooting.kept[rerooting.kept < len(self._seen)]
         prefix = [self._prefix[node] for node in kept] or [root]
@@ -182,24 +194,6 @@ def _others(truth: int, draw: int, count: int, vocab_size: int) -> list[int]:
     """``count`` distinct tokens that are not ``truth``."""
     offset = draw % (vocab_size - 1)
     return [(truth + 1 + (offset + i) % (vocab_size - 1)) % vocab_size for i in range(count)]
-
-
-def _rank(agreement: float, u: float) -> int:
-    """At which rank the target's token is found, from a number in (0, 1): each further child is
-    it with probability ``agreement``, given that none before was."""
-    if agreement <= 0.0:
-        return _NEVER
-    if agreement >= 1.0:
-        return 0
-    return int(min(math.log(u) / math.log1p(-agreement), _NEVER))
-
-
-def _scores(agreement: float, count: int) -> list[float]:
-    """Honest log-probabilities by rank, but for the hopeless, which get some small ones."""
-    return [
-        math.log(max(agreement * (1.0 - agreement) ** rank, _LEAST_PROBABILITY * 0.5**rank))
-        for rank in range(count)
-    ]
 
 
 def _check(holds: bool | np.bool_, message: str) -> None:

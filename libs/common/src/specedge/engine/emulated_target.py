@@ -46,7 +46,8 @@ class _Rows:
 class EmulatedTarget:
     """``TargetEngine`` whose tokens come from an ``EmulatedText`` and whose time from a profile.
 
-    ``sleep`` gets seconds, once per step. ``kv_tokens`` bounds the rows of all slots together.
+    ``sleep`` gets seconds, once per step, after ``begin`` was called at its beginning.
+    ``kv_tokens`` bounds the rows of all slots together.
     Belongs to the thread that calls it first.
     """
 
@@ -56,6 +57,7 @@ class EmulatedTarget:
         *,
         profile: DeviceProfile = INSTANT,
         sleep: Sleep = lambda _: None,
+        begin: Callable[[], None] = lambda: None,
         slots: int = 64,
         kv_tokens: int = 1 << 22,
         identity: ModelIdentity | None = None,
@@ -64,6 +66,7 @@ class EmulatedTarget:
         self._identity = identity or self._text.identity()
         self._profile = profile
         self._sleep = sleep
+        self._begin = begin
         self._free = [Slot(slot) for slot in reversed(range(slots))]
         self._num_slots = slots
         self._kv_tokens = kv_tokens
@@ -93,6 +96,7 @@ class EmulatedTarget:
 
     def step(self, items: Sequence[StepItem]) -> list[NodeChoices | None]:
         """See ``TargetEngine.step``."""
+        self._begin()
         _check(len({item.slot for item in items}) == len(items), "slots are distinct in a step")
         for item in items:
             self._check_item(item)
