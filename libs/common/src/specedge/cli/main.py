@@ -14,6 +14,7 @@ import typer
 
 from specedge import __version__
 from specedge.cli.console import report
+from specedge.cli.creds import creds
 from specedge.cli.failure import EXIT_INTERRUPTED, EXIT_USAGE, CommandFailed
 from specedge.cli.stack import (
     EDGE_MODULE,
@@ -39,6 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.add_typer(creds)
 
 Model = Annotated[
     str | None,

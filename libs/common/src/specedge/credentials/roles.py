@@ -5,9 +5,20 @@ token open (any edge, any verifier), it is written here.
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import assert_never
 
 from specedge.ids import EdgeId, SchedulerId, VerifierId
 from specedge.protocol import subjects
+
+
+class Role(StrEnum):
+    """What somebody is to the system."""
+
+    SCHEDULER = "scheduler"
+    VERIFIER = "verifier"
+    OBSERVER = "observer"
+    EDGE = "edge"
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +27,21 @@ class Permissions:
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
+
+
+def permissions_of(role: Role, *, name: str, public_key: str) -> Permissions:
+    """Of somebody called ``name``: a service is known by its name, an edge by its key alone."""
+    match role:
+        case Role.SCHEDULER:
+            return scheduler(SchedulerId(name))
+        case Role.VERIFIER:
+            return verifier(VerifierId(name))
+        case Role.OBSERVER:
+            return observer()
+        case Role.EDGE:
+            return edge(EdgeId(public_key))
+        case _:
+            assert_never(role)
 
 
 def edge(edge_id: EdgeId) -> Permissions:

@@ -17,14 +17,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, cast
 
-from specedge.errors import SpecEdgeError
-from specedge.link import tether
-from specedge.link._broker_config import (
+from specedge.credentials.broker_config import (
     MAX_PAYLOAD_BYTES,
+    BrokerSettings,
     BrokerTls,
     BrokerUser,
     broker_config,
+    users_config,
 )
+from specedge.errors import SpecEdgeError
+from specedge.link import tether
 
 __all__ = ["Broker", "BrokerFailed", "BrokerTls", "BrokerUser", "find_broker_binary"]
 
@@ -148,19 +150,19 @@ class Broker:
     def _command(self) -> list[str]:
         self._store_dir.mkdir(parents=True, exist_ok=True)
         config_file = self._store_dir / "nats-server.conf"
-        config_file.write_text(
-            broker_config(
-                host=self._host,
-                port=self._port,
-                store_dir=self._store_dir,
-                users=self._users,
-                tls=self._tls,
-                max_payload_bytes=self._max_payload_bytes,
-            ),
-            encoding="utf-8",
-        )
+        config_file.write_text(self._config(), encoding="utf-8")
         tied = [sys.executable, "-I", "-S", tether.__file__, str(os.getpid())]
         return [*tied, find_broker_binary(), "-c", str(config_file)]
+
+    def _config(self) -> str:
+        settings = BrokerSettings(
+            name=f"specedge-{self._store_dir.name}",
+            listen=f"{self._host}:{self._port or -1}",
+            store_dir=self._store_dir,
+            tls=self._tls,
+            max_payload_bytes=self._max_payload_bytes,
+        )
+        return broker_config(settings) + (users_config(self._users) if self._users else "")
 
 
 class _Process(asyncio.SubprocessProtocol):
