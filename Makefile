@@ -4,17 +4,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+KUBECTL := $(VENV)/.kubectl
 PACKAGES := libs/common services/edge services/scheduler services/verifier
 ARGS ?=
 PROMPTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test demo up bench bench-acceptance bench-controller bench-engine clean
+.PHONY: help setup check lint-deploy format test demo up bench bench-acceptance bench-controller bench-engine clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## Make the virtual environment in .venv and install all packages into it
+setup: $(STAMP) $(KUBECTL) ## Make the virtual environment in .venv and install all packages into it
 
 # Keyed on what decides the installation, so that a change of any of them installs again.
 $(STAMP): requirements-dev.txt $(PACKAGES:%=%/pyproject.toml)
@@ -26,18 +27,31 @@ $(STAMP): requirements-dev.txt $(PACKAGES:%=%/pyproject.toml)
 	  -r requirements-dev.txt
 	touch $@
 
-check: $(STAMP) ## Lint, format, types, and the rings
+# What tests render manifests with. Without it they say so, and use what is on the PATH.
+$(KUBECTL): tests/deploy/fetch_kubectl.py $(STAMP)
+	$(BIN)/python tests/deploy/fetch_kubectl.py $(BIN)/kubectl
+	touch $@
+
+check: $(STAMP) lint-deploy ## Lint, format, types, the rings, and what deploys it
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+# Compose's own checks need its binary alone, no engine; the package's own command hides exit codes.
+COMPOSE = $$($(BIN)/python -c 'import compose; print(compose.__path__[0])')/docker-compose
+
+lint-deploy: $(STAMP) ## Lint Dockerfiles, Compose's files, manifests and monitoring
+	$(BIN)/hadolint services/*/Dockerfile
+	$(BIN)/yamllint --strict .yamllint.yaml docker-compose.yml deploy k8s
+	$(COMPOSE) --profile '*' config --quiet
 
 format: $(STAMP) ## Let ruff put the code into shape
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 # Tests with their own processes and timing run one at a time, after the rest.
-test: $(STAMP) ## Run every test
+test: $(STAMP) $(KUBECTL) ## Run every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal \
 	  --ignore=tests/integration --ignore=tests/e2e $(ARGS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/integration tests/e2e $(ARGS)
