@@ -11,7 +11,6 @@
 Only this file and ``loading`` name concrete adapters.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,6 +30,7 @@ from specedge.protocol.subjects import edge_inbox
 from specedge.service.compute import ComputeThread
 from specedge.service.health import HealthState, service_routes
 from specedge.service.http import HttpServer, serve_http
+from specedge.service.loading import LoadingStopped, LoadingWatch
 from specedge.service.metrics import ServiceMetrics
 from specedge.service.runtime import ServiceContext, settle_heap
 from specedge_edge.answering import AnswerDesk
@@ -136,12 +136,12 @@ class Edge:
 
     async def load(self, connect: Connect) -> None:
         """Load, connect, and answer from then on."""
-        loop = asyncio.get_running_loop()
-
-        def on_progress(phase: str, fraction: float) -> None:
-            loop.call_soon_threadsafe(self.health.loading, phase, fraction)
-
-        loaded = await self._compute.run(self._loader, self._settings, on_progress)
+        watch = LoadingWatch(self._context, self.health)
+        try:
+            loaded = await self._compute.run(self._loader, self._settings, watch)
+        except LoadingStopped as stopped:
+            _log.info("edge_stopped", reason=str(stopped))
+            return
         self.health.loading("connect to the broker")
         key = UserKey.load_or_create(self._settings.key_path)
         link = await connect(key)

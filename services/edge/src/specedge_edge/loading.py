@@ -12,6 +12,7 @@ from specedge.engine.emulated import EmulatedText
 from specedge.engine.fingerprints import logical_vocab_size, tokenizer_fingerprint
 from specedge.engine.loading import Progress, load_tokenizer, model_name, resolve_model
 from specedge.engine.ports import Drafter
+from specedge.service.loading import LoadingStopped
 from specedge.tree.calibration import Tally
 from specedge_edge.config import EdgeSettings
 from specedge_edge.emulated_tokenizer import EMULATED_MODEL, EmulatedTokenizer
@@ -51,6 +52,8 @@ def _try_load_drafter(
         options = _drafter_options(settings)
         drafter = load_drafter(settings.drafter, fingerprint, options, on_progress)
         return drafter, load_tally(settings.drafter, options.target), None
+    except LoadingStopped:
+        raise
     except Exception as error:  # noqa: BLE001, RUF100 - bad weights fail in as many ways as they like
         problem = spell_out(error)
         _log.error("drafter_unusable", drafter=settings.drafter, reason=problem)

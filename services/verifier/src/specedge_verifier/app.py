@@ -15,7 +15,6 @@ Handlers, timers and the engine loop's bookkeeping are synchronous pieces on one
 sees the whole state between two changes and none needs a lock.
 """
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -35,6 +34,7 @@ from specedge.protocol.verifier_session import VerifierSession
 from specedge.service.compute import ComputeThread
 from specedge.service.health import HealthState, service_routes
 from specedge.service.http import serve_http
+from specedge.service.loading import LoadingStopped, LoadingWatch
 from specedge.service.metrics import ServiceMetrics
 from specedge.service.runtime import ServiceContext, settle_heap
 from specedge_verifier.batches import BatchLedger
@@ -220,6 +220,8 @@ async def run(settings: VerifierSettings, incarnation: str, context: ServiceCont
                 settings.hosted_share,
             )
             await serve(options, loaded, compute=compute, link=link, context=context, metrics=own)
+    except LoadingStopped as stopped:
+        _log.info("verifier_stopped", reason=str(stopped))
     finally:
         await compute.close()
         await http.close()
@@ -232,15 +234,11 @@ async def _load(
     context: ServiceContext,
     metrics: VerifierMetrics,
 ) -> LoadedEngine:
-    """Load on the compute thread, telling /ready how far it is. Raises ModelUnusable."""
-    loop = asyncio.get_running_loop()
-
-    def on_progress(phase: str, fraction: float) -> None:
-        loop.call_soon_threadsafe(health.loading, phase, fraction)
-
+    """Load on the compute thread, telling /ready how far it is. Raises ModelUnusable, and
+    LoadingStopped when the drain begins first."""
     started_s = context.clock.now_s()
     _log.info("model_load_started", model=settings.model, engine=settings.engine)
-    loaded = await compute.run(load_engine, settings, on_progress)
+    loaded = await compute.run(load_engine, settings, LoadingWatch(context, health))
     settle_heap()
     took_s = context.clock.now_s() - started_s
     metrics.load_s.set(took_s)
