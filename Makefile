@@ -10,7 +10,7 @@ ARGS ?=
 PROMPTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check lint-deploy format test demo up bench bench-acceptance bench-controller bench-engine clean
+.PHONY: help setup check lint-deploy k8s-alerts format test demo up bench bench-acceptance bench-controller bench-engine clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,11 @@ lint-deploy: $(STAMP) ## Lint Dockerfiles, Compose's files, manifests and monito
 	$(BIN)/hadolint services/*/Dockerfile
 	$(BIN)/yamllint --strict .yamllint.yaml docker-compose.yml deploy k8s
 	$(COMPOSE) --profile '*' config --quiet
+
+k8s-alerts: ## Wrap deploy/monitoring/alerts.yml for the Prometheus operator
+	{ sed '/^spec:/q' k8s/components/monitoring/alerts.yaml; \
+	  sed -n '/^groups:/,$$p' deploy/monitoring/alerts.yml | sed 's/^\(.\)/  \1/'; } >.alerts.part
+	mv .alerts.part k8s/components/monitoring/alerts.yaml
 
 format: $(STAMP) ## Let ruff put the code into shape
 	$(BIN)/ruff format .
