@@ -1,0 +1,145 @@
+"""Compose's files and the Dockerfiles agree with each other and with the code: no engine needed."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from pydantic.fields import FieldInfo
+
+from specedge import __version__
+from specedge.service.settings import PREFIX, ServiceSettings
+from specedge_edge.config import EdgeSettings
+from specedge_scheduler.config import SchedulerSettings
+from specedge_verifier.config import VerifierSettings
+from tests.deploy.compose_project import ROOT, Project
+
+HOME = ROOT / "deploy/edge-at-home/docker-compose.yml"
+PUBLIC = (ROOT / "docker-compose.yml", ROOT / "deploy/public-broker.yml")
+SETTINGS: dict[str, type[ServiceSettings]] = {
+    "scheduler": SchedulerSettings,
+    "verifier": VerifierSettings,
+    "verifier-gpu": VerifierSettings,
+    "edge": EdgeSettings,
+    "edge-gpu": EdgeSettings,
+}
+NOT_OURS = {"HF_TOKEN"}
+
+
+def configured(project: Project) -> dict[str, dict[str, object]]:
+    """Every service, as Compose understands it."""
+    said = project.run("--profile", "*", "config", "--format", "json")
+    services: dict[str, dict[str, object]] = json.loads(said)["services"]
+    return services
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, dict[str, object]]:
+    return configured(Project("specedge-config"))
+
+
+def test_a_broker_for_homes_needs_the_name_that_they_dial() -> None:
+    said = Project("specedge-config", files=PUBLIC).run_fully("up", "--no-start", check=False)
+
+    assert said.returncode != 0
+    assert "set SPECEDGE_PUBLIC_HOST in .env to the name or address" in said.stderr
+
+
+@pytest.mark.parametrize("missing", ["SPECEDGE_EDGE_FOLDER", "SPECEDGE_USER"])
+def test_an_edge_at_home_says_what_it_needs(missing: str, tmp_path: Path) -> None:
+    (tmp_path / "edge.env").touch()
+    given = {"SPECEDGE_EDGE_FOLDER": str(tmp_path), "SPECEDGE_USER": "1000:1000"}
+    del given[missing]
+
+    said = Project("specedge-config", files=(HOME,), settings=given).run_fully(
+        "up", "--no-start", check=False
+    )
+
+    assert said.returncode != 0
+    assert f"required variable {missing} is missing a value: set {missing} to" in said.stderr
+
+
+def test_the_example_of_settings_shows_the_defaults(
+    services: dict[str, dict[str, object]], tmp_path: Path
+) -> None:
+    """With every line of it switched on, nothing changes."""
+    example = (ROOT / ".env.example").read_text()
+    shown = dict(re.findall(r"^#(\w+)=(\S*)", example, flags=re.MULTILINE))
+    del shown["COMPOSE_FILE"], shown["COMPOSE_PROFILES"]
+
+    assert configured(Project("specedge-config", settings=shown)) == services
+
+
+def test_the_example_of_settings_has_every_variable_of_composes_files() -> None:
+    files = [*PUBLIC, HOME]
+    asked = {name for path in files for name in re.findall(r"\$\{(\w+)", path.read_text())}
+    shown = set(re.findall(r"^#(\w+)=", (ROOT / ".env.example").read_text(), flags=re.MULTILINE))
+
+    of_homes = {"SPECEDGE_EDGE_FOLDER", "SPECEDGE_USER", "SPECEDGE_CACHE"}
+    assert asked - of_homes - {"SPECEDGE_REVISION"} == shown - {"COMPOSE_FILE", "COMPOSE_PROFILES"}
+
+
+@pytest.mark.parametrize("service", SETTINGS)
+def test_services_are_told_only_of_settings_that_they_have(
+    services: dict[str, dict[str, object]], service: str
+) -> None:
+    environment = services[service]["environment"]
+    assert isinstance(environment, dict)
+
+    told = environment.keys() - NOT_OURS
+    fields: dict[str, FieldInfo] = SETTINGS[service].model_fields
+    assert told <= {f"{PREFIX}{name.upper()}" for name in fields}
+
+
+def test_images_are_of_this_version(services: dict[str, dict[str, object]]) -> None:
+    images = {str(service["image"]) for service in services.values()}
+    ours = {image for image in images if image.startswith("specedge/")}
+
+    assert {image.partition(":")[2].removesuffix("-cuda") for image in ours} == {__version__}
+    assert not [image for image in images if ":" not in image or image.endswith(":latest")]
+    for path in ROOT.glob("services/*/Dockerfile"):
+        assert f"ARG VERSION={__version__}\n" in path.read_text(), path
+
+
+def test_everything_listens_on_loopback_unless_told_otherwise(
+    services: dict[str, dict[str, object]],
+) -> None:
+    published = [port for service in services.values() for port in service.get("ports", ())]  # type: ignore[attr-defined]
+
+    assert len(published) == 5
+    assert {port["host_ip"] for port in published} == {"127.0.0.1"}
+
+
+def test_what_runs_for_long_is_confined_bounded_and_drained(
+    services: dict[str, dict[str, object]],
+) -> None:
+    for name, service in services.items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["logging"] == {
+            "driver": "json-file",
+            "options": {"max-file": "3", "max-size": "10m"},
+        }, name
+        if service.get("restart") is None:
+            continue
+        limits = service["deploy"]["resources"]["limits"]  # type: ignore[index]
+        assert int(limits["memory"]) > 0 and limits["pids"] > 0, name
+        if name in SETTINGS:
+            grace_s = int(str(service["stop_grace_period"]).removesuffix("s"))
+            fields = SETTINGS[name].model_fields
+            drain_s = fields["drain_s"].default if "drain_s" in fields else 0.0
+            assert grace_s >= drain_s + 10, name
+
+
+def test_edge_and_verifier_images_share_their_largest_layer() -> None:
+    """An image of either is built from the same steps down to the first package of ours."""
+    stages = []
+    for service in ("edge", "verifier"):
+        text = (ROOT / f"services/{service}/Dockerfile").read_text()
+        stage = text[text.index("\nFROM ") : text.index("\nFROM engine AS packages")]
+        final = text[text.rindex("\nFROM ") :].splitlines()[1:3]
+        stages.append((stage, final))
+
+    assert stages[0] == stages[1]
+    assert stages[0][1][1].startswith("COPY --from=engine ")
