@@ -125,3 +125,22 @@ def remove(name: Name, directory: Folder = DEFAULT_FOLDER, as_json: AsJson = Fal
     from specedge.cli.creds_folder import run_remove
 
     run_remove(directory, name, as_json=as_json)
+
+
+@creds.command()
+def check(
+    name: Name,
+    directory: Folder = DEFAULT_FOLDER,
+    url: Annotated[
+        str | None, typer.Option(help="The broker.", show_default="what edges dial")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Try on the running broker all that NAME must be able to do, and much that it must not.
+
+    Does no harm: whoever is addressed does not exist. Exits with 1 if anything is not as the role
+    says.
+    """
+    from specedge.cli.creds_check import run_check
+
+    run_check(directory, name, url, as_json=as_json)
