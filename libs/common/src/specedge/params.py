@@ -76,6 +76,8 @@ class DraftPolicy:
     branch  children considered per expanded node
     floor   nodes less likely to be accepted than this are neither sent nor expanded: each costs the
             verifier a row, in every batch it is part of
+    passes  run after the verdict at most, beside the levels that were there already; None: as many
+            as the depth takes
     """
 
     depth: int = 5
@@ -83,3 +85,4 @@ class DraftPolicy:
     beams: int = 8
     branch: int = 8
     floor: float = 0.0
+    passes: int | None = None

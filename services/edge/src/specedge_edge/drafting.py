@@ -24,7 +24,7 @@ from specedge.errors import Busy
 from specedge.params import DraftPolicy, SamplingParams, StopRule
 from specedge.protocol.effects import Committed, Drafted
 from specedge.protocol.messages import Limits
-from specedge.service.compute import ComputeThread, IdleWork
+from specedge.service.compute import Compute, IdleWork
 from specedge.tree.ahead import AheadPolicy
 from specedge.tree.calibration import Tally
 from specedge.tree.token_tree import IntArray, TokenTree
@@ -88,7 +88,7 @@ class DraftSource:
     """
 
     drafter: Drafter | None
-    compute: ComputeThread
+    compute: Compute
     policy: DraftPolicy
     grant_tokens: int
     clock: Clock

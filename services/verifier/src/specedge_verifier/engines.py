@@ -127,7 +127,7 @@ def _emulated_drafter(settings: VerifierSettings, device: EmulatedDevice) -> Emu
     if settings.emulated_pair:
         pair = _pair(settings)
         profile, agreement = pair.server_drafter, agreement or str(pair.acceptance)
-    return EmulatedOptions(settings.emulated_seed, profile, agreement, device.run)
+    return EmulatedOptions(settings.emulated_seed, profile, agreement, device.run, device.begin)
 
 
 def _pair(settings: VerifierSettings) -> Pair:

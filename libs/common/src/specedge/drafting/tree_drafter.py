@@ -65,7 +65,7 @@ class TreeDrafter:
         self._calibration = Calibration(self._tally)
         self._committed: list[int] = []
         self._growing = GrowingTree.start(TokenTree.root_only(0))
-        self._policy, self._passes = _IDLE, 0
+        self._policy, self._passes, self._max_passes = _IDLE, 0, 0
         self._rule: GrowthRule | None = None
         self._kind = ScoreKind.LOGPROB
         self._sent = select(self._growing.tree, 0)
@@ -111,6 +111,7 @@ class TreeDrafter:
         self._policy, self._rule = policy, rule
         there = min(levels_there(self._growing, self._stop_ids), policy.depth)
         self._passes = there
+        self._max_passes = policy.depth if policy.passes is None else there + policy.passes
         self._count(passes_saved=there)
 
     def step(self) -> bool:
@@ -128,7 +129,7 @@ class TreeDrafter:
         """What ``step`` would expand, (m,) int32 ids into ``growing.tree``: none if the round is as
         large as it should be. For a caller that runs the pass itself, for several sessions at once:
         ``take_step`` takes the outcome."""
-        if self._passes >= self._policy.depth:
+        if self._passes >= min(self._policy.depth, self._max_passes):
             return EMPTY
         nodes = plan_pass(self._growing, self._policy, self._stop_ids)
         if self._rule is not None and len(nodes):

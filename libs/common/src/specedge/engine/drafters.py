@@ -29,12 +29,14 @@ class EmulatedOptions:
 
     seed       of its target's text       agreement  see ``read_agreement``; empty: the usual
     profile    what a pass costs          run        takes the seconds of each pass
+    begin      is told when a pass begins
     """
 
     seed: int = 0
     profile: DeviceProfile = INSTANT
     agreement: str = ""
     run: Callable[[float], None] = time.sleep
+    begin: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,7 @@ def _emulated(options: DrafterOptions) -> EmulatedDrafter:
         branch=options.branch,
         profile=emulated.profile,
         sleep=emulated.run,
+        begin=emulated.begin,
     )
 
 

@@ -29,7 +29,8 @@ class EmulatedDrafter:
     """``Drafter`` for an ``EmulatedText``.
 
     agreement  an ``Agreement``, or the probabilities of a ``GeometricAgreement``
-    sleep      gets seconds, once per pass, as ``profile.pass_ms`` says
+    sleep      gets seconds, once per pass, as ``profile.pass_ms`` says, after ``begin`` was called
+               at its beginning
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class EmulatedDrafter:
         branch: int = 4,
         profile: DeviceProfile = INSTANT,
         sleep: Callable[[float], None] = lambda _: None,
+        begin: Callable[[], None] = lambda: None,
         max_sessions: int = 1024,
     ) -> None:
         self.text = text or EmulatedText()
@@ -49,6 +51,7 @@ class EmulatedDrafter:
         )
         self._profile = profile
         self._sleep = sleep
+        self.begin_pass = begin
         self._room = max_sessions
 
     @property
@@ -73,6 +76,7 @@ class EmulatedDrafter:
 
     def expand_together(self, asked: Sequence[ExpandAsked]) -> list[Expansion | None]:
         """See ``BatchingDrafter.expand_together``: one pass over all."""
+        self.begin_pass()
         proposed: list[Expansion | None] = []
         for one in asked:
             assert isinstance(one.session, EmulatedDraftSession)
@@ -112,6 +116,7 @@ class EmulatedDraftSession:
 
     def expand(self, tree: TokenTree, nodes: IntArray) -> Expansion:
         """See ``DraftSession.expand``."""
+        self._drafter.begin_pass()
         proposed = self.propose(tree, nodes)
         self._drafter.spend_pass(len(nodes))
         return proposed

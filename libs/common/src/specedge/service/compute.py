@@ -7,7 +7,7 @@ import functools
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final, ParamSpec, TypeVar
+from typing import Final, ParamSpec, Protocol, TypeVar
 
 from specedge.errors import Busy
 
@@ -32,6 +32,25 @@ class IdleWork:
     def stop(self) -> None:
         """No further step begins; one that has begun ends. From any thread; idempotent."""
         self._is_stopped = True
+
+
+class Compute(Protocol):
+    """What those who ask see of a compute thread; ``ComputeThread`` says what each call promises.
+    Emulated devices are another, which take time but no thread."""
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call ``function`` there; return or raise what it does."""
+        ...
+
+    def start(
+        self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Future[T]:
+        """As ``run``, but the call is in line when this returns."""
+        ...
+
+    def start_idle(self, step: Callable[[], bool]) -> IdleWork:
+        """Call ``step`` again and again while nothing else is asked for."""
+        ...
 
 
 class ComputeThread:

@@ -10,6 +10,7 @@ import gc
 import heapq
 import itertools
 import math
+import selectors
 import signal
 import sys
 import time
@@ -41,6 +42,7 @@ T = TypeVar("T")
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 TIMER_GRAIN_S: Final = 0.001  # event loops round their timers to milliseconds
+FINE_GRAIN_S: Final = 0.00002
 
 _log = structlog.get_logger("specedge.service")
 
@@ -93,9 +95,11 @@ class LoopClock:
 
     Keeps its own heap and one timer of the loop for the earliest entry: loops round to
     milliseconds, which would let a timer fire early or before one that was due sooner.
+    ``grain_s``: what the loop rounds to.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, grain_s: float = TIMER_GRAIN_S) -> None:
+        self._grain_s = grain_s
         self._loop = asyncio.get_running_loop()
         self._sequence = itertools.count()
         self._due: list[tuple[float, int, _Timer]] = []
@@ -124,7 +128,7 @@ class LoopClock:
             return
         self._armed_for_s = self._due[0][0]
         wait_s = max(0.0, self._armed_for_s - self.now_s())
-        rounded_s = math.ceil(wait_s / TIMER_GRAIN_S) * TIMER_GRAIN_S
+        rounded_s = math.ceil(wait_s / self._grain_s) * self._grain_s
         self._armed = self._loop.call_later(rounded_s, self._fire)
 
     def _fire(self) -> None:
@@ -178,15 +182,17 @@ class ServiceContext:
 ServiceMain = Callable[[ServiceContext], Awaitable[None]]
 
 
-def run_service(main: ServiceMain) -> int:
+def run_service(main: ServiceMain, *, fine_timers: bool = False) -> int:
     """Run a service until ``main`` returns, on uvloop where there is one. Returns the exit code.
+    ``fine_timers``: on a slower loop, whose timers are true to microseconds, not milliseconds.
 
     The first SIGTERM or SIGINT begins the drain: ``main`` sees ``context.drain`` and returns when
     it is done. The second cancels ``main``, and the exit code is 128 + the signal. An error of
     ``main`` or of one of its tasks is logged and makes the exit code 1. Main thread only.
     """
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(main))
+    loop_factory = _fine_loop if fine_timers else _loop_factory()
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(_serve(main, FINE_GRAIN_S if fine_timers else TIMER_GRAIN_S))
 
 
 def settle_heap() -> None:
@@ -198,10 +204,10 @@ def settle_heap() -> None:
 
 
 @contextlib.asynccontextmanager
-async def service_context() -> AsyncIterator[ServiceContext]:
+async def service_context(grain_s: float = TIMER_GRAIN_S) -> AsyncIterator[ServiceContext]:
     """A context without signal handlers: for tests, and for commands that borrow a service's
     machinery. Leaving it ends its tasks."""
-    clock = LoopClock()
+    clock = LoopClock(grain_s)
     async with Tasks() as tasks:
         watchdog = LoopWatchdog(clock)
         watchdog.start()
@@ -211,7 +217,7 @@ async def service_context() -> AsyncIterator[ServiceContext]:
             watchdog.stop()
 
 
-async def _serve(main: ServiceMain) -> int:
+async def _serve(main: ServiceMain, grain_s: float) -> int:
     stopped_by: list[signal.Signals] = []
     body = asyncio.current_task()
     assert body is not None
@@ -227,7 +233,7 @@ async def _serve(main: ServiceMain) -> int:
     loop = asyncio.get_running_loop()
     numbers = (signal.SIGTERM, signal.SIGINT)
     try:
-        async with service_context() as context:
+        async with service_context(grain_s) as context:
             for number in numbers:
                 loop.add_signal_handler(number, on_signal, number)
             await main(context)
@@ -252,6 +258,11 @@ def _log_failures(error: BaseException) -> None:
         _log.error("service_failed", error=type(error).__name__, reason=str(error))
     else:
         _log.error("service_failed", exc_info=error)
+
+
+def _fine_loop() -> asyncio.AbstractEventLoop:
+    """``select`` takes its timeout in microseconds; ``epoll`` and uvloop round to milliseconds."""
+    return asyncio.SelectorEventLoop(selectors.SelectSelector())
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

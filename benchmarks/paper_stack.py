@@ -1,0 +1,229 @@
+"""The real services on emulated devices, for one cell of the paper's table: broker, scheduler and
+verifier as processes, and a fleet of edges beside them.
+
+    fleet ── nats-server ── scheduler, verifier
+
+Every edge has a connection of its own and its own distance from the broker.
+"""
+
+import asyncio
+import asyncio.subprocess
+import contextlib
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.scrape import Reading, read
+from specedge.cli.child import Child
+from specedge.cli.failure import CommandFailed
+from specedge.cli.stack import LOOPBACK, SCHEDULER_MODULE, VERIFIER_MODULE, ProcessPlan
+from specedge.cli.supervisor import describe_exit, last_words
+from specedge.cli.waiting import until_ready, watch_readiness
+from specedge.errors import InvalidRequest
+from specedge.link.base import Message
+from specedge.link.broker import Broker
+from specedge.link.nats import NatsLink, NatsOptions
+from specedge.protocol import subjects
+from specedge.protocol.codec import decode
+from specedge.protocol.messages import Stat, StepReport
+from specedge.service.runtime import Tasks
+
+FLEET: Final = "specedge_edge.fleet"
+READY_WITHIN_S: Final = 60.0
+GRACE_S: Final = 5.0
+COMMON_FLAGS: Final = ("--http-port", "0", "--http-host", LOOPBACK, "--log-format", "json")
+
+
+@dataclass(frozen=True, slots=True)
+class CellFlags:
+    """What the processes of a cell are started with. Several ``fleets`` share a cell's edges."""
+
+    scheduler: Sequence[str]
+    verifier: Sequence[str]
+    fleets: Sequence[Sequence[str]]
+
+
+@dataclass(slots=True)
+class CellOutcome:
+    """What was measured, between the fleets' ``measuring`` and ``over``.
+
+    fleets     each fleet's own figures         verifier, scheduler   their counters' growth
+    steps      every step that the verifier reported in that time
+    cpu_share  of each process, of one core
+    """
+
+    fleets: list[dict[str, Any]]
+    verifier: Reading
+    scheduler: Reading
+    steps: list[StepReport]
+    wall_s: float
+    cpu_share: dict[str, float] = field(default_factory=dict)
+
+
+async def run_cell(run_dir: Path, flags: CellFlags) -> CellOutcome:
+    """Start it all, measure, end it all. Raises an ExceptionGroup of CommandFailed."""
+    async with (
+        Broker(store_dir=run_dir / "broker") as broker,
+        _services(run_dir, broker.url, flags) as (scheduler, verifier),
+        Tasks() as tasks,
+    ):
+        observer = await _Observer.connect(broker.url, tasks)
+        fleets = [
+            await _FleetProcess.start(broker.url, number, each, run_dir)
+            for number, each in enumerate(flags.fleets)
+        ]
+        try:
+            outcome = await _measure(fleets, observer, scheduler, verifier, broker)
+        finally:
+            for fleet in fleets:
+                await fleet.end()
+            await observer.close()
+        return outcome
+
+
+async def _measure(
+    fleets: "Sequence[_FleetProcess]",
+    observer: "_Observer",
+    scheduler: Child,
+    verifier: Child,
+    broker: Broker,
+) -> CellOutcome:
+    pids = {"scheduler": scheduler.pid, "verifier": verifier.pid, "broker": broker.pid}
+    pids |= {f"fleet-{number}": fleet.pid for number, fleet in enumerate(fleets)}
+    for fleet in fleets:
+        await fleet.until("measuring")
+    clock = asyncio.get_running_loop()
+    observer.steps.clear()
+    before = [await asyncio.to_thread(read, _url(child)) for child in (scheduler, verifier)]
+    began_s, cpu_s = clock.time(), _cpu_seconds(pids)
+    for fleet in fleets:
+        await fleet.until("over")
+    wall_s = clock.time() - began_s
+    used_s = {name: late - cpu_s[name] for name, late in _cpu_seconds(pids).items()}
+    after = [await asyncio.to_thread(read, _url(child)) for child in (scheduler, verifier)]
+    steps = list(observer.steps.values())
+    figures = [await fleet.until("measured") for fleet in fleets]
+    return CellOutcome(
+        figures,
+        verifier=after[1] - before[1],
+        scheduler=after[0] - before[0],
+        steps=steps,
+        wall_s=wall_s,
+        cpu_share={name: seconds / wall_s for name, seconds in used_s.items()},
+    )
+
+
+class _FleetProcess:
+    """A fleet, and what it says."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+        self._process = process
+        self._log = log
+        self.pid = process.pid
+
+    @classmethod
+    async def start(
+        cls, url: str, number: int, flags: Sequence[str], run_dir: Path
+    ) -> "_FleetProcess":
+        log = run_dir / f"fleet-{number}.log"
+        command = [sys.executable, "-m", FLEET, "--nats-url", url, "--log-format", "json", *flags]
+        with log.open("wb") as stderr:
+            process = await asyncio.create_subprocess_exec(
+                *command, stdout=asyncio.subprocess.PIPE, stderr=stderr, limit=1 << 24
+            )
+        return cls(process, log)
+
+    async def until(self, event: str) -> dict[str, Any]:
+        """What it says with that event. Raises CommandFailed if it ends before."""
+        assert self._process.stdout is not None
+        while line := await self._process.stdout.readline():
+            said: dict[str, Any] = json.loads(line)
+            if said["event"] == event:
+                return said
+        code = await self._process.wait()
+        raise CommandFailed(f"the fleet {describe_exit(code)}", hint=self._log.read_text()[-2000:])
+
+    async def end(self) -> None:
+        """Idempotent."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+            await self._process.wait()
+
+
+class _Observer:
+    """Hears every step that the verifier reports; each is repeated, so a lost report loses none."""
+
+    def __init__(self, link: NatsLink) -> None:
+        self._link = link
+        self.steps: dict[int, StepReport] = {}
+
+    @classmethod
+    async def connect(cls, url: str, tasks: Tasks) -> "_Observer":
+        options = NatsOptions((url,), "observer", subjects.service_inbox("observer"))
+        observer = cls(await NatsLink.connect(options, tasks=tasks))
+        await observer._link.subscribe(subjects.ALL_VERIFIERS, observer._on_message)
+        return observer
+
+    async def close(self) -> None:
+        await self._link.close()
+
+    def _on_message(self, message: Message) -> None:
+        if not message.subject.endswith(".stat"):
+            return
+        with contextlib.suppress(InvalidRequest):
+            for step in decode(Stat, message.payload).steps:
+                self.steps[step.seq] = step
+
+
+@contextlib.asynccontextmanager
+async def _services(
+    run_dir: Path, url: str, flags: CellFlags
+) -> AsyncIterator[tuple[Child, Child]]:
+    plans = [
+        _plan("scheduler", SCHEDULER_MODULE, url, flags.scheduler),
+        _plan("verifier-1", VERIFIER_MODULE, url, ["--engine", "emulated", *flags.verifier]),
+    ]
+    children = [Child(plan, run_dir=run_dir) for plan in plans]
+    ending = asyncio.Event()
+
+    async def keep(child: Child) -> None:
+        code = await child.run_once()
+        if not ending.is_set():
+            raise CommandFailed(f"{child.name} {describe_exit(code)}", hint=last_words(child))
+
+    async with Tasks() as tasks:
+        for child in children:
+            tasks.start(keep(child), name=child.name)
+            tasks.start(watch_readiness(child, lambda *_: None), name=f"watch {child.name}")
+        try:
+            async with asyncio.timeout(READY_WITHIN_S):
+                await until_ready(children)
+            yield children[0], children[1]
+        finally:
+            ending.set()
+            await asyncio.gather(*(child.stop(GRACE_S) for child in children))
+
+
+def _plan(name: str, module: str, url: str, flags: Sequence[str]) -> ProcessPlan:
+    return ProcessPlan(name, module, ("--nats-url", url, *COMMON_FLAGS, *flags))
+
+
+def _url(child: Child) -> str:
+    assert child.http_url is not None, "a ready child has said where it listens"
+    return child.http_url
+
+
+def _cpu_seconds(pids: Mapping[str, int | None]) -> dict[str, float]:
+    """Used so far; nothing where the system does not tell."""
+    tick = os.sysconf("SC_CLK_TCK")
+    used = {}
+    for name, pid in pids.items():
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            used[name] = (int(fields[11]) + int(fields[12])) / tick
+    return used

@@ -1,0 +1,1 @@
+"""Many emulated edges in one process: real sessions, drafting and links; devices are emulated."""
