@@ -5,8 +5,8 @@ from collections import Counter
 from specedge.ids import SessionKey
 from specedge.protocol.codec import batch_item, encode
 from specedge.protocol.messages import MAX_BATCH_BYTES, Batch
-from specedge_scheduler.policy.batching import BatchPlanner, DeficitRing, message_bytes
-from specedge_scheduler.views import PendingDraft
+from specedge_scheduler.pipeline import PendingDraft
+from specedge_scheduler.policy.batching import BatchPlanner, BatchRoom, DeficitRing, message_bytes
 from tests.unit.scheduler_facts import draft, key
 
 
@@ -17,7 +17,7 @@ def pending(nodes: int) -> PendingDraft:
 def test_everything_that_fits_goes_at_once() -> None:
     waiting = {key("A", number): pending(3) for number in range(10)}
 
-    chosen = BatchPlanner().plan(waiting, max_rows=100)
+    chosen = BatchPlanner().plan(waiting, BatchRoom(100))
 
     assert {session for session, _ in chosen} == set(waiting)
 
@@ -25,14 +25,14 @@ def test_everything_that_fits_goes_at_once() -> None:
 def test_a_batch_is_not_over_its_rows() -> None:
     waiting = {key("A", number): pending(9) for number in range(10)}
 
-    chosen = BatchPlanner().plan(waiting, max_rows=35)
+    chosen = BatchPlanner().plan(waiting, BatchRoom(35))
 
     assert sum(one.num_rows for _, one in chosen) <= 35
     assert len(chosen) == 3
 
 
 def test_a_round_larger_than_a_batch_still_goes_alone() -> None:
-    chosen = BatchPlanner().plan({key(): pending(50)}, max_rows=10)
+    chosen = BatchPlanner().plan({key(): pending(50)}, BatchRoom(10))
 
     assert len(chosen) == 1
 
@@ -40,7 +40,7 @@ def test_a_round_larger_than_a_batch_still_goes_alone() -> None:
 def test_a_batch_fits_one_message() -> None:
     waiting = {key("A", number): pending(32) for number in range(200)}
 
-    chosen = BatchPlanner().plan(waiting, max_rows=100_000)
+    chosen = BatchPlanner().plan(waiting, BatchRoom(100_000))
 
     items = tuple(batch_item(p.draft, k, budget_ms=1, held_ms=0.123) for k, p in chosen)
     assert len(encode(Batch(epoch=(1, 0), seq=1, items=items))) <= MAX_BATCH_BYTES
@@ -106,7 +106,7 @@ def serve(
     served: Counter[SessionKey] = Counter()
     waiting = {session: pending(nodes) for session, nodes in sessions.items()}
     for _ in range(batches):
-        chosen = planner.plan(waiting, max_rows)
+        chosen = planner.plan(waiting, BatchRoom(max_rows))
         assert chosen
         served.update(session for session, _ in chosen)
     return served

@@ -44,6 +44,7 @@ class World:
     """A policy, and a clock that a test turns."""
 
     def __init__(self, **limits: object) -> None:
+        limits = {"policy": "greedy"} | limits
         self.clock = ManualClock(100.0)
         self.policy = SchedulerPolicy(
             GroupId("main"),

@@ -8,7 +8,8 @@ import math
 
 from specedge.ids import EdgeId, SessionId, SessionKey, VerifierId
 from specedge.protocol.messages import Stat
-from specedge_scheduler.views import GapWindow, PendingDraft, SentBatch, Session, Verifier
+from specedge_scheduler.pipeline import PendingDraft, SentBatch
+from specedge_scheduler.views import GapWindow, ModelKey, Session, Verifier
 
 
 class Cluster:
@@ -19,7 +20,10 @@ class Cluster:
         self.verifiers: dict[VerifierId, Verifier] = {}
         self.sessions: dict[SessionKey, Session] = {}
         self.waiting: dict[SessionKey, Session] = {}  # those with a pending round, oldest first
+        self.homeless: dict[SessionKey, Session] = {}  # of these, whose session has no verifier
         self.sessions_of: dict[EdgeId, set[SessionKey]] = {}
+        self.changed: set[VerifierId] = set()  # of whom something new is known; others clear it
+        self._num_sessions = 0
         self.next_deadline_s = math.inf  # no waiting round expires before
         self._next_seq: dict[VerifierId, int] = {}
 
@@ -38,23 +42,32 @@ class Cluster:
         """
         verifier = self.verifiers.get(name)
         if verifier is None:
-            verifier = Verifier(name, stat, now_s, GapWindow(now_s))
+            verifier = Verifier(name, stat, now_s, GapWindow(now_s), ModelKey.of(stat.identity))
             self.verifiers[name] = verifier
         elif stat.seq <= verifier.stat.seq:
             return
         else:
             verifier.gaps.add(now_s - verifier.seen_s, now_s)
         verifier.stat, verifier.seen_s = stat, now_s
-        for step in stat.steps:
-            verifier.estimator.observe(step)
-        if stat.epoch == self.epoch:
-            held = set(stat.batches)
-            for seq in [seq for seq in verifier.sent if seq <= stat.last and seq not in held]:
-                del verifier.sent[seq]
+        self.changed.add(name)
+        for batch in verifier.pipeline.note_stat(stat, stat.epoch == self.epoch, now_s):
+            self._release(batch, now_s)
         for report in stat.sessions or ():
             session = self.sessions.get(SessionKey(EdgeId(report.e), SessionId(report.s)))
             if session is not None and report.state in ("filling", "running"):
                 session.heard_s = now_s  # a long prefill or a grant: the edge has nothing to say
+
+    def _release(self, batch: SentBatch, now_s: float) -> None:
+        """Its rounds were answered: their edges draft again."""
+        for key, pending in batch.items:
+            session = self.sessions.get(key)
+            if session is None or pending.is_hosted:
+                continue
+            session.is_out = False
+            if session.pending is None:
+                session.rhythm.note_released(now_s)
+            else:
+                session.rhythm.note_overtaken()
 
     def lose_verifier(self, name: VerifierId) -> int:
         """Forget a verifier: its rounds wait again, its sessions are to be placed anew. Returns how
@@ -62,17 +75,19 @@ class Cluster:
         verifier = self.verifiers.pop(name, None)
         if verifier is None:
             return 0
-        for key in verifier.sessions:
-            self.sessions[key].verifier = None
+        self.empty_verifier(verifier)
         return sum(self._put_back(batch) for batch in verifier.sent.values())
 
     def empty_verifier(self, verifier: Verifier) -> int:
         """Let a draining verifier finish what it has, and place its sessions elsewhere when they
         next speak. Returns how many left."""
         count = len(verifier.sessions)
-        for key in verifier.sessions:
-            self.sessions[key].verifier = None
+        for session in verifier.sessions.values():
+            session.verifier = None
+            if session.pending is not None:
+                self.homeless[session.key] = session
         verifier.sessions.clear()
+        verifier.waiting.clear()
         return count
 
     def forgive_silence(self, now_s: float) -> None:
@@ -81,19 +96,31 @@ class Cluster:
             verifier.seen_s = now_s
 
     def note_sent(
-        self, verifier: Verifier, items: tuple[tuple[SessionKey, PendingDraft], ...], now_s: float
+        self,
+        verifier: Verifier,
+        items: tuple[tuple[SessionKey, PendingDraft], ...],
+        max_nodes: int,
+        now_s: float,
     ) -> int:
-        """The rounds leave for the verifier as one batch: its sequence number."""
+        """The rounds leave for the verifier as one batch, each with no more than its first
+        ``max_nodes`` nodes: its sequence number."""
         seq = self._next_seq.get(verifier.name, 1)
         self._next_seq[verifier.name] = seq + 1
-        verifier.sent[seq] = SentBatch(items, now_s, sum(one.num_rows for _, one in items))
-        for key, _ in items:
-            self.drop_pending(self.sessions[key])
+        num_cut = sum(max(0, len(one.draft.token) - max_nodes) for _, one in items)
+        num_rows = sum(one.num_rows for _, one in items) - num_cut
+        is_hosted = all(one.is_hosted for _, one in items)
+        verifier.pipeline.note_sent(seq, SentBatch(items, now_s, num_rows, is_hosted), now_s)
+        for key, pending in items:
+            session = self.sessions[key]
+            session.is_out, session.is_hosted = True, pending.is_hosted
+            self.drop_pending(session)
         return seq
 
     def recover_lost(self, verifier: Verifier, sent_before_s: float) -> int:
         """Put back batches that never arrived: sent that long ago, and the verifier, which reported
         since, has not seen them. Returns how many rounds wait again."""
+        if not verifier.sent:
+            return 0
         last = verifier.stat.last if verifier.stat.epoch == self.epoch else 0
         lost = [
             seq
@@ -108,7 +135,8 @@ class Cluster:
         """The session, made if it was unknown; it was heard of now."""
         session = self.sessions.get(key)
         if session is None:
-            session = Session(key, now_s)
+            self._num_sessions += 1
+            session = Session(key, now_s, number=self._num_sessions)
             self.sessions[key] = session
             self.sessions_of.setdefault(key.edge, set()).add(key)
         session.heard_s = now_s
@@ -116,11 +144,12 @@ class Cluster:
 
     def move(self, session: Session, to: VerifierId | None) -> None:
         """The session lives there from now on."""
-        if session.verifier is not None and session.verifier in self.verifiers:
-            self.verifiers[session.verifier].sessions.discard(session.key)
+        self._leave(session)
         session.verifier = to
         if to is not None:
-            self.verifiers[to].sessions.add(session.key)
+            self.verifiers[to].sessions[session.key] = session
+        if session.pending is not None:
+            self._let_wait(session, session.pending)
 
     def set_pending(self, session: Session, pending: PendingDraft) -> bool:
         """Let a round wait, unless one as new already does. Whether it was taken."""
@@ -128,6 +157,7 @@ class Cluster:
             return False
         session.pending = pending
         self.waiting[session.key] = session
+        self._let_wait(session, pending)
         self.next_deadline_s = min(self.next_deadline_s, pending.deadline_s)
         return True
 
@@ -149,6 +179,9 @@ class Cluster:
         """Nothing of the session waits any more."""
         session.pending = None
         self.waiting.pop(session.key, None)
+        self.homeless.pop(session.key, None)
+        if session.verifier is not None:
+            self.verifiers[session.verifier].waiting.pop(session.key, None)
 
     def forget(self, key: SessionKey) -> None:
         """The session ended, or was silent for too long. Idempotent."""
@@ -156,12 +189,26 @@ class Cluster:
         if session is None:
             return
         self.waiting.pop(key, None)
-        if session.verifier is not None and session.verifier in self.verifiers:
-            self.verifiers[session.verifier].sessions.discard(key)
+        self._leave(session)
         of_edge = self.sessions_of[key.edge]
         of_edge.discard(key)
         if not of_edge:
             del self.sessions_of[key.edge]
+
+    def _leave(self, session: Session) -> None:
+        self.homeless.pop(session.key, None)
+        if session.verifier is not None:
+            verifier = self.verifiers[session.verifier]
+            verifier.sessions.pop(session.key, None)
+            verifier.waiting.pop(session.key, None)
+            self.changed.add(session.verifier)
+
+    def _let_wait(self, session: Session, pending: PendingDraft) -> None:
+        if session.verifier is None:
+            self.homeless[session.key] = session
+        else:
+            self.verifiers[session.verifier].waiting[session.key] = pending
+            self.changed.add(session.verifier)
 
     def _put_back(self, batch: SentBatch) -> int:
         count = 0

@@ -10,12 +10,14 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
+
 from specedge.protocol.messages import StepReport
 
 KNEES_ROWS: Final = (32, 128, 512)
-FORGETTING: Final = 0.995  # about the last two hundred steps count
-FIRST_VARIANCE: Final = 1e4  # of coefficients of which nothing is known, in ms² per unit below
-MAX_TRACE: Final = 1e5  # beyond it nothing is forgotten: nothing was learned of late
+FORGETTING: Final = 0.99  # about the last hundred steps count
+RIDGE: Final = 1e-3  # bounds the covariance: in directions never seen, coefficients stay small
+NUM_FEATURES: Final = 5
 ERROR_WEIGHT: Final = 0.05
 SETTLED_STEPS: Final = 16  # after which outliers are told from news
 OUTLIER: Final = 6.0  # times the usual error
@@ -28,17 +30,17 @@ PREFILL_UNIT: Final = 512.0
 
 
 class StepFit:
-    """One model: coefficients in ms per unit, for features of ``features_of``."""
+    """One model: coefficients in ms per unit, for features of ``features_of``. Kept in information
+    form, the sums of xxᵀ and x·ms, which stays positive however alike the steps are."""
 
-    __slots__ = ("_covariance", "coefficient", "error_ms", "knee_rows")
+    __slots__ = ("_moment", "_spread", "coefficient", "error_ms", "knee_rows")
 
     def __init__(self, knee_rows: int) -> None:
         self.knee_rows = knee_rows
-        self.coefficient = [0.0] * 5
+        self.coefficient = [0.0] * NUM_FEATURES
         self.error_ms = 0.0  # moving average of what predictions were off by
-        self._covariance = [
-            [FIRST_VARIANCE if row == column else 0.0 for column in range(5)] for row in range(5)
-        ]
+        self._spread = np.zeros((NUM_FEATURES, NUM_FEATURES))
+        self._moment = np.zeros(NUM_FEATURES)
 
     def predict_ms(self, x: Sequence[float]) -> float:
         """Of a step with these features."""
@@ -47,22 +49,29 @@ class StepFit:
 
     def learn(self, x: Sequence[float], ms: float, bound_ms: float) -> None:
         """Take a step in; what it is off by counts up to ``bound_ms``."""
-        error_ms = ms - self.predict_ms(x)
+        expected_ms = self.predict_ms(x)
+        error_ms = ms - expected_ms
         self.error_ms += ERROR_WEIGHT * (abs(error_ms) - self.error_ms)
-        error_ms = max(-bound_ms, min(bound_ms, error_ms))
-        covariance = self._covariance
-        px = [sum(p * f for p, f in zip(row, x, strict=True)) for row in covariance]
-        spread = FORGETTING + sum(p * f for p, f in zip(px, x, strict=True))
-        self.coefficient = [
-            max(0.0, known + p / spread * error_ms)
-            for known, p in zip(self.coefficient, px, strict=True)
-        ]
-        trace = sum(covariance[i][i] - px[i] * px[i] / spread for i in range(5))
-        scale = 1.0 / FORGETTING if trace < MAX_TRACE else 1.0
-        for row, p_row in zip(covariance, px, strict=True):
-            gain = p_row / spread
-            for column, p in enumerate(px):
-                row[column] = (row[column] - gain * p) * scale
+        features = np.array(x)
+        self._spread = FORGETTING * self._spread + np.outer(features, features)
+        believed_ms = expected_ms + max(-bound_ms, min(bound_ms, error_ms))
+        self._moment = FORGETTING * self._moment + believed_ms * features
+        self.coefficient = self._solve()
+
+    def _solve(self) -> list[float]:
+        """Least squares with every coefficient at least 0: who would be below is left out, and
+        the others are fitted again."""
+        kept = list(range(NUM_FEATURES))
+        coefficient = [0.0] * NUM_FEATURES
+        while kept:
+            ridge = RIDGE * np.eye(len(kept))
+            found = np.linalg.solve(self._spread[np.ix_(kept, kept)] + ridge, self._moment[kept])
+            if found.min() >= 0.0:
+                for index, value in zip(kept, found.tolist(), strict=True):
+                    coefficient[index] = value
+                break
+            kept = [index for index, value in zip(kept, found, strict=True) if value > 0.0]
+        return coefficient
 
 
 def features_of(rows: int, context: int, prefill: int, knee_rows: int) -> tuple[float, ...]:

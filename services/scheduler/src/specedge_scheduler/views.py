@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from specedge.ids import SessionKey, VerifierId
-from specedge.protocol.messages import Draft, Identity, Stat
+from specedge.protocol.messages import Identity, Stat
 from specedge.protocol.refusals import ANY_WEIGHTS
 from specedge_scheduler.estimator import StepEstimator
+from specedge_scheduler.pipeline import PendingDraft, Pipeline, SentBatch
+from specedge_scheduler.rhythm import Rhythm
 
 MIN_SILENCE_S: Final = 0.35  # three and a half heartbeats
 MAX_SILENCE_S: Final = 1.5
@@ -36,25 +38,6 @@ class ModelKey(NamedTuple):
         return same_weights and (self.name, self.tokenizer) == (other.name, other.tokenizer)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PendingDraft:
-    """A round that waits here, or is at a verifier. Times in the clock's seconds."""
-
-    draft: Draft
-    arrived_s: float
-    deadline_s: float
-
-    @property
-    def num_rows(self) -> int:
-        """Rows it adds to a step: the root, what is appended, what is drafted."""
-        return 1 + len(self.draft.append) + len(self.draft.token)
-
-    @property
-    def order(self) -> tuple[int, int]:
-        """Newest wins: the round, then the try."""
-        return self.draft.round, self.draft.try_
-
-
 @dataclass(slots=True)
 class Session:
     """A session as the scheduler knows it.
@@ -62,6 +45,9 @@ class Session:
     verifier  where its KV is, or will be; None: to be placed with its next round
     wants     the model it was opened for; None while only drafts were seen
     pending   the one round that waits here
+    is_out    its last round is at a verifier, as far as is known
+    is_hosted its last round was a grant: it goes on by itself
+    number    grows with every session made: who was first
     """
 
     key: SessionKey
@@ -69,15 +55,10 @@ class Session:
     verifier: VerifierId | None = None
     wants: ModelKey | None = None
     pending: PendingDraft | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SentBatch:
-    """A batch at a verifier, as far as is known."""
-
-    items: tuple[tuple[SessionKey, PendingDraft], ...]
-    sent_s: float
-    num_rows: int
+    is_out: bool = False
+    is_hosted: bool = False
+    number: int = 0
+    rhythm: Rhythm = field(default_factory=Rhythm)
 
 
 class GapWindow:
@@ -103,26 +84,33 @@ class GapWindow:
 
 @dataclass(slots=True)
 class Verifier:
-    """A live verifier: its last report, and the batches it was sent that it has not finished."""
+    """A live verifier: its last report, the batches it was sent, the sessions that live there and
+    those of their rounds that wait here, oldest first."""
 
     name: VerifierId
     stat: Stat
     seen_s: float
     gaps: GapWindow
-    estimator: StepEstimator = field(default_factory=StepEstimator)
-    sent: dict[int, SentBatch] = field(default_factory=dict)
-    sessions: set[SessionKey] = field(default_factory=set)
+    model: ModelKey
+    pipeline: Pipeline = field(default_factory=Pipeline)
+    sessions: dict[SessionKey, Session] = field(default_factory=dict)
+    waiting: dict[SessionKey, PendingDraft] = field(default_factory=dict)
 
     @property
-    def model(self) -> ModelKey:
-        """What it serves."""
-        return ModelKey.of(self.stat.identity)
+    def sent(self) -> dict[int, SentBatch]:
+        """Batches that it has not finished, as far as is known."""
+        return self.pipeline.sent
 
     @property
-    def num_rows_sent(self) -> int:
-        """Rows that it runs or has staged, as far as is known."""
-        return sum(batch.num_rows for batch in self.sent.values())
+    def estimator(self) -> StepEstimator:
+        """Of its steps."""
+        return self.pipeline.estimator
+
+    @property
+    def silent_s(self) -> float:
+        """From when on it is taken for dead, if nothing more is heard."""
+        return self.seen_s + self.gaps.patience_s
 
     def is_silent(self, now_s: float) -> bool:
         """Whether it is taken for dead."""
-        return now_s - self.seen_s > self.gaps.patience_s
+        return now_s > self.silent_s

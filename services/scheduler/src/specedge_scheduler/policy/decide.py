@@ -1,20 +1,21 @@
 """The scheduler's decisions: what each event means, and who runs what next. Pure.
 
-Work-conserving: while rounds wait, every verifier that could run them has a batch running and a
-full one staged. Messages that need no decision are answered or passed on at once; batches are
-formed at ``TurnEnded``, so that what arrived together leaves together.
+Messages that need no decision are answered or passed on at once; batches are formed at
+``TurnEnded``, so that what arrived together leaves together, by the ``Dispatch`` of each verifier
+of which something new is known. It may ask to be asked again: ``next_due_s`` says when.
 """
 
 import math
-from collections.abc import Mapping
 from typing import Final, assert_never
 
 from specedge.ids import GroupId, SessionKey, VerifierId
 from specedge.protocol.codec import batch_item
 from specedge.protocol.messages import Batch, BatchItem, Reason, Rejected
 from specedge_scheduler.cluster import Cluster
-from specedge_scheduler.policy.batching import BatchPlanner
+from specedge_scheduler.pipeline import PendingDraft
+from specedge_scheduler.policy.dispatch import Dispatch, GreedyDispatch, Plan, StaticDispatch
 from specedge_scheduler.policy.intake import Intake
+from specedge_scheduler.policy.just_in_time import JustInTimeDispatch
 from specedge_scheduler.policy.placement import home
 from specedge_scheduler.policy.types import (
     AnswerSession,
@@ -35,11 +36,9 @@ from specedge_scheduler.policy.types import (
     VerifierFound,
     VerifierLost,
 )
-from specedge_scheduler.views import PendingDraft, Verifier
+from specedge_scheduler.views import Verifier
 
 HOUSEKEEPING_S: Final = 1.0
-
-Rounds = tuple[tuple[SessionKey, PendingDraft], ...]
 
 
 class SchedulerPolicy:
@@ -49,7 +48,9 @@ class SchedulerPolicy:
         self.cluster = Cluster(epoch)
         self._intake = Intake(self.cluster, group, limits)
         self._limits = limits
-        self._planners: dict[VerifierId, BatchPlanner] = {}
+        self._dispatches: dict[VerifierId, Dispatch] = {}
+        self._wakes: dict[VerifierId, float] = {}  # when to ask about a verifier again
+        self._next_silence_s = math.inf  # nobody is silent for too long before
         self._next_housekeeping_s = -math.inf
 
     def on(self, event: Event, now_s: float) -> list[Effect]:
@@ -78,10 +79,10 @@ class SchedulerPolicy:
 
     def next_due_s(self) -> float:
         """When ``TurnEnded`` is wanted even if nothing arrives."""
-        due_s = min(self.cluster.next_deadline_s, self._next_housekeeping_s)
-        for verifier in self.cluster.verifiers.values():
-            due_s = min(due_s, verifier.seen_s + verifier.gaps.patience_s)
-        return due_s
+        wake_s = min(self._wakes.values(), default=math.inf)
+        return min(
+            wake_s, self.cluster.next_deadline_s, self._next_silence_s, self._next_housekeeping_s
+        )
 
     # ------------------------------------------------------------ verifiers
 
@@ -95,6 +96,8 @@ class SchedulerPolicy:
         was_draining = known is not None and known.stat.draining
         self.cluster.note_stat(event.verifier, event.stat, now_s)
         verifier = self.cluster.verifiers[event.verifier]
+        self._next_silence_s = min(self._next_silence_s, verifier.silent_s)
+        self.cluster.recover_lost(verifier, now_s - self._limits.lost_batch_s)
         if verifier.stat.draining and not was_draining:
             self.cluster.empty_verifier(verifier)
             effects.append(VerifierLost(event.verifier, "draining", 0))
@@ -104,24 +107,29 @@ class SchedulerPolicy:
         if name not in self.cluster.verifiers:
             return []
         num_requeued = self.cluster.lose_verifier(name)
-        self._planners.pop(name, None)
+        self._dispatches.pop(name, None)
+        self._wakes.pop(name, None)
         return [VerifierLost(name, why, num_requeued)]
 
     # ------------------------------------------------------------ the end of a turn
 
     def _on_turn_ended(self, now_s: float) -> list[Effect]:
         effects: list[Effect] = []
-        for verifier in list(self.cluster.verifiers.values()):
-            if verifier.is_silent(now_s):
-                effects += self._lose(verifier.name, "silent")
-            elif verifier.sent:
-                self.cluster.recover_lost(verifier, now_s - self._limits.lost_batch_s)
+        if now_s >= self._next_silence_s:
+            effects += self._lose_silent(now_s)
         if now_s >= self.cluster.next_deadline_s:
             effects += self._expire(now_s)
         if now_s >= self._next_housekeeping_s:
             self._keep_house(now_s)
-        if self.cluster.waiting:
-            effects += self._send_batches(now_s)
+        return effects + self._send_batches(now_s)
+
+    def _lose_silent(self, now_s: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for verifier in list(self.cluster.verifiers.values()):
+            if verifier.is_silent(now_s):
+                effects += self._lose(verifier.name, "silent")
+        silent_s = (verifier.silent_s for verifier in self.cluster.verifiers.values())
+        self._next_silence_s = min(silent_s, default=math.inf)
         return effects
 
     def _expire(self, now_s: float) -> list[Effect]:
@@ -146,46 +154,69 @@ class SchedulerPolicy:
         self._intake.forget_unused(now_s)
 
     def _send_batches(self, now_s: float) -> list[Effect]:
-        waiting: dict[VerifierId, dict[SessionKey, PendingDraft]] = {}
-        for key, session in self.cluster.waiting.items():
-            pending = session.pending
-            assert pending is not None
-            name = home(self.cluster, session, prefer=pending.draft.at)
-            if name is not None:
-                waiting.setdefault(name, {})[key] = pending
+        """Ask about every verifier of which something new is known, or whose moment came."""
+        for session in list(self.cluster.homeless.values()):
+            assert session.pending is not None
+            home(self.cluster, session, prefer=session.pending.draft.at)
+        names = self.cluster.changed | {name for name, at_s in self._wakes.items() if at_s <= now_s}
+        self.cluster.changed.clear()
         effects: list[Effect] = []
-        for name, rounds in waiting.items():
-            verifier = self.cluster.verifiers[name]
-            while rounds and (chosen := self._choose(verifier, rounds)):
-                for key, _ in chosen:
-                    del rounds[key]
-                effects.append(self._send_batch(verifier, chosen, now_s))
+        for name in sorted(names):
+            self._wakes.pop(name, None)
+            if name in self.cluster.verifiers:
+                effects += self._dispatch(self.cluster.verifiers[name], now_s)
         return effects
 
-    def _choose(self, verifier: Verifier, rounds: Mapping[SessionKey, PendingDraft]) -> Rounds:
-        """What of ``rounds`` is sent now: as much as the running and the staged batch leave room
-        for, and at least one round if the verifier has nothing."""
-        batch_rows = self._limits.max_batch_nodes
-        if verifier.stat.step_rows:
-            batch_rows = min(batch_rows, verifier.stat.step_rows)
-        num_sent = verifier.num_rows_sent
-        room = min(batch_rows, self._limits.max_batches * batch_rows - num_sent)
-        if room <= 0:
-            return ()
-        planner = self._planners.setdefault(verifier.name, BatchPlanner())
-        return tuple(planner.plan(rounds, room, at_least_one=num_sent == 0))
+    def _dispatch(self, verifier: Verifier, now_s: float) -> list[Effect]:
+        effects: list[Effect] = []
+        while verifier.waiting:
+            if verifier.name not in self._dispatches:
+                self._dispatches[verifier.name] = make_dispatch(self._limits)
+            plan = self._dispatches[verifier.name].plan(verifier, now_s)
+            if not plan.rounds:
+                if plan.wake_s < math.inf:
+                    self._wakes[verifier.name] = plan.wake_s
+                break
+            effects.append(self._send_batch(verifier, plan, now_s))
+        self.cluster.changed.discard(verifier.name)
+        return effects
 
-    def _send_batch(self, verifier: Verifier, chosen: Rounds, now_s: float) -> SendBatch:
+    def _send_batch(self, verifier: Verifier, plan: Plan, now_s: float) -> SendBatch:
+        next_s = plan.next_s or {}
         batch = Batch.model_construct(
             epoch=self.cluster.epoch,
-            seq=self.cluster.note_sent(verifier, chosen, now_s),
-            items=tuple(_item(key, pending, now_s) for key, pending in chosen),
+            seq=self.cluster.note_sent(verifier, plan.rounds, plan.nodes, now_s),
+            items=tuple(
+                _item(key, pending, now_s, next_s.get(key, 0.0), plan.nodes)
+                for key, pending in plan.rounds
+            ),
         )
-        return SendBatch(verifier.name, batch, sum(pending.num_rows for _, pending in chosen))
+        num_nodes = sum(1 + len(item.append) + len(item.token) for item in batch.items)
+        return SendBatch(verifier.name, batch, num_nodes, plan.reason)
 
 
-def _item(key: SessionKey, pending: PendingDraft, now_s: float) -> BatchItem:
+def make_dispatch(limits: SchedulerLimits) -> Dispatch:
+    """For one verifier, as the settings say."""
+    match limits.policy:
+        case "static":
+            return StaticDispatch(limits)
+        case "greedy":
+            return GreedyDispatch(limits)
+        case "jit":
+            return JustInTimeDispatch(limits)
+    assert_never(limits.policy)
+
+
+def _item(
+    key: SessionKey, pending: PendingDraft, now_s: float, next_s: float, max_nodes: int
+) -> BatchItem:
     """The draft as it goes on, with what is left of its time."""
     left_ms = max(0, int((pending.deadline_s - now_s) * 1000))
-    held_ms = (now_s - pending.arrived_s) * 1000
-    return batch_item(pending.draft, key, budget_ms=left_ms, held_ms=held_ms)
+    return batch_item(
+        pending.draft,
+        key,
+        budget_ms=left_ms,
+        held_ms=(now_s - pending.arrived_s) * 1000,
+        next_ms=next_s * 1000,
+        max_nodes=max_nodes,
+    )

@@ -6,6 +6,7 @@ Changes the cluster's state; what is to be sent to verifiers in batches is decid
 from specedge.ids import EdgeId, GroupId, SessionKey
 from specedge.protocol.messages import Reason, Refused, Rejected
 from specedge_scheduler.cluster import Cluster
+from specedge_scheduler.pipeline import PendingDraft
 from specedge_scheduler.policy.admission import (
     TokenBucket,
     opened,
@@ -26,7 +27,7 @@ from specedge_scheduler.policy.types import (
     OpenAsked,
     SchedulerLimits,
 )
-from specedge_scheduler.views import ModelKey, PendingDraft, Session
+from specedge_scheduler.views import ModelKey, Session
 
 
 class _Allowance:
@@ -121,6 +122,9 @@ class Intake:
         if over is not None:
             return [AnswerSession(key, over)]
         pending = PendingDraft(draft, now_s, now_s + draft.budget_ms / 1000)
+        session.rhythm.note_draft(
+            draft.round, draft.base + len(draft.append), pending.num_rows, now_s
+        )
         self._cluster.set_pending(session, pending)
         return []
 

@@ -1,7 +1,7 @@
 """An edge in virtual time: the real session machine, and a drafter that only takes time.
 
-It drafts ``min`` levels of its depth always. Where verdicts tell when the next batch is formed it
-goes on, up to ``max``, as long as one more level still arrives before. While a draft is out it
+It drafts ``min`` levels of its depth always, and more, up to ``max``, where that costs nothing
+because verdicts tell that the next batch is formed later, or where it pays. While a draft is out it
 drafts ahead; if what it prepared is what the verdict says, those levels are there at once.
 """
 
@@ -31,7 +31,7 @@ from specedge.protocol.messages import DownMessage, Opened, Refused, SessionPara
 from specedge.protocol.round_timer import EdgeSessionConfig
 from specedge.protocol.subjects import Up
 from specedge.tree.token_tree import TokenTree
-from specedge_scheduler.sim.drafts import BONUS, line_tree
+from specedge_scheduler.sim.drafts import BONUS, expected_tokens, line_tree
 from specedge_scheduler.sim.draws import uniform
 from specedge_scheduler.sim.events import VirtualTime
 from specedge_scheduler.sim.measures import Measures
@@ -39,6 +39,7 @@ from specedge_scheduler.sim.scenario import EdgeSpec
 
 GUARD_DEVIATIONS: Final = 2.0  # of the jitter that are left for the way
 GUARD_S: Final = 0.001
+LATE_GAIN: Final = 1.1  # that a draft which comes too late for the next batch must promise
 CONFIG: Final = EdgeSessionConfig(open_s=5.0)
 
 _HIT = 1  # what a draw is about
@@ -88,6 +89,8 @@ class SimSession:
         self._sent_s: float | None = None
         self._next_s: float | None = None  # when the next batch is formed, by the edge's clock
         self._head_start = 0
+        self._step_s = 0.05  # of the last step that it was in
+        self._yields = expected_tokens(spec.acceptance, self._depth.max)
         self._opened_s = self._first_s = self._last_s = 0.0
         self._num_tokens = 0
 
@@ -146,6 +149,7 @@ class SimSession:
     def _on_committed(self, effect: Committed) -> None:
         now_s, timing = self._time.now_s, effect.verdict.timing
         num_tokens = len(effect.tokens)
+        self._step_s = timing.step / 1000
         if self._num_tokens == 0:
             self._first_s = now_s
         else:
@@ -171,19 +175,29 @@ class SimSession:
 
     def _draft(self, ask: AskDraft) -> None:
         """Draft now; the machine is told when it is done."""
-        now_s, left = self._time.now_s, self._left()
-        least = min(self._depth.min, left, ask.max_nodes)
-        most = min(self._depth.max, left, ask.max_nodes)
-        depth = max(self._head_start, least)
-        if self._next_s is not None and self._pass_s > 0:
-            left_s = self._next_s - self._lead_s - now_s
-            depth = max(depth, self._head_start + int(left_s / self._pass_s))
-        elif self._pass_s == 0:
-            depth = most
-        depth = min(depth, most)
+        now_s = self._time.now_s
+        most = min(self._depth.max, self._left(), ask.max_nodes)
+        depth = self._choose_depth(min(self._depth.min, most), most, now_s)
         done_s = now_s + max(0, depth - self._head_start) * self._pass_s
-        tree = line_tree(depth, self.spec.nodes_per_level)
+        tree = line_tree(depth, self.spec.nodes if depth else 0)
         self._time.call_at(done_s, self._say, ask, tree)
+
+    def _choose_depth(self, least: int, most: int, now_s: float) -> int:
+        """What costs nothing until the next batch is formed; more only if that pays well, since
+        who comes too late may wait for a whole step. Where nobody said when, what pays."""
+        head = min(self._head_start, most)
+        free, left_s, gain = max(head, least), 0.0, 1.0
+        if self._next_s is not None:
+            left_s, gain = self._next_s - now_s, LATE_GAIN
+            passes = int((left_s - self._lead_s) / self._pass_s) if self._pass_s else most
+            free = min(max(free, head + passes), most)
+
+        def rate(depth: int) -> float:
+            arrives_s = (depth - head) * self._pass_s + self._down_s
+            return self._yields[depth] / (max(left_s, arrives_s) + self._step_s + self._down_s)
+
+        best = max(range(free, most + 1), key=rate, default=free)
+        return best if best == free or rate(best) > gain * rate(free) else free
 
     def _left(self) -> int:
         """Levels that the answer still has room for."""

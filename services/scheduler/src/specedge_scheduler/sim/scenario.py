@@ -121,7 +121,7 @@ class EdgeSpec(_Part):
     sessions         that each runs side by side
     draft_pass_ms    one level of its draft
     depth            levels: a number, or a range from which it takes what time allows
-    nodes_per_level  rows that each level adds to a step
+    nodes            of each draft, however many levels; 0: one a level
     acceptance       chance of each level, given the one above; the last one goes on
     starts_s         its first session begins somewhere in the first ``starts_s``
     leaves_s         it falls silent then, without a word; None: it stays
@@ -133,7 +133,7 @@ class EdgeSpec(_Part):
     sessions: Annotated[int, Field(ge=1, le=1024)] = 1
     draft_pass_ms: NotNegative = 10.0
     depth: Annotated[int, Field(ge=0, le=64)] | DepthRange = 5
-    nodes_per_level: Annotated[int, Field(ge=1, le=64)] = 1
+    nodes: Annotated[int, Field(ge=0, le=1023)] = 0
     acceptance: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.75,)
     proactive: ProactiveSpec | None = None
     link: str | LinkSpec = Field(default_factory=LinkSpec)

@@ -41,7 +41,7 @@ from specedge.protocol.messages import (
     StepReport,
 )
 from specedge.protocol.verifier_session import VerifierSession
-from specedge_scheduler.sim.drafts import VOCABULARY, line_choice
+from specedge_scheduler.sim.drafts import VOCABULARY, line_choice, line_of
 from specedge_scheduler.sim.events import VirtualTime
 from specedge_scheduler.sim.scenario import VerifierSpec
 
@@ -54,8 +54,8 @@ IDENTITY: Final = Identity(
 )
 LIMITS: Final = Limits(nodes=1023, append=64, context=1 << 20, grant=256)
 
-# How far a draft is right: (session, base, nodes it tried) → levels, and nodes per level.
-Judge = Callable[[SessionKey, int, int], tuple[int, int]]
+# How far a draft is right: (session, base, its levels) → levels.
+Judge = Callable[[SessionKey, int, int], int]
 
 
 class _Part(NamedTuple):
@@ -321,8 +321,8 @@ class SimVerifier:
         tree = part.want.tree
         assert tree is not None
         base = part.want.start + len(part.want.chain)
-        levels, per_level = self._judge(part.key, base, tree.num_drafted)
-        choice = line_choice(len(tree), per_level, levels)
+        line = line_of(tree)
+        choice = line_choice(tree, line, self._judge(part.key, base, len(line)))
         stepped = Stepped(choice, queue_ms=part.queue_ms, step_ms=ms, step_rows=rows)
         self._feed(part.key, stepped)
 

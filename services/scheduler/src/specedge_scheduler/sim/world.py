@@ -146,13 +146,11 @@ class World:
     def _report(self, name: VerifierId, stat: Stat) -> None:
         self._to_scheduler(self._cluster_s, StatArrived(name, stat))
 
-    def _judge(self, key: SessionKey, base: int, num_nodes: int) -> tuple[int, int]:
+    def _judge(self, key: SessionKey, base: int, num_levels: int) -> int:
         session = self.sessions.get(key)
         if session is None:
-            return 0, 1
-        per_level = session.spec.nodes_per_level
-        levels = num_nodes // per_level + (num_nodes % per_level > 0)
-        return accepted_levels(session.text, base, session.spec.acceptance, levels), per_level
+            return 0
+        return accepted_levels(session.text, base, session.spec.acceptance, num_levels)
 
     def _forget_warmup(self) -> None:
         for verifier in self.verifiers.values():

@@ -1,0 +1,126 @@
+"""How a verifier's batches are formed, as a port, and the two simple ways: at once, or by barrier.
+
+``GreedyDispatch`` is work-conserving: what waits goes at once, as long as one full batch runs and
+one is staged at most. ``StaticDispatch`` is the barrier of the paper's own code: groups of
+sessions, each of which goes when all of its own wait. Pure.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from specedge.ids import SessionKey
+from specedge.protocol.messages import MAX_NODES
+from specedge_scheduler.pipeline import PendingDraft
+from specedge_scheduler.policy.batching import UNBOUNDED, BatchPlanner, BatchRoom
+from specedge_scheduler.policy.types import SchedulerLimits
+from specedge_scheduler.views import Verifier
+
+Rounds = tuple[tuple[SessionKey, PendingDraft], ...]
+MAX_HOSTED: Final = 128  # grants of one message: they fit it however long they are
+BARRIER_SHARE: Final = 0.5  # of a round's time that it waits for the others of its group at most
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do now with one verifier.
+
+    rounds  to be sent as one batch; empty: nothing goes now
+    reason  why they go, or why they wait, in a word
+    wake_s  when to ask again even if nothing happens
+    nodes   how many nodes of each go
+    next_s  per edge's round: from the step's end until its next draft is wanted; 0: at once
+    """
+
+    rounds: Rounds = ()
+    reason: str = ""
+    wake_s: float = math.inf
+    nodes: int = MAX_NODES
+    next_s: Mapping[SessionKey, float] | None = None
+
+
+class Dispatch(Protocol):
+    """One verifier's. Keeps only what its own fairness needs."""
+
+    def plan(self, verifier: Verifier, now_s: float) -> Plan:
+        """What goes now of ``verifier.waiting``, which is not empty. Asked again at once after
+        each batch that goes, and when anything is heard of the verifier or its sessions."""
+        ...
+
+
+def room_of(verifier: Verifier, limits: SchedulerLimits) -> BatchRoom:
+    """The largest batch that this verifier is given."""
+    rows = limits.max_batch_nodes
+    if verifier.stat.step_rows:
+        rows = min(rows, verifier.stat.step_rows)
+    return BatchRoom(
+        rows, limits.max_batch_sessions or UNBOUNDED, limits.max_batch_context or UNBOUNDED
+    )
+
+
+class GreedyDispatch:
+    """As much as the running and the staged batch leave room for."""
+
+    def __init__(self, limits: SchedulerLimits) -> None:
+        self._limits = limits
+        self._planner = BatchPlanner()
+
+    def plan(self, verifier: Verifier, now_s: float) -> Plan:
+        """See ``Dispatch``."""
+        waiting, full = verifier.waiting, room_of(verifier, self._limits)
+        num_sent = verifier.pipeline.num_rows
+        num_staged, _ = verifier.pipeline.staged
+        rows = min(full.rows, self._limits.max_batches * full.rows - num_sent)
+        room = BatchRoom(rows, full.sessions - num_staged, full.context)
+        if room.is_none:
+            return Plan(reason="full")
+        chosen = self._planner.plan(waiting, room, at_least_one=num_sent == 0)
+        return Plan(tuple(chosen), "free" if num_sent == 0 else "staged")
+
+
+class StaticDispatch:
+    """Sessions in groups of one batch each, in the order of their coming. A group whose member is
+    gone goes without it once half of a waiting round's time is over: a barrier alone would stand
+    for ever."""
+
+    def __init__(self, limits: SchedulerLimits) -> None:
+        self._limits = limits
+        self._planner = BatchPlanner()
+
+    def plan(self, verifier: Verifier, now_s: float) -> Plan:
+        """See ``Dispatch``."""
+        waiting = verifier.waiting
+        if hosted := hosted_rounds(waiting):
+            return Plan(hosted, "hosted")
+        if verifier.pipeline.staged[0]:
+            return Plan(reason="full")
+        room = room_of(verifier, self._limits)
+        wake_s = math.inf
+        for group in self._groups(verifier, min(room.sessions, room.rows)):
+            present = {key: waiting[key] for key in group if key in waiting}
+            if not present:
+                continue
+            oldest = min(present.values(), key=lambda one: one.arrived_s)
+            patience_s = BARRIER_SHARE * (oldest.deadline_s - oldest.arrived_s)
+            if len(present) == len(group) or now_s >= oldest.arrived_s + patience_s:
+                return Plan(tuple(self._planner.plan(present, room)), "barrier")
+            wake_s = min(wake_s, oldest.arrived_s + patience_s)
+        return Plan(reason="barrier", wake_s=wake_s)
+
+    def _groups(self, verifier: Verifier, size: int) -> list[list[SessionKey]]:
+        """Those who wait for each other. One whose round is complete first comes first."""
+        ordered = sorted(verifier.sessions.values(), key=lambda session: session.number)
+        keys = [session.key for session in ordered]
+        groups = [keys[start : start + size] for start in range(0, len(keys), size)]
+        return sorted(groups, key=lambda group: _complete_s(verifier, group))
+
+
+def hosted_rounds(waiting: Mapping[SessionKey, PendingDraft]) -> Rounds:
+    """Grants: they go at once, since they join every step from then on by themselves."""
+    return tuple((key, one) for key, one in waiting.items() if one.is_hosted)[:MAX_HOSTED]
+
+
+def _complete_s(verifier: Verifier, group: list[SessionKey]) -> float:
+    arrived_s = [verifier.waiting[key].arrived_s for key in group if key in verifier.waiting]
+    return max(arrived_s) if len(arrived_s) == len(group) else math.inf

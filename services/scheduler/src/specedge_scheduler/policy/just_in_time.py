@@ -1,0 +1,155 @@
+"""Batches as late and as full as keeps the verifier busy. Pure; the default.
+
+While a step runs, rounds wait here until just before its end, less what a batch takes on its way;
+so whoever comes meanwhile still finds a place, and turns are taken among as many as possible. At
+that moment, or when nothing runs, they go, or are held for those who are nearly here, whichever
+promises more tokens per second. Rounds are told when their edge's next draft is wanted.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from specedge.ids import EdgeId, SessionKey
+from specedge_scheduler.policy.batching import BatchPlanner, BatchRoom, node_cap
+from specedge_scheduler.policy.dispatch import Plan, Rounds, hosted_rounds, room_of
+from specedge_scheduler.policy.prospects import (
+    SAME_MOMENT_S,
+    Forecast,
+    outlook,
+    places_per_session,
+)
+from specedge_scheduler.policy.types import SchedulerLimits
+from specedge_scheduler.views import Session, Verifier
+
+EARLY_SHARE: Final = 0.15  # of a step before its end, a full batch goes: nothing is lost by it
+
+
+class JustInTimeDispatch:
+    """See the module. One per verifier."""
+
+    def __init__(self, limits: SchedulerLimits) -> None:
+        self._limits = limits
+        self._planner = BatchPlanner()
+        self._held_since_s: float | None = None  # first decision to hold, while nothing runs
+
+    def plan(self, verifier: Verifier, now_s: float) -> Plan:
+        """See ``Dispatch``."""
+        if hosted := hosted_rounds(verifier.waiting):
+            return Plan(hosted, "hosted")
+        pipeline, room = verifier.pipeline, room_of(verifier, self._limits)
+        num_staged, rows_staged = pipeline.staged
+        if num_staged:
+            return self._top_up(verifier, room, num_staged, rows_staged)
+        if pipeline.ends_s is None:
+            return self._hold_or_go(verifier, room, now_s, now_s)
+        self._held_since_s = None
+        stage_s = pipeline.ends_s - pipeline.lead_s
+        if now_s >= stage_s - SAME_MOMENT_S:
+            return self._hold_or_go(verifier, room, now_s, max(now_s, stage_s))
+        early_s = stage_s - EARLY_SHARE * (pipeline.ends_s - pipeline.began_s)
+        if not _is_full(verifier, room):
+            return Plan(reason="early", wake_s=stage_s)
+        if now_s < early_s:
+            return Plan(reason="early", wake_s=early_s)
+        return self._go(verifier, room, "full", now_s)
+
+    def _top_up(self, verifier: Verifier, room: BatchRoom, rounds: int, rows: int) -> Plan:
+        """Who comes between the staging and the step may still be in time."""
+        left = BatchRoom(room.rows - rows, room.sessions - rounds, room.context)
+        if left.is_none:
+            return Plan(reason="full")
+        chosen = tuple(self._planner.plan(verifier.waiting, left, at_least_one=False))
+        return Plan(chosen, "topped_up", next_s=self._next_s(verifier, left, chosen))
+
+    def _hold_or_go(
+        self, verifier: Verifier, room: BatchRoom, now_s: float, start_s: float
+    ) -> Plan:
+        if _is_full(verifier, room):
+            return self._go(verifier, room, "full", now_s)
+        forecast = Forecast(verifier, outlook(verifier, now_s), room, start_s)
+        hold_s = forecast.hold_until_s()
+        if (
+            hold_s is not None
+            and hold_s > now_s + SAME_MOMENT_S
+            and self._may_hold(verifier, now_s)
+        ):
+            return Plan(reason="held", wake_s=hold_s)
+        num_first = forecast.split() if verifier.pipeline.ends_s is None else None
+        if num_first is not None:
+            return self._go(verifier, _smaller(room, num_first), "split", now_s)
+        reason = "due" if verifier.pipeline.ends_s is not None else "idle"
+        return self._go(verifier, room, reason, now_s)
+
+    def _may_hold(self, verifier: Verifier, now_s: float) -> bool:
+        """Holds follow one another, each for somebody else: together no longer than a step."""
+        if verifier.pipeline.ends_s is not None and now_s < verifier.pipeline.ends_s:
+            return True
+        if self._held_since_s is None:
+            self._held_since_s = now_s
+        rows = sum(one.num_rows for one in verifier.waiting.values())
+        return now_s - self._held_since_s < verifier.estimator.predict_ms(rows) / 1000
+
+    def _go(self, verifier: Verifier, room: BatchRoom, reason: str, now_s: float) -> Plan:
+        self._held_since_s = None
+        cap = self._node_cap(verifier, room)
+        room = BatchRoom(room.rows, room.sessions, room.context, cap)
+        chosen = tuple(self._planner.plan(verifier.waiting, room))
+        return Plan(chosen, reason, nodes=cap, next_s=self._next_s(verifier, room, chosen))
+
+    def _node_cap(self, verifier: Verifier, room: BatchRoom) -> int:
+        """More wait than fit: drafts are cut rather than left for the step after."""
+        waiting = list(verifier.waiting.values())
+        knee = verifier.estimator.knee_rows
+        rows = room.rows if knee is None else min(room.rows, knee)
+        return node_cap(waiting[: room.sessions], BatchRoom(rows))
+
+    # ------------------------------------------------------------ when the next draft is wanted
+
+    def _next_s(
+        self, verifier: Verifier, room: BatchRoom, chosen: Rounds
+    ) -> dict[SessionKey, float]:
+        """Per round that goes: how long after its step the batch is formed that its next draft can
+        be in. The steps in between are those of the sessions that are not in this one."""
+        drafting = [one for one in verifier.sessions.values() if not one.is_hosted]
+        others = len(drafting) - len(chosen)
+        if others <= 0 or not chosen:
+            return {}
+        usual_rows = max(1.0, sum(one.num_rows for _, one in chosen) / len(chosen))
+        places = max(1, min(room.sessions, int(room.rows / usual_rows)))
+        step_s = self._usual_step_s(verifier, chosen, min(others, places))
+        shares = places_per_session(drafting, places)
+        lead_s = verifier.pipeline.lead_s
+        return {
+            key: max(0.0, self._steps_between(shares, key.edge, others, drafting) * step_s - lead_s)
+            for key, _ in chosen
+        }
+
+    def _steps_between(
+        self,
+        shares: dict[EdgeId, float],
+        edge: EdgeId,
+        others: int,
+        drafting: Sequence[Session],
+    ) -> int:
+        between = math.ceil(1.0 / max(shares[edge], 1e-6) - 1e-6) - 1
+        # Room for everybody, but not everybody is here: two groups alternate.
+        is_alternating = 3 * others >= len(drafting)
+        return max(between, 1 if is_alternating and len(shares) > 1 else 0)
+
+    def _usual_step_s(self, verifier: Verifier, chosen: Rounds, num_rounds: int) -> float:
+        share = num_rounds / len(chosen)
+        rows = share * sum(one.num_rows for _, one in chosen)
+        context = share * sum(one.context for _, one in chosen)
+        return verifier.estimator.predict_ms(round(rows), round(context)) / 1000
+
+
+def _is_full(verifier: Verifier, room: BatchRoom) -> bool:
+    waiting = verifier.waiting
+    if len(waiting) >= room.sessions:
+        return True
+    return sum(one.num_rows for one in waiting.values()) >= room.rows
+
+
+def _smaller(room: BatchRoom, sessions: int) -> BatchRoom:
+    return BatchRoom(room.rows, min(room.sessions, sessions), room.context)

@@ -1,0 +1,171 @@
+"""Whether a batch goes now or waits for more, and when a session's next draft is wanted. Pure.
+
+Both look one step beyond the next: what goes now delays who is late for it by a step, and what
+waits delays everybody by the wait. Judged by tokens per second, never by how busy a verifier is.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Final
+
+from specedge.ids import EdgeId
+from specedge_scheduler.policy.batching import BatchRoom
+from specedge_scheduler.views import Session, Verifier
+
+LEAST_GAIN: Final = 1.01  # holding must promise so much more: predictions err
+SPLIT_GAIN: Final = 1.03
+HOLD_SHARE: Final = 1.0  # of a step, that rounds are held at most while nothing runs
+LOOK_AHEAD: Final = 16  # arrivals
+SAME_MOMENT_S: Final = 0.0002
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one session's round brings to a step, as usual or as it stands: ``at_s`` when."""
+
+    at_s: float
+    tokens: float
+    rows: float
+    context: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a verifier's next steps could be.
+
+    waiting   rounds that are here
+    coming    rounds of its other sessions, by the time they are expected
+    """
+
+    waiting: tuple[Share, ...]
+    coming: tuple[Share, ...]
+
+
+def outlook(verifier: Verifier, now_s: float) -> Outlook:
+    """From what is known of its sessions. Who is late is not counted on."""
+    waiting: list[Share] = []
+    coming: list[Share] = []
+    ends_s = verifier.pipeline.ends_s
+    for key, session in verifier.sessions.items():
+        rhythm, pending = session.rhythm, verifier.waiting.get(key)
+        if pending is not None:
+            rows, context = pending.num_rows, pending.context
+            waiting.append(Share(pending.arrived_s, rhythm.tokens, rows, context))
+            continue
+        if session.is_hosted or rhythm.is_late(now_s):
+            continue
+        released_s = rhythm.released_s
+        if released_s is None:
+            released_s = ends_s if ends_s is not None and session.is_out else None
+        at_s = None if released_s is None else rhythm.expected_s(released_s)
+        if at_s is not None:
+            coming.append(Share(max(at_s, now_s), rhythm.tokens, rhythm.rows, rhythm.context))
+    coming.sort(key=lambda share: share.at_s)
+    return Outlook(tuple(waiting), tuple(coming))
+
+
+class Forecast:
+    """Weighs what could be done with one outlook, on one verifier, from ``start_s``: when a step
+    could begin at the earliest."""
+
+    def __init__(self, verifier: Verifier, seen: Outlook, room: BatchRoom, start_s: float) -> None:
+        self._verifier = verifier
+        self._room = room
+        self._start_s = start_s
+        self._num_here = len(seen.waiting)
+        # Everybody in the order of service; sums over the first so many of them.
+        queue = (*seen.waiting, *seen.coming)
+        self._at_s = [max(share.at_s, start_s) for share in queue]
+        self._tokens = _sums(share.tokens for share in queue)
+        self._rows = _sums(share.rows for share in queue)
+        self._context = _sums(share.context for share in queue)
+
+    @property
+    def places(self) -> int:
+        """How many rounds of the usual size a step takes."""
+        num = self._num_here or len(self._at_s)
+        if not num:
+            return min(self._room.sessions, self._room.rows)
+        usual_rows = max(1.0, self._rows[num] / num)
+        return max(1, min(self._room.sessions, int(self._room.rows / usual_rows)))
+
+    def hold_until_s(self) -> float | None:
+        """Until when the rounds that are here wait for more; None: they had better go."""
+        here, places = self._num_here, self.places
+        if here >= places:
+            return None
+        longest_s = HOLD_SHARE * self._step_s(0, here)
+        best_rate, best_s = self._rate(here) * LEAST_GAIN, None
+        for num_first in range(here + 1, min(places, len(self._at_s), here + LOOK_AHEAD) + 1):
+            at_s = self._at_s[num_first - 1]
+            if at_s - self._start_s > longest_s:
+                break
+            if (rate := self._rate(num_first)) > best_rate:
+                best_rate, best_s = rate, at_s
+        return best_s
+
+    def split(self) -> int | None:
+        """How many of a crowd that is all here go first, so that the others' step hides what these
+        take to come back; None: all of them. Only where one step has room for all."""
+        num = self._num_here
+        if num < 2 or num > self.places or len(self._at_s) - num > num // 4:
+            return None
+        known = [
+            session.rhythm.turnaround_s
+            for session in self._verifier.sessions.values()
+            if session.rhythm.turnaround_s is not None
+        ]
+        if not known:
+            return None
+        away_s = sum(known) / len(known)
+        half = (num + 1) // 2
+        whole_s, half_s = self._step_s(0, num), self._step_s(0, half)
+        together = 1.0 / max(whole_s + away_s, 1e-9)
+        apart = 1.0 / max(2 * half_s, half_s + away_s, 1e-9)
+        return half if apart > SPLIT_GAIN * together else None
+
+    def _rate(self, num_first: int) -> float:
+        """Tokens per second of the next step and the one after it, if the next one waits for the
+        first ``num_first`` of the queue, and the one after it for as many as is best then."""
+        start_s = self._at_s[num_first - 1] if num_first > self._num_here else self._start_s
+        end_s = start_s + self._step_s(0, num_first)
+        num_there = max(num_first, bisect_right(self._at_s, end_s, num_first))
+        most = min(num_first + self.places, len(self._at_s))
+        best = self._tokens[num_first] / max(end_s - self._start_s, 1e-9)
+        if most > num_first:
+            best = 0.0  # the next step goes on with somebody, sooner or later
+        for end in range(min(num_there, most), min(most, num_there + LOOK_AHEAD) + 1):
+            if end == num_first:
+                continue
+            second_s = max(end_s, self._at_s[end - 1]) + self._step_s(num_first, end)
+            best = max(best, self._tokens[end] / max(second_s - self._start_s, 1e-9))
+        return best
+
+    def _step_s(self, start: int, end: int) -> float:
+        """Of a step with those of the queue."""
+        if start == end:
+            return 0.0
+        rows = self._rows[end] - self._rows[start]
+        context = self._context[end] - self._context[start]
+        return self._verifier.estimator.predict_ms(round(rows), round(context)) / 1000
+
+
+def _sums(values: Iterable[float]) -> list[float]:
+    return list(accumulate(values, initial=0.0))
+
+
+def places_per_session(sessions: Iterable[Session], places: int) -> dict[EdgeId, float]:
+    """Of each edge: how many of its sessions' rounds a step takes on average, for each of them, if
+    all edges get the same and what one does not need goes to the others. At most 1."""
+    num_of: dict[EdgeId, int] = {}
+    for session in sessions:
+        num_of[session.key.edge] = num_of.get(session.key.edge, 0) + 1
+    left, share_of = float(places), {}
+    by_size = sorted(num_of.items(), key=lambda entry: entry[1])
+    for index, (edge, num) in enumerate(by_size):
+        share = min(float(num), left / (len(by_size) - index))
+        left -= share
+        share_of[edge] = share / num
+    return share_of

@@ -1,0 +1,79 @@
+"""How one session comes and goes: when its next draft arrives, and what a draft of it yields. Pure.
+
+Learned from its own history alone; the one who hears of drafts and of ended steps tells it.
+"""
+
+from typing import Final
+
+WEIGHT: Final = 0.2  # of the newest
+OUTLIER: Final = 4.0  # times the usual: a user's pause, a resync
+LATE_SPREADS: Final = 3.0
+LATE_S: Final = 0.003
+
+
+class Rhythm:
+    """One session's. Seconds of the scheduler's clock; tokens and rows per round.
+
+    released_s    when its last round's step was reported ended; None: it waits, or is in a step
+    turnaround_s  from then to its next draft's arrival, as usual; None: not known yet
+    spread_s      mean deviation of that
+    """
+
+    __slots__ = ("_base", "_round", "released_s", "rows", "spread_s", "tokens", "turnaround_s")
+
+    def __init__(self) -> None:
+        self.released_s: float | None = None
+        self.turnaround_s: float | None = None
+        self.spread_s = 0.0
+        self.tokens = 2.0
+        self.rows = 0.0
+        self._base = 0
+        self._round = -1
+
+    @property
+    def context(self) -> int:
+        """Tokens committed, as its last draft said."""
+        return self._base
+
+    def note_draft(self, round_: int, base: int, rows: int, now_s: float) -> None:
+        """A draft arrived that starts after ``base`` tokens; one that was said before is nothing
+        new."""
+        if round_ <= self._round:
+            return
+        if self._round >= 0 and round_ == self._round + 1:
+            self.tokens += WEIGHT * (base - self._base - self.tokens)
+        self._round, self._base = round_, base
+        self.rows += (1.0 if self.rows == 0.0 else WEIGHT) * (rows - self.rows)
+        if self.released_s is not None:
+            self._learn(now_s - self.released_s)
+            self.released_s = None
+
+    def note_released(self, now_s: float) -> None:
+        """The step with its round ended."""
+        self.released_s = now_s
+
+    def note_overtaken(self) -> None:
+        """The step with its round ended, and its next draft was there before that was known."""
+        self._learn(0.0)
+
+    def expected_s(self, released_s: float) -> float | None:
+        """When its draft comes if it is, or was, released then; None: nobody can say."""
+        if self.turnaround_s is None:
+            return None
+        return released_s + self.turnaround_s + self.spread_s
+
+    def is_late(self, now_s: float) -> bool:
+        """Whether it should have come long ago: it is not waited for."""
+        if self.released_s is None or self.turnaround_s is None:
+            return False
+        usual_s = self.turnaround_s + LATE_SPREADS * self.spread_s + LATE_S
+        return now_s > self.released_s + usual_s
+
+    def _learn(self, turnaround_s: float) -> None:
+        if self.turnaround_s is None:
+            self.turnaround_s = turnaround_s
+            return
+        usual_s = self.turnaround_s
+        turnaround_s = min(turnaround_s, OUTLIER * usual_s + LATE_S)
+        self.turnaround_s += WEIGHT * (turnaround_s - usual_s)
+        self.spread_s += WEIGHT * (abs(turnaround_s - usual_s) - self.spread_s)
