@@ -30,8 +30,8 @@ from specedge.cli.failure import CommandFailed
 from specedge.engine.loading import DEFAULT_MODEL
 from specedge.engine.shipped import AUTO, chosen_drafter
 
-SWEEP: Final = "2x3,3x6,4x8,5x16,controller"
-QUICK: Final = {"prompts": 6, "tokens": 24, "sweep": "3x4,controller", "sweep_prompts": 2}
+SWEEP: Final = "1x2,2x4,3x4,4x7,controller"
+QUICK: Final = {"prompts": 6, "tokens": 24, "sweep": "2x4,controller", "sweep_prompts": 2}
 
 
 def main(argv: Sequence[str]) -> None:
