@@ -1,62 +1,33 @@
 """The secrets that pods name: made by `specedge creds init` and kustomize, and what pods need."""
 
-import base64
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from typer.testing import CliRunner
 
-from specedge.cli.main import app
 from specedge.credentials.nkey import UserKey
 from specedge.ids import SchedulerId, VerifierId
 from specedge.link.broker import find_broker_binary
 from specedge.protocol import subjects
-from tests.deploy.manifests import K8S, REPOSITORY, VARIANTS, kustomize, render
+from tests.deploy.cluster_credentials import FOLDER, Secrets, make_credentials, secrets_of
+from tests.deploy.manifests import K8S, REPOSITORY, VARIANTS, render
 
-README: Final = K8S / "README.md"
 # Of others: the operator may bring it.
 FOREIGN: Final = {"hf-token"}
-
-Secrets = dict[str, dict[str, bytes]]
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of k8s/credentials in which the README's own command was run."""
     folder = tmp_path_factory.mktemp("credentials")
-    shutil.copy(K8S / "credentials" / "kustomization.yaml", folder)
-    command = documented_command()
-    assert command[:4] == ["specedge", "creds", "init", "--dir"]
-    assert command[4] == "k8s/credentials/folder"
-    given = ["--dir", str(folder / "folder"), *command[5:]]
-    run_creds("init", *given)
+    make_credentials(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def secrets(made: Path) -> Secrets:
-    return {
-        manifest["metadata"]["name"]: {
-            key: base64.b64decode(value) for key, value in manifest["data"].items()
-        }
-        for manifest in kustomize(made)
-    }
-
-
-def run_creds(*arguments: str) -> None:
-    said = CliRunner().invoke(app, ["creds", *arguments])
-    assert said.exit_code == 0, said.output
-
-
-def documented_command() -> list[str]:
-    """The line of the README that makes the folder."""
-    (block,) = re.findall(r"^(specedge creds init (?:.*\\\n)*.*)$", README.read_text(), re.M)
-    words: list[str] = block.replace("\\\n", " ").split()
-    return ["nats.example.org" if word == "HOST" else word for word in words]
+    return secrets_of(made)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -108,7 +79,7 @@ def test_each_pod_may_say_what_its_service_says_and_is_known_by_its_key(secrets:
 
 
 def test_the_folder_never_gets_into_the_repository() -> None:
-    asked = ["git", "check-ignore", "-q", "k8s/credentials/folder/authority/ca.key"]
+    asked = ["git", "check-ignore", "-q", f"{FOLDER}/authority/ca.key"]
 
     assert subprocess.run(asked, cwd=REPOSITORY, check=False, timeout=20).returncode == 0
 

@@ -1,0 +1,174 @@
+"""Runs a rendered workload's first pod as a plain process: a kubelet in miniature.
+
+The container's command, environment, files and probes are those of the manifest, but for: paths lie
+below a folder of the pod's own, ports are free ones of this machine, and names of services are
+localhost. Users and capabilities are not tried here: containers are.
+"""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from specedge.link.broker import find_broker_binary
+from tests.deploy.cluster_credentials import Secrets
+from tests.deploy.manifests import Rendered, Workload
+
+POLL_S: Final = 0.05
+HOST: Final = "localhost"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where pods run: the manifests, the secrets, and a free port for each container port."""
+
+    rendered: Rendered
+    secrets: Secrets
+    folder: Path
+    ports: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    def port(self, workload: str, container_port: int) -> int:
+        """The stand-in of a container's port."""
+        return self.ports.setdefault((workload, container_port), _free_port())
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A running pod."""
+
+    machine: Machine
+    workload: Workload
+    process: asyncio.subprocess.Process
+
+    def url(self, port: str = "http") -> str:
+        """Of a named port."""
+        number = self.machine.port(self.workload.name, self.workload.ports[port])
+        return f"http://{HOST}:{number}"
+
+    async def probe(self, kind: str) -> bool:
+        """Ask what a probe of the manifest asks."""
+        wanted = self.workload.container[kind]["httpGet"]
+        try:
+            async with httpx.AsyncClient() as client:
+                answer = await client.get(self.url(wanted["port"]) + wanted["path"])
+        except httpx.TransportError:
+            return False
+        return answer.status_code == 200
+
+    async def until(self, kind: str) -> None:
+        """Until that probe succeeds; fails the test if the process ends before."""
+        while not await self.probe(kind):
+            assert self.process.returncode is None, f"{self.workload.name} ended"
+            await asyncio.sleep(POLL_S)
+
+    async def stop(self) -> int:
+        """SIGTERM, and the exit code; TimeoutError if the grace period is over before."""
+        self.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(self.workload.pod["terminationGracePeriodSeconds"]):
+            return await self.process.wait()
+
+
+@asynccontextmanager
+async def running(
+    machine: Machine, name: str, overrides: Mapping[str, str] | None = None
+) -> AsyncIterator[Pod]:
+    """The first pod of workload ``name``, with some variables changed; killed at the end if it
+    still runs."""
+    workload = machine.rendered.workload(name)
+    root = machine.folder / name
+    _lay_out(machine, workload, root)
+    told = machine.rendered.environment(workload) | dict(overrides or {})
+    environment = {key: _moved(machine, workload, root, value) for key, value in told.items()}
+    if "http" in workload.ports:
+        environment["SPECEDGE_HTTP_PORT"] = str(machine.port(name, workload.ports["http"]))
+    with (machine.folder / f"{name}.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            *_command(machine, workload, root),
+            stdout=log,
+            stderr=log,
+            env={"PATH": os.environ["PATH"], "HOME": str(root), **environment},
+            cwd=root,
+        )
+    try:
+        yield Pod(machine, workload, process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+def _command(machine: Machine, workload: Workload, root: Path) -> list[str]:
+    given: list[str] = workload.container.get("command", [])
+    if not given:  # the image's own
+        return [sys.executable, "-m", f"specedge_{workload.name}"]
+    assert given[0] == "nats-server"
+    return [find_broker_binary(), *(_moved(machine, workload, root, word) for word in given[1:])]
+
+
+def _lay_out(machine: Machine, workload: Workload, root: Path) -> None:
+    """Every mount of the container, below ``root``."""
+    volumes = {volume["name"]: volume for volume in workload.pod["volumes"]}
+    for mount in workload.container["volumeMounts"]:
+        target = root / mount["mountPath"].lstrip("/")
+        files = _files_of(machine, volumes.get(mount["name"], {}))
+        if (part := _part(machine, workload, mount)) is not None:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(files[part])
+            continue
+        target.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            moved = _moved(machine, workload, root, content.decode())
+            (target / name).write_text(moved)
+
+
+def _files_of(machine: Machine, volume: dict[str, Any]) -> dict[str, bytes]:
+    """What a volume shows: of secrets and ConfigMaps their files, of others none yet."""
+    sources: list[dict[str, Any]] = list(volume.get("projected", {}).get("sources", []))
+    if secret := volume.get("secret"):
+        sources.append({"secret": {**secret, "name": secret["secretName"]}})
+    found: dict[str, bytes] = {}
+    for source in sources:
+        if secret := source.get("secret"):
+            content = machine.secrets[secret["name"]]
+            items = secret.get("items") or [{"key": key, "path": key} for key in content]
+            found |= {item["path"]: content[item["key"]] for item in items}
+        else:
+            written = machine.rendered.named("ConfigMap", source["configMap"]["name"])["data"]
+            found |= {name: text.encode() for name, text in written.items()}
+    return found
+
+
+def _part(machine: Machine, workload: Workload, mount: dict[str, Any]) -> str | None:
+    """The one file of its volume that a mount is for, if it is for one."""
+    expression: str | None = mount.get("subPathExpr", mount.get("subPath"))
+    if expression is None:
+        return None
+    for name, value in machine.rendered.environment(workload).items():
+        expression = expression.replace(f"$({name})", value)
+    return expression
+
+
+def _moved(machine: Machine, workload: Workload, root: Path, text: str) -> str:
+    """``text`` with the paths, ports and names of this machine."""
+    paths = "|".join(re.escape(m["mountPath"]) for m in workload.container["volumeMounts"])
+    text = re.sub(rf"(?<![\w/.])({paths})(?![\w-])", lambda path: f"{root}{path[1]}", text)
+    for port in machine.rendered.workload("nats").ports.values():
+        text = text.replace(f"0.0.0.0:{port}", f"{HOST}:{machine.port('nats', port)}")
+        text = text.replace(f"nats:{port}", f"{HOST}:{machine.port('nats', port)}")
+    return text
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number: int = probe.getsockname()[1]
+        return number
