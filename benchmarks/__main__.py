@@ -12,6 +12,7 @@ BENCHMARKS: Final = {
     "compare": "benchmarks.compare",
     "trace": "benchmarks.record_trace",
     "controller": "benchmarks.controller_grid",
+    "paper": "benchmarks.paper",
 }
 
 
