@@ -10,7 +10,7 @@ ARGS ?=
 PROMPTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check lint-deploy k8s-alerts format test test-compose demo up bench bench-acceptance bench-controller bench-engine clean
+.PHONY: help setup check lint-deploy k8s-alerts format test test-compose test-pods demo up bench bench-acceptance bench-controller bench-engine clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,11 +58,15 @@ format: $(STAMP) ## Let ruff put the code into shape
 # Tests with their own processes and timing run one at a time, after the rest.
 test: $(STAMP) $(KUBECTL) ## Run every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal \
-	  --ignore=tests/integration --ignore=tests/e2e --ignore=tests/deploy/test_compose.py $(ARGS)
+	  --ignore=tests/integration --ignore=tests/e2e --ignore=tests/deploy/test_compose.py \
+	  --ignore=tests/deploy/test_pods_in_containers.py $(ARGS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/integration tests/e2e $(ARGS)
 
 test-compose: $(STAMP) ## Build the images, run the whole of docker-compose.yml and take it down; needs Docker
 	$(BIN)/python -m pytest -s -v tests/deploy/test_compose.py $(ARGS)
+
+test-pods: $(STAMP) $(KUBECTL) ## Run the pods of k8s/overlays/dev-cpu as containers; needs Docker and the images
+	$(BIN)/python -m pytest -v tests/deploy/test_pods_in_containers.py $(ARGS)
 
 demo: $(STAMP) ## Ask a real model a few questions through the whole system, and show a table
 	$(BIN)/specedge demo $(ARGS)

@@ -15,13 +15,14 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import httpx
 
 from specedge.link.broker import find_broker_binary
 from tests.deploy.cluster_credentials import Secrets
 from tests.deploy.manifests import Rendered, Workload
+from tests.deploy.pod_volumes import Volumes
 
 POLL_S: Final = 0.05
 HOST: Final = "localhost"
@@ -116,11 +117,11 @@ def _command(machine: Machine, workload: Workload, root: Path) -> list[str]:
 
 def _lay_out(machine: Machine, workload: Workload, root: Path) -> None:
     """Every mount of the container, below ``root``."""
-    volumes = {volume["name"]: volume for volume in workload.pod["volumes"]}
+    volumes = Volumes(machine.rendered, machine.secrets, workload)
     for mount in workload.container["volumeMounts"]:
         target = root / mount["mountPath"].lstrip("/")
-        files = _files_of(machine, volumes.get(mount["name"], {}))
-        if (part := _part(machine, workload, mount)) is not None:
+        files = volumes.files_of(mount)
+        if (part := volumes.part_of(mount)) is not None:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(files[part])
             continue
@@ -128,33 +129,6 @@ def _lay_out(machine: Machine, workload: Workload, root: Path) -> None:
         for name, content in files.items():
             moved = _moved(machine, workload, root, content.decode())
             (target / name).write_text(moved)
-
-
-def _files_of(machine: Machine, volume: dict[str, Any]) -> dict[str, bytes]:
-    """What a volume shows: of secrets and ConfigMaps their files, of others none yet."""
-    sources: list[dict[str, Any]] = list(volume.get("projected", {}).get("sources", []))
-    if secret := volume.get("secret"):
-        sources.append({"secret": {**secret, "name": secret["secretName"]}})
-    found: dict[str, bytes] = {}
-    for source in sources:
-        if secret := source.get("secret"):
-            content = machine.secrets[secret["name"]]
-            items = secret.get("items") or [{"key": key, "path": key} for key in content]
-            found |= {item["path"]: content[item["key"]] for item in items}
-        else:
-            written = machine.rendered.named("ConfigMap", source["configMap"]["name"])["data"]
-            found |= {name: text.encode() for name, text in written.items()}
-    return found
-
-
-def _part(machine: Machine, workload: Workload, mount: dict[str, Any]) -> str | None:
-    """The one file of its volume that a mount is for, if it is for one."""
-    expression: str | None = mount.get("subPathExpr", mount.get("subPath"))
-    if expression is None:
-        return None
-    for name, value in machine.rendered.environment(workload).items():
-        expression = expression.replace(f"$({name})", value)
-    return expression
 
 
 def _moved(machine: Machine, workload: Workload, root: Path, text: str) -> str:
