@@ -4,7 +4,7 @@ from pydantic import Field
 
 from specedge.protocol.subjects import DEFAULT_GROUP
 from specedge.service.settings import ServiceSettings
-from specedge_scheduler.policy.types import SchedulerLimits
+from specedge_scheduler.policy.types import PolicyName, SchedulerLimits
 
 NAME_PATTERN = r"^[a-z0-9-]{1,32}$"
 
@@ -21,6 +21,16 @@ class SchedulerSettings(ServiceSettings):
     max_batch_nodes: int = Field(
         default=SchedulerLimits.max_batch_nodes, ge=2, le=65536, description="rows of one batch"
     )
+    policy: PolicyName = Field(
+        default=SchedulerLimits.policy,
+        description="how batches are formed: jit (as late and as full as keeps the verifier busy), "
+        "greedy (what waits goes at once) or static (groups wait for all of their own)",
+    )
+    max_batch_sessions: int = Field(
+        default=SchedulerLimits.max_batch_sessions,
+        ge=0,
+        description="rounds of one batch; 0: its rows alone bound it",
+    )
     sessions_per_edge: int = Field(
         default=SchedulerLimits.sessions_per_edge, ge=1, description="open at once, per edge"
     )
@@ -35,6 +45,8 @@ class SchedulerSettings(ServiceSettings):
         """As the policy takes them."""
         return SchedulerLimits(
             max_batch_nodes=self.max_batch_nodes,
+            policy=self.policy,
+            max_batch_sessions=self.max_batch_sessions,
             sessions_per_edge=self.sessions_per_edge,
             messages_per_s=self.edge_messages_per_s,
             nodes_per_s=self.edge_nodes_per_s,
