@@ -192,6 +192,7 @@ class CredentialsFolder:
         if not self.has_secret(member):
             return
         files.ensure_folder(place)
+        files.guard(f"{place}/{IDENTITY}", SECRET)
         files.ensure(f"{place}/{CA}", ca, PUBLIC)
         if member.role is not Role.EDGE:
             return

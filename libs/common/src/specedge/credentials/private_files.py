@@ -83,10 +83,20 @@ class PrivateFiles:
         with self._explained(path):
             before = target.read_bytes() if target.exists() else None
             if before == content:
-                self._guard(path, mode)
+                self.guard(path, mode)
                 return
             _replace(target, content, mode, self._owner)
         self._note(path, Deed.CREATED if before is None else Deed.REWRITTEN)
+
+    def guard(self, path: str, mode: int) -> None:
+        """Have a file that exists in the right hands."""
+        target = self._root / path
+        with self._explained(path):
+            is_right = target.stat().st_mode & 0o777 == mode
+            if not is_right:
+                target.chmod(mode)
+            if self._own(target) or not is_right:
+                self._note(path, Deed.GUARDED)
 
     def read(self, path: str) -> bytes | None:
         """A file's content; None if there is no such file."""
@@ -109,15 +119,6 @@ class PrivateFiles:
         """One that holds something else, or is a mount, stays."""
         with contextlib.suppress(OSError):
             (self._root / path).rmdir()
-
-    def _guard(self, path: str, mode: int) -> None:
-        target = self._root / path
-        status = target.stat()
-        is_right = status.st_mode & 0o777 == mode
-        if not is_right:
-            target.chmod(mode)
-        if self._own(target) or not is_right:
-            self._note(path, Deed.GUARDED)
 
     def _own(self, target: Path) -> bool:
         status = target.stat()
