@@ -41,10 +41,16 @@ check: $(STAMP) lint-deploy ## Lint, format, types, the rings, and what deploys 
 # Compose's own checks need its binary alone, no engine; the package's own command hides exit codes.
 COMPOSE = $$($(BIN)/python -c 'import compose; print(compose.__path__[0])')/docker-compose
 
-lint-deploy: $(STAMP) ## Lint Dockerfiles, Compose's files, manifests and monitoring
+# The broker's generated configuration, with everything that it can hold, by the broker itself.
+GENERATED := .specedge/credentials-check
+
+lint-deploy: $(STAMP) ## Lint Dockerfiles, Compose's files, manifests, monitoring, the broker's configuration
 	$(BIN)/hadolint services/*/Dockerfile
 	$(BIN)/yamllint --strict .yamllint.yaml docker-compose.yml deploy k8s
 	$(COMPOSE) --profile '*' config --quiet
+	$(BIN)/specedge creds init --dir $(GENERATED) --edge edge-1 --observer observer-1 \
+	  --websocket 0.0.0.0:8443 --json >/dev/null
+	$(BIN)/nats-server -t -c $(GENERATED)/broker/nats-server.conf
 
 k8s-alerts: ## Wrap deploy/monitoring/alerts.yml for the Prometheus operator
 	{ sed '/^spec:/q' k8s/components/monitoring/alerts.yaml; \
