@@ -48,6 +48,7 @@ lint-deploy: $(STAMP) ## Lint Dockerfiles, Compose's files, manifests, monitorin
 	$(BIN)/hadolint services/*/Dockerfile
 	$(BIN)/yamllint --strict .yamllint.yaml docker-compose.yml deploy k8s
 	$(COMPOSE) --profile '*' config --quiet
+	$(BIN)/python -m pytest -q tests/deploy/test_monitoring.py
 	$(BIN)/specedge creds init --dir $(GENERATED) --edge edge-1 --observer observer-1 \
 	  --websocket 0.0.0.0:8443 --json >/dev/null
 	$(BIN)/nats-server -t -c $(GENERATED)/broker/nats-server.conf
