@@ -51,14 +51,12 @@ class Setting:
 
     @classmethod
     def parse(cls, text: str) -> "Setting":
-        """``4x8``: four levels, eight nodes; or ``controller``. Raises ValueError."""
-        if text == CONTROLLER:
-            return cls()
+        """``4x8``: four levels, eight nodes. Raises ValueError."""
         depth, _, budget = text.partition("x")
         return cls(int(depth), int(budget))
 
     def __str__(self) -> str:
-        """As parsed."""
+        """As parsed, or ``controller``."""
         return CONTROLLER if self.is_controller else f"{self.depth}x{self.budget}"
 
     @property
@@ -90,6 +88,8 @@ class Column:
         if self.kind is not Kind.SPECEDGE:
             return str(self.kind)
         edges = "1 edge" if self.edges == 1 else f"{self.edges} edges"
+        if self.setting is not None and self.setting.is_controller:
+            return f"{self.kind} {edges} adaptive"
         return f"{self.kind} {edges} {'proactive' if self.proactive else 'waiting'}"
 
 

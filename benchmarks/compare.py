@@ -3,7 +3,8 @@
 In one invocation, on the same prompts, with the same number of streams at a time in every column.
 The verifier's process has one core and one thread; edges, scheduler, broker and clients share
 another. Between edges and cloud lies a link that really is as long as its column says. Each system
-drafts at the best setting of a sweep that is printed too. All in fp32, so that every column yields
+drafts at the best setting of a sweep that is printed too; one edge also adapts by itself, from
+nothing known, and is compared with that setting. All in fp32, so that every column yields
 the same texts, which is checked. Figures come from the services' metrics, the answers' own figures
 and the clients' clock.
 
@@ -30,8 +31,8 @@ from specedge.cli.failure import CommandFailed
 from specedge.engine.loading import DEFAULT_MODEL
 from specedge.engine.shipped import AUTO, chosen_drafter
 
-SWEEP: Final = "1x2,2x4,3x4,4x7,controller"
-QUICK: Final = {"prompts": 6, "tokens": 24, "sweep": "2x4,controller", "sweep_prompts": 2}
+SWEEP: Final = "1x2,2x4,3x4,4x7"
+QUICK: Final = {"prompts": 6, "tokens": 24, "sweep": "2x4,3x4", "sweep_prompts": 2}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -123,7 +124,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--sweep",
         type=_settings,
         default=_settings(SWEEP),
-        help="depths × nodes to try, and controller (of edges only)",
+        help="depths × nodes to try",
     )
     add("--sweep-prompts", type=int, default=6, help="prompts of each try")
     add("--sweep-tokens", type=int, default=32, help="tokens of each answer of a try")

@@ -59,6 +59,7 @@ GOALS: Final[dict[str, Goal]] = {
     "time_over_server_only": Goal("ms/tok\nover server", at_most=1.0),
     "time_over_waiting": Goal("ms/tok\nover waiting", at_most=0.9),
     "reply_p99_later_ms": Goal("reply p99\nlater, ms"),
+    "time_over_fixed": Goal("ms/tok\nover fixed", at_most=1.05),
 }
 
 
@@ -114,11 +115,13 @@ def _proactive(results: Results) -> list[Measured]:
 
 
 def ratios(results: Results) -> dict[str, float]:
-    """Under flat keys, ``<ratio>_<streams>_streams_<edges>_edges_<round trip>_ms``."""
+    """Under flat keys, ``<ratio>_<streams>_streams_<edges>_edges_<round trip>_ms``, with
+    ``_adaptive`` behind where the edge chose its drafts' sizes."""
     found: dict[str, float] = {}
     for each in _proactive(results):
         column = each.column
         place = f"{column.streams}_streams_{column.edges}_edges_{column.round_trip_ms:g}_ms"
+        place += "_adaptive" if _is_adaptive(column) else ""
         for key, value in _ratios_of(each, results.columns).items():
             found[f"{key}_{place}"] = value
     return found
@@ -128,7 +131,11 @@ def _ratios_of(ours: Measured, columns: Sequence[Measured]) -> dict[str, float]:
     mine = ours.figures
     plain = _baseline(columns, Kind.PLAIN, ours.column.streams)
     server_only = _baseline(columns, Kind.SERVER_ONLY, ours.column.streams)
-    waiting = _waiting(columns, ours.column)
+    waiting, fixed = None, None
+    if _is_adaptive(ours.column):
+        fixed = _sibling(columns, ours.column, proactive=True)
+    else:
+        waiting = _sibling(columns, ours.column, proactive=False)
     found: dict[str, float] = {}
     for name, theirs in (("plain", plain), ("server_only", server_only)):
         if theirs is not None:
@@ -139,7 +146,13 @@ def _ratios_of(ours: Measured, columns: Sequence[Measured]) -> dict[str, float]:
         found["time_over_waiting"] = mine.time_per_token_ms / waiting.time_per_token_ms
         if mine.reply_p99_ms is not None and waiting.reply_p99_ms is not None:
             found["reply_p99_later_ms"] = mine.reply_p99_ms - waiting.reply_p99_ms
+    if fixed is not None:
+        found["time_over_fixed"] = mine.time_per_token_ms / fixed.time_per_token_ms
     return found
+
+
+def _is_adaptive(column: Column) -> bool:
+    return column.setting is not None and column.setting.is_controller
 
 
 def _baseline(columns: Sequence[Measured], kind: Kind, streams: int) -> Figures | None:
@@ -151,13 +164,14 @@ def _baseline(columns: Sequence[Measured], kind: Kind, streams: int) -> Figures 
     return None if nearest is None else nearest.figures
 
 
-def _waiting(columns: Sequence[Measured], ours: Column) -> Figures | None:
-    """The same system without proactive drafting, under the same load."""
+def _sibling(columns: Sequence[Measured], ours: Column, *, proactive: bool) -> Figures | None:
+    """Edges with fixed sizes, proactive or not, under the same load."""
     for each in columns:
         theirs = each.column
         if (
             theirs.kind is ours.kind
-            and not theirs.proactive
+            and theirs.proactive == proactive
+            and not _is_adaptive(theirs)
             and (theirs.streams, theirs.edges, theirs.round_trip_ms)
             == (ours.streams, ours.edges, ours.round_trip_ms)
         ):

@@ -37,6 +37,7 @@ HALVES: Final = 2
 # Before each measurement, so that edges know the link's new length.
 WARM_UP_TEXT: Final = "Tell me something about rivers."
 WARM_UP_TOKENS: Final = 16
+ADAPTIVE: Final = Setting()
 
 
 class Comparison:
@@ -79,8 +80,7 @@ class Comparison:
 
     async def _sweep_server_only(self) -> dict[int, Setting]:
         """The best setting of the verifier's own drafter by number of streams, without a delay."""
-        fixed = [setting for setting in self._plan.sweep if not setting.is_controller]
-        for setting in fixed:
+        for setting in self._plan.sweep:
             async with self._server_only(setting) as (where, edges):
                 for streams in self._plan.streams:
                     column = Column(
@@ -113,17 +113,19 @@ class Comparison:
     # ------------------------------------------------------------ columns
 
     async def _measure_edges(self, where: Cloud, streams: int, setting: Setting) -> None:
-        """Plain and SpecEdge, proactive or not, side by side in one system."""
+        """Plain and SpecEdge, proactive or not or adaptive, side by side in one system."""
         plan = self._plan
         most = min(2, streams)
         on = self._drafting_flags(setting, proactive=True)
         off = self._drafting_flags(setting, proactive=False)
+        by_itself = self._drafting_flags(ADAPTIVE, proactive=True)
         async with (
             where.edges("hosted", 1, self._hosted_flags()) as hosted,
             where.edges("proactive", most, on) as proactive,
             where.edges("waiting", most, off) as waiting,
+            where.edges("adaptive", 1, by_itself) as adaptive,
         ):
-            await check_drafting(EDGE_DRAFTS, [*proactive, *waiting])
+            await check_drafting(EDGE_DRAFTS, [*proactive, *waiting, *adaptive])
             of_edges = {True: proactive, False: waiting}
             asked = {
                 Column(Kind.PLAIN, streams, delay_ms): hosted for delay_ms in plan.delays_ms
@@ -132,6 +134,10 @@ class Comparison:
                 for count in range(1, most + 1)
                 for delay_ms in plan.delays_ms
                 for is_proactive, urls in of_edges.items()
+            }
+            asked |= {
+                Column(Kind.SPECEDGE, streams, delay_ms, 1, True, ADAPTIVE): adaptive
+                for delay_ms in plan.delays_ms
             }
             prefill = await self._prefill(where, hosted)
             seen = await self._observe_all(where, asked)
@@ -201,8 +207,8 @@ class Comparison:
     @property
     def _num_measurements(self) -> int:
         plan = self._plan
-        tries = len(plan.sweep) + sum(not setting.is_controller for setting in plan.sweep)
-        edge_groups = sum(2 * min(2, streams) for streams in plan.streams)
+        tries = 2 * len(plan.sweep)
+        edge_groups = sum(1 + 2 * min(2, streams) for streams in plan.streams)
         columns = len(plan.delays_ms) * (2 * len(plan.streams) + edge_groups)
         return len(plan.streams) * tries + HALVES * columns
 

@@ -18,6 +18,7 @@ EDGES_PER_SLOT: Final = 2
 TREE_ROWS: Final = 1 + TREE_NODES
 # Beside link and drafting, between a verdict's step and the next draft's: broker, scheduler, edge.
 OVERHEAD_MS: Final = 2.5
+PROMPT_ROWS: Final = 64  # of a step, beside its trees: a new session's few
 HEAD_START: Final = 6  # levels that drafting ahead may add to what is drafted after the verdict
 MAX_DEPTH: Final = 16
 EDGES_PER_FLEET: Final = 32
@@ -148,7 +149,8 @@ def known_policies() -> tuple[str, ...]:
 def flags_of(cell: Cell) -> CellFlags:
     """What its processes are started with."""
     rows = cell.batch * TREE_ROWS
-    scheduler = ["--max-batch-nodes", str(rows)]
+    scheduler = ["--max-batch-sessions", str(cell.batch)]
+    scheduler += ["--max-batch-nodes", str(rows + PROMPT_ROWS)]
     if cell.policy and "policy" in SchedulerSettings.model_fields:
         scheduler += ["--policy", cell.policy]
     verifier = ["--emulated-pair", cell.pair, "--slots", "256"]
@@ -161,7 +163,7 @@ def flags_of(cell: Cell) -> CellFlags:
     load = ["--pair", cell.pair, "--measure-s", f"{cell.measure_s:g}", *agreement, *cell.extra]
     if cell.system != "specedge":
         return CellFlags(scheduler, verifier, [_hosted(cell, load)])
-    verifier += ["--max-step-tokens", str(rows + 64)]  # and a prompt beside them
+    verifier += ["--max-step-tokens", str(rows + PROMPT_ROWS)]
     load += ["--round-trip-ms", f"{PAPER_WAN.round_trip_ms:g}", "--depth", str(cell.depth)]
     load += ["--passes", str(cell.passes), "--proactive", str(cell.is_proactive).lower()]
     return CellFlags(scheduler, verifier, _split(cell.sessions, load))
