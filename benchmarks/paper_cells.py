@@ -22,6 +22,7 @@ PROMPT_ROWS: Final = 64  # of a step, beside its trees: a new session's few
 HEAD_START: Final = 6  # levels that drafting ahead may add to what is drafted after the verdict
 MAX_DEPTH: Final = 16
 EDGES_PER_FLEET: Final = 32
+STATIC: Final = "static, fixed depth"
 LONG_S, SHORT_S, PLAIN_S = 30.0, 20.0, 8.0
 
 
@@ -165,6 +166,7 @@ def flags_of(cell: Cell) -> CellFlags:
         return CellFlags(scheduler, verifier, [_hosted(cell, load)])
     verifier += ["--max-step-tokens", str(rows + PROMPT_ROWS)]
     load += ["--round-trip-ms", f"{PAPER_WAN.round_trip_ms:g}", "--depth", str(cell.depth)]
+    load += ["--paced", str(cell.variant != STATIC).lower()]
     load += ["--passes", str(cell.passes), "--proactive", str(cell.is_proactive).lower()]
     return CellFlags(scheduler, verifier, _split(cell.sessions, load))
 
@@ -200,7 +202,5 @@ def _ablation(pair: Pair, batch: int, long_s: float, short_s: float) -> list[Cel
         server_only(pair, batch, "twice the batch", SERVER_ONLY_DEPTH, 2 * batch, short_s),
         specedge(pair, batch, "not proactive", short_s, is_proactive=False),
         specedge(pair, batch, "greedy", short_s, policy="greedy"),
-        specedge(
-            pair, batch, "static, fixed depth", long_s, policy="static", depth=SERVER_ONLY_DEPTH
-        ),
+        specedge(pair, batch, STATIC, long_s, policy="static", depth=SERVER_ONLY_DEPTH),
     ]

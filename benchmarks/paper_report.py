@@ -39,7 +39,7 @@ def _cells(pair: str, figures: list[CellFigures]) -> Table:
         table.add_column(name)
     for name in (
         *("tok/s", "$/M", "V ms", "rows", "D ms", "τ", "depth", "hits", "fill", "busy"),
-        *("gap p99", "ms/tok", "p99", "CPU"),
+        *("gap p99", "ms/tok", "p99", "CPU", "late"),
     ):
         table.add_column(name, justify="right")
     for each in sorted(figures, key=lambda one: one.cell["batch"]):
@@ -60,6 +60,7 @@ def _cells(pair: str, figures: list[CellFigures]) -> Table:
             f"{each.token_ms['mean']:.1f}" if each.token_ms else "",
             f"{each.token_ms['p99']:.1f}" if each.token_ms else "",
             f"{max(each.cpu.values()):.2f}",
+            f"{each.late_p99_ms:.1f}" if each.late_p99_ms else "",
         )
     return table
 

@@ -11,6 +11,7 @@
 Only this file and ``loading`` name concrete adapters.
 """
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +34,7 @@ from specedge.service.http import HttpServer, serve_http
 from specedge.service.loading import LoadingStopped, LoadingWatch
 from specedge.service.metrics import ServiceMetrics
 from specedge.service.runtime import ServiceContext, settle_heap
+from specedge.service.spans import NO_SPANS, recording
 from specedge_edge.answering import AnswerDesk
 from specedge_edge.config import EdgeSettings
 from specedge_edge.drafting import DraftSource
@@ -91,6 +93,8 @@ class Edge:
         self._compute = ComputeThread(
             "edge-compute", max_pending=4 * settings.max_concurrent + ENCODINGS
         )
+        self._recording = contextlib.ExitStack()
+        self._spans = NO_SPANS
         self._http: HttpServer | None = None
         self._cloud: Cloud | None = None
         self._desk: AnswerDesk | None = None
@@ -98,6 +102,8 @@ class Edge:
         context.on_drain(self.health.start_draining)
 
     async def __aenter__(self) -> "Edge":
+        wanted = recording(self._settings.spans_file, SERVICE, self._context.clock)
+        self._spans = self._recording.enter_context(wanted)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -107,6 +113,7 @@ class Edge:
             await self._cloud.router.stop()
             await self._cloud.link.close()
         await self._compute.close()
+        self._recording.close()
 
     async def drain(self) -> None:
         """Let the answers under way end, within the settings' time."""
@@ -191,6 +198,8 @@ class Edge:
             pace=DevicePace() if settings.adaptive else None,
             standing=standing,
             tally=loaded.tally,
+            spans=self._spans,
+            lane=f"{edge[:8]} device",
         )
         served = ServedModel(
             link, edge, model=loaded.model, tokenizer=loaded.fingerprint, drafter=drafts.name
@@ -206,6 +215,7 @@ class Edge:
             served=cloud.served,
             drafts=cloud.drafts,
             config=EdgeSessionConfig(),
+            spans=self._spans,
         )
         metrics = EdgeMetrics(
             self.metrics.registry, loaded.model, compat=self._settings.metrics_compat

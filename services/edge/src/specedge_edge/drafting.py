@@ -25,9 +25,11 @@ from specedge.params import DraftPolicy, SamplingParams, StopRule
 from specedge.protocol.effects import Committed, Drafted
 from specedge.protocol.messages import Limits
 from specedge.service.compute import Compute, IdleWork
+from specedge.service.spans import NO_SPANS, SpanRing
 from specedge.tree.ahead import AheadPolicy
 from specedge.tree.calibration import Tally
 from specedge.tree.token_tree import IntArray, TokenTree
+from specedge_edge.pacing import RoundPacing
 from specedge_edge.proactive import PassTime, TripTimes
 from specedge_edge.round_control import FixedControl, RoundControl
 from specedge_edge.session_drafter import DraftedRound, SessionDrafter, Workshop
@@ -83,6 +85,8 @@ class DraftSource:
     policy        the most that a round may draft
     grant_tokens  that the verifier may run ahead where nothing is drafted
     is_proactive  whether to draft on while a round is out
+    spans, lane   where the device's work beside the rounds is recorded, and under which name
+    is_paced      whether a round has as many passes as there is time for before it is wanted
     pace          what the sessions' controllers learned together; None: every round drafts all
                   that ``policy`` allows
     """
@@ -93,11 +97,14 @@ class DraftSource:
     grant_tokens: int
     clock: Clock
     is_proactive: bool = True
+    is_paced: bool = False
     pace: DevicePace | None = None
     standing: DrafterStanding = field(default_factory=DrafterStanding)
     tally: Tally = field(default_factory=Tally)
     pass_time: PassTime = field(default_factory=PassTime)
     trips: TripTimes = field(default_factory=TripTimes)
+    spans: SpanRing = NO_SPANS
+    lane: str = ""
 
     @property
     def name(self) -> str:
@@ -113,7 +120,9 @@ class DraftSource:
         """A proposer for one generation. Computes nothing yet."""
         if self.drafter is None:
             return HostedProposer(self.grant_tokens)
-        shop = Workshop(self.drafter, self.tally, self.pass_time, self.clock.now_s)
+        shop = Workshop(
+            self.drafter, self.tally, self.pass_time, self.clock.now_s, self.spans, self.lane
+        )
         session = SessionDrafter(shop, params, stop, len(prompt))
         return SessionProposer(self, self._control(), session, prompt)
 
@@ -167,6 +176,7 @@ class SessionProposer:
         self._committed: list[int] = prompt.tolist()
         self._news: list[Committed] = []  # that the drafter does not know yet
         self._trips = source.trips.session()
+        self._pacing = RoundPacing(source.pass_time) if source.is_paced else None
         self._decision = Decision(policy=None)
         self._grant = Drafted(TokenTree.root_only(self._committed[-1]))
         self._drafting: asyncio.Future[DraftedRound] | None = None
@@ -186,6 +196,8 @@ class SessionProposer:
         source = self._source
         self._begun_s = source.clock.now_s()
         self._decision = self._control.decide(limits.nodes, limits.grant)
+        if self._pacing is not None:
+            self._decision = self._pacing.paced(self._decision, self._begun_s)
         run = min(self._decision.run or source.grant_tokens, limits.grant)
         self._grant = Drafted(TokenTree.root_only(root), run=run)
         self._drafting = None
@@ -229,6 +241,8 @@ class SessionProposer:
         self._stop_ahead()
         self._committed += committed.tokens
         self._news.append(committed)
+        if self._pacing is not None:
+            self._pacing.observe(committed, self._source.clock.now_s())
         if committed.round_trip_s is not None:
             self._trips.observe(committed.round_trip_s)
         if committed.was_tree and self._out is not None:

@@ -45,6 +45,7 @@ from specedge.protocol.subjects import (
     up_draft,
     up_open,
 )
+from specedge.service.spans import NO_SPANS, SpanRing
 from specedge.tree.token_tree import IntArray
 from specedge_edge.account import MS_PER_S, Account
 from specedge_edge.drafting import DraftSource
@@ -65,6 +66,7 @@ class Upstream:
     served: ServedModel
     drafts: DraftSource
     config: EdgeSessionConfig
+    spans: SpanRing = NO_SPANS
 
 
 class Listener(Protocol):
@@ -106,6 +108,8 @@ class Generation:
         self._unsent: Drafted | None = None  # what was drafted and has not left yet
         self._begun_s = 0.0  # when its drafting began
         self._verdict_s: float | None = None  # when the verdict that it follows upon arrived
+        self._sent_s: float | None = None  # when what is out left
+        self._lane = f"{upstream.edge[:8]} {self._key.session[:4]}"
         self.account = Account(
             started_s=upstream.timers.now_s(), num_spec_tokens=upstream.drafts.depth
         )
@@ -151,6 +155,7 @@ class Generation:
             match effect:
                 case Committed():
                     self._root = effect.tokens[-1]
+                    self._record_verdict(effect)
                     self.account.on_committed(effect, self._up.timers.now_s())
                     self._proposer.on_committed(effect)
                 case AskDraft():
@@ -214,8 +219,22 @@ class Generation:
         if self._unsent.run == 0 and self._verdict_s is not None:
             now_s = self._up.timers.now_s()
             self.account.reply_ms.append((now_s - self._verdict_s) * MS_PER_S)
+        self._record_draft(self._unsent)
         self._unsent = None
         self._proposer.on_sent()
+
+    def _record_draft(self, drafted: Drafted) -> None:
+        if (spans := self._up.spans).is_on:
+            self._sent_s = self._up.timers.now_s()
+            name, nodes = "grant" if drafted.run else "draft", drafted.tree.num_drafted
+            spans.add(self._lane, name, self._begun_s, self._sent_s, nodes=nodes)
+
+    def _record_verdict(self, committed: Committed) -> None:
+        """On the way, in the scheduler's and the verifier's hands, until it was heard of."""
+        spans, now_s, sent_s = self._up.spans, self._up.timers.now_s(), self._sent_s
+        if spans.is_on and sent_s is not None:
+            self._sent_s = now_s if committed.verdict.own else None
+            spans.add(self._lane, "away", sent_s, now_s, tokens=len(committed.tokens))
 
     def _subject(self, kind: Up) -> str:
         match kind:

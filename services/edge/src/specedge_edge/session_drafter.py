@@ -18,6 +18,7 @@ from specedge.engine.ports import Drafter
 from specedge.errors import Busy
 from specedge.params import SamplingParams, StopRule
 from specedge.protocol.effects import Committed
+from specedge.service.spans import NO_SPANS, SpanRing
 from specedge.tree.ahead import AheadPolicy
 from specedge.tree.calibration import Tally
 from specedge.tree.token_tree import TokenTree
@@ -32,6 +33,8 @@ class Workshop:
     tally: Tally
     pass_time: PassTime
     now_s: Callable[[], float]
+    spans: SpanRing = NO_SPANS
+    lane: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,7 +105,9 @@ class SessionDrafter:
             self._give_up()
             return False
         if did_step:
-            self._shop.pass_time.add(self._shop.now_s() - began_s)
+            ended_s = self._shop.now_s()
+            self._shop.pass_time.add(ended_s - began_s)
+            self._shop.spans.add(self._shop.lane, "ahead", began_s, ended_s)
         return did_step
 
     def close(self) -> None:

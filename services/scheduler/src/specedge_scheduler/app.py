@@ -25,6 +25,7 @@ from specedge.service.health import HealthState, service_routes
 from specedge.service.http import serve_http
 from specedge.service.metrics import ServiceMetrics
 from specedge.service.runtime import ServiceContext, settle_heap
+from specedge.service.spans import NO_SPANS, SpanRing, recording
 from specedge_scheduler.config import SchedulerSettings
 from specedge_scheduler.driver import Driver
 from specedge_scheduler.metrics import SchedulerMetrics
@@ -58,6 +59,7 @@ async def serve(
     context: ServiceContext,
     metrics: ServiceMetrics,
     health: HealthState,
+    spans: SpanRing = NO_SPANS,
 ) -> None:
     """Schedule on ``link`` until the drain begins, or until cancelled."""
     policy = SchedulerPolicy(who.group, who.epoch, limits)
@@ -68,6 +70,7 @@ async def serve(
         context.clock,
         SchedulerMetrics(metrics.registry),
         incarnation=who.incarnation,
+        spans=spans,
     )
     context.watchdog.on_stall(driver.note_stall)
     await driver.start()
@@ -100,9 +103,16 @@ async def run(settings: SchedulerSettings, who: SchedulerIdentity, context: Serv
     settle_heap()
     health.need("link", lambda: None if link.is_connected else "not connected to the broker")
     try:
-        await serve(
-            who, settings.limits(), link=link, context=context, metrics=metrics, health=health
-        )
+        with recording(settings.spans_file, who.name, context.clock) as spans:
+            await serve(
+                who,
+                settings.limits(),
+                link=link,
+                context=context,
+                metrics=metrics,
+                health=health,
+                spans=spans,
+            )
     finally:
         await link.close()
         await http.close()

@@ -7,6 +7,7 @@ and performs what it asks for, so everything happens in one order.
 
 import asyncio
 import contextlib
+from time import thread_time
 from typing import Final, assert_never
 
 import orjson
@@ -29,6 +30,7 @@ from specedge.protocol.messages import (
     Stat,
 )
 from specedge.protocol.subjects import Up, Work
+from specedge.service.spans import NO_SPANS, SpanRing
 from specedge_scheduler.metrics import SchedulerMetrics
 from specedge_scheduler.policy.decide import SchedulerPolicy
 from specedge_scheduler.policy.types import (
@@ -53,7 +55,7 @@ from specedge_scheduler.policy.types import (
 
 INBOX_EVENTS: Final = 65_536  # beyond it the newest is dropped and counted: its sender repeats it
 STAT_PERIOD_S: Final = 1.0
-SHORTEST_WAIT_S: Final = 0.001
+SHORTEST_WAIT_S: Final = 0.0002
 MAX_MESSAGE_CHARS: Final = 1000
 MAX_FIELD_CHARS: Final = 100
 
@@ -75,6 +77,7 @@ class Driver:
         metrics: SchedulerMetrics,
         *,
         incarnation: str,
+        spans: SpanRing = NO_SPANS,
     ) -> None:
         self._name = name
         self._policy = policy
@@ -82,6 +85,7 @@ class Driver:
         self._clock = clock
         self._metrics = metrics
         self._incarnation = incarnation
+        self._spans = spans
         self._inbox: asyncio.Queue[Event] = asyncio.Queue(INBOX_EVENTS)
         self._heard: list[Subscription] = []
         self._stat_seq = 0
@@ -177,20 +181,26 @@ class Driver:
     # ------------------------------------------------------------ out
 
     async def _perform_all(self, events: list[Event]) -> None:
+        decided_s = 0.0
         for event in events:
             try:
+                began_s = thread_time()
                 effects = self._policy.on(event, self._clock.now_s())
+                decided_s += thread_time() - began_s
             except Exception:  # the task's root: one event must not stop the service
                 self._metrics.dropped.labels("failed").inc()
                 _log.exception("event_failed", kind=type(event).__name__)
                 continue
             for effect in effects:
                 await self._perform(effect)
+        self._metrics.decisions.observe(decided_s)
 
     async def _perform(self, effect: Effect) -> None:
         self._metrics.note(effect)
         match effect:
             case SendBatch():
+                if self._spans.is_on:
+                    self._record(effect)
                 subject = subjects.work(Work.BATCH, effect.verifier)
                 await self._publish(subject, encode(effect.batch))
             case Forward():
@@ -206,6 +216,14 @@ class Driver:
                 _log_lost(effect)
             case _:
                 assert_never(effect)
+
+    def _record(self, effect: SendBatch) -> None:
+        now_s, items = self._clock.now_s(), effect.batch.items
+        lane = f"to {effect.verifier}"
+        self._spans.add(lane, "batch", now_s, now_s, rows=effect.num_nodes, sessions=len(items))
+        for item in items:  # from its arrival here until now
+            held_s = item.held_ms / 1000
+            self._spans.add(f"held {item.e[:8]}", "held", now_s - held_s, now_s)
 
     async def _publish(self, subject: str, payload: bytes) -> None:
         try:

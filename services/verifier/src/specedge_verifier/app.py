@@ -37,6 +37,7 @@ from specedge.service.http import serve_http
 from specedge.service.loading import LoadingStopped, LoadingWatch
 from specedge.service.metrics import ServiceMetrics
 from specedge.service.runtime import ServiceContext, settle_heap
+from specedge.service.spans import NO_SPANS, SpanRing, recording
 from specedge_verifier.batches import BatchLedger
 from specedge_verifier.config import VerifierSettings
 from specedge_verifier.drain import drain
@@ -80,6 +81,7 @@ class Verifier:
         link: Link,
         context: ServiceContext,
         metrics: VerifierMetrics,
+        spans: SpanRing = NO_SPANS,
     ) -> None:
         identity = identity_on_wire(loaded.identity)
         clock = context.clock
@@ -122,6 +124,7 @@ class Verifier:
                 options.hosted_share,
             ),
             on_step=self.reporter.after_step,
+            spans=spans,
         )
         metrics.drafter_works.set(0 if loaded.drafter is None else 1)
         self.handler = WorkHandler(
@@ -164,11 +167,18 @@ async def serve(
     link: Link,
     context: ServiceContext,
     metrics: VerifierMetrics,
+    spans: SpanRing = NO_SPANS,
 ) -> None:
     """Verify on ``link`` until the drain is over, or until cancelled: then what runs is lost, and
     the edges' retries find another verifier."""
     verifier = Verifier(
-        options, loaded, compute=compute, link=link, context=context, metrics=metrics
+        options,
+        loaded,
+        compute=compute,
+        link=link,
+        context=context,
+        metrics=metrics,
+        spans=spans,
     )
     working = [
         context.tasks.start(verifier.outbox.run(), name="verifier-outbox"),
@@ -219,7 +229,16 @@ async def run(settings: VerifierSettings, incarnation: str, context: ServiceCont
                 settings.drain_s,
                 settings.hosted_share,
             )
-            await serve(options, loaded, compute=compute, link=link, context=context, metrics=own)
+            with recording(settings.spans_file, settings.verifier_id, context.clock) as spans:
+                await serve(
+                    options,
+                    loaded,
+                    compute=compute,
+                    link=link,
+                    context=context,
+                    metrics=own,
+                    spans=spans,
+                )
     except LoadingStopped as stopped:
         _log.info("verifier_stopped", reason=str(stopped))
     finally:

@@ -24,6 +24,7 @@ from specedge.ids import SessionKey
 from specedge.protocol.effects import StepBegun, StepFailed
 from specedge.protocol.messages import StepReport
 from specedge.service.compute import ComputeThread
+from specedge.service.spans import NO_SPANS, SpanRing
 from specedge_verifier.hosted_drafting import HostedDrafter
 from specedge_verifier.metrics import VerifierMetrics
 from specedge_verifier.parts import Part, Step, take_part
@@ -66,7 +67,7 @@ class EngineLoop:
     busy_s  seconds that the compute thread drafted or stepped so far
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (each is a part of the verifier that a step concerns)
         self,
         *,
         stepper: Stepper,
@@ -76,6 +77,7 @@ class EngineLoop:
         metrics: VerifierMetrics,
         room: StepRoom,
         on_step: Callable[[StepReport], None],
+        spans: SpanRing = NO_SPANS,
     ) -> None:
         self.running_rows = 0
         self.busy_s = 0.0
@@ -87,6 +89,7 @@ class EngineLoop:
         self._metrics = metrics
         self._room = room
         self._on_step = on_step
+        self._spans = spans
         self._num_draft_failures = 0  # since the last draft that went well
         self._num_steps = 0
         self._failed: Counter[SessionKey] = Counter()  # since the last step that went well
@@ -156,6 +159,8 @@ class EngineLoop:
             outcome = await self._run([part.item for part in parts])
         self.running_rows = 0
         self._ended_s = self._clock.now_s()
+        if self._spans.is_on and parts:
+            self._record(parts, outcome)
         if outcome.full or outcome.error is not None:
             return await self._step_apart(parts)
         self._failed.clear()
@@ -174,6 +179,17 @@ class EngineLoop:
         elif any(tree is not None for tree in own.trees):
             self._num_draft_failures = 0
         return outcome
+
+    def _record(self, parts: tuple[Part, ...], outcome: TurnOutcome) -> None:
+        """The step as it was, to within the time that its end took to be heard of."""
+        step_s = self._ended_s - outcome.ms / 1000
+        if outcome.own.ms > 0:
+            self._spans.add("device", "draft", step_s - outcome.own.ms / 1000, step_s)
+        rows = sum(part.item.num_rows for part in parts)
+        edges = " ".join(sorted({part.entry.key.edge[:8] for part in parts}))
+        self._spans.add(
+            "device", "verify", step_s, self._ended_s, rows=rows, sessions=len(parts), edges=edges
+        )
 
     async def _step_apart(self, parts: tuple[Part, ...]) -> Step | None:
         """The step failed as a whole: each session by itself, so that only who is at fault, or

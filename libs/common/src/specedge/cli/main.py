@@ -238,6 +238,29 @@ def verify_lossless(  # noqa: PLR0913  (each argument is an option that a person
     run_verify_lossless(options, stack_options)
 
 
+@app.command()
+def trace(
+    files: Annotated[
+        list[Path],
+        typer.Argument(exists=True, help="What services wrote with --spans-file, or folders."),
+    ],
+    out: Annotated[Path, typer.Option(help="Trace for Perfetto or chrome://tracing.")] = Path(
+        "trace.json"
+    ),
+    png: Annotated[
+        Path | None, typer.Option(help="Picture of verify and draft lanes (needs matplotlib).")
+    ] = None,
+    from_s: Annotated[
+        float | None, typer.Option("--from", help="Second where it begins.", show_default="middle")
+    ] = None,
+    for_s: Annotated[float, typer.Option("--for", min=0.001, help="Seconds it shows.")] = 0.6,
+) -> None:
+    """Merge what services recorded into one timeline, and draw it."""
+    from specedge.cli.trace import run_trace
+
+    run_trace(files, out, png, from_s, for_s)
+
+
 @app.command(context_settings=PASS_THROUGH)
 def distill(context: typer.Context) -> None:
     """Make a drafter for any model from that model alone; all options are its own."""

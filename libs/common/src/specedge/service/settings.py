@@ -62,7 +62,8 @@ class ServiceSettings(BaseSettings):
 
     nats_url: str = Field(
         default="nats://127.0.0.1:4222",
-        description="broker: nats://host:port or tls://host:port, several with commas between",
+        description="broker: nats://host:port, tls://host:port or wss://host:port, several with "
+        "commas between",
     )
     nats_ca_file: Path | None = Field(
         default=None, description="certificate authority that the broker must be vouched for by"
@@ -80,6 +81,10 @@ class ServiceSettings(BaseSettings):
         default=Path("~/.cache/specedge"),
         validate_default=True,
         description="where models and other things worth keeping are kept",
+    )
+    spans_file: Path | None = Field(
+        default=None,
+        description="record what is done when, and write it there at the end: `specedge trace`",
     )
 
     @field_validator("*", mode="after")

@@ -20,6 +20,7 @@ from specedge.link.distant import DistantLink
 from specedge.link.nats import NatsLink, NatsOptions
 from specedge.protocol.subjects import edge_inbox
 from specedge.service.runtime import ServiceContext, Tasks, settle_heap
+from specedge.service.spans import recording
 from specedge_edge.fleet.arrivals import poisson, replayed
 from specedge_edge.fleet.config import FleetSettings
 from specedge_edge.fleet.edges import Common, FleetEdge
@@ -31,11 +32,18 @@ REST_S: Final = 0.2  # after a session that failed, so that a closed loop does n
 
 async def run_fleet(context: ServiceContext, settings: FleetSettings) -> None:
     """All of it. Ends early, without figures, when the drain begins."""
-    common = Common(settings, context.clock, FleetLog(), settings.known_agreement())
+    with recording(settings.spans_file, settings.fleet, context.clock) as spans:
+        common = Common(
+            settings, context.clock, FleetLog(), settings.known_agreement(), spans=spans
+        )
+        await _run(context, common)
+
+
+async def _run(context: ServiceContext, common: Common) -> None:
     fleet = Fleet(context, common)
     try:
         await fleet.connect()
-        say("ready", edges=settings.edges)
+        say("ready", edges=common.settings.edges)
         measuring = context.tasks.start(fleet.measure(), name="measure")
         drained = context.tasks.start(_until(context.drain), name="drained")
         await asyncio.wait({measuring, drained}, return_when=asyncio.FIRST_COMPLETED)

@@ -32,9 +32,14 @@ class FleetSettings(ServiceSettings):
         "drafts here",
     )
     proactive: bool = Field(default=True, description="draft on while a draft is out")
+    paced: bool = Field(
+        default=True, description="draft as long as the verifier does not want the draft yet"
+    )
     depth: int = Field(default=5, ge=0, le=64, description="levels of a tree at most")
     passes: int = Field(
-        default=64, ge=0, description="passes between a verdict and the next draft at most"
+        default=64,
+        ge=0,
+        description="passes between a verdict and the next draft, where nobody says how many",
     )
     budget: int = Field(default=32, ge=0, le=1024, description="nodes of a tree at most")
     beams: int = Field(default=8, ge=1, le=256, description="nodes expanded in one pass at most")

@@ -16,6 +16,7 @@ from specedge.protocol.messages import SessionParams
 from specedge.protocol.round_timer import EdgeSessionConfig
 from specedge.sampling.noise import mix
 from specedge.service.runtime import LoopClock
+from specedge.service.spans import NO_SPANS, SpanRing
 from specedge.tree.calibration import Tally
 from specedge.tree.token_tree import IntArray
 from specedge_edge.drafting import DraftSource
@@ -42,6 +43,7 @@ class Common:
     agreement: Agreement
     text: EmulatedText = field(default_factory=EmulatedText)
     tally: Tally = field(default_factory=Tally)
+    spans: SpanRing = NO_SPANS
 
 
 class FleetEdge:
@@ -52,7 +54,7 @@ class FleetEdge:
         self._common = common
         self.device = EmulatedCompute(common.clock)
         self._router = SessionRouter(link, edge)
-        drafts = self._drafts()
+        drafts = self._drafts(edge)
         identity = common.text.identity()
         self._served = ServedModel(
             link,
@@ -69,6 +71,7 @@ class FleetEdge:
             served=self._served,
             drafts=drafts,
             config=EdgeSessionConfig(),
+            spans=common.spans,
         )
 
     async def start(self) -> None:
@@ -123,7 +126,7 @@ class FleetEdge:
             stop=identity.stop_ids,
         )
 
-    def _drafts(self) -> DraftSource:
+    def _drafts(self, edge: EdgeId) -> DraftSource:
         common, settings = self._common, self._common.settings
         drafter = None
         if settings.mode != "hosted":
@@ -141,8 +144,11 @@ class FleetEdge:
             grant_tokens=settings.grant_tokens,
             clock=self.device,
             is_proactive=settings.proactive,
+            is_paced=settings.paced,
             pace=DevicePace() if settings.mode == "adaptive" else None,
             tally=common.tally,
+            spans=common.spans,
+            lane=f"{edge[:8]} device",
         )
 
 

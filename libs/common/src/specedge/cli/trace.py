@@ -1,0 +1,32 @@
+"""`specedge trace`: what services recorded, as one timeline."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from specedge.tracing.merging import Span, chrome_trace, read_all, within
+from specedge.tracing.picture import draw
+
+
+def run_trace(
+    files: Sequence[Path], out: Path, png: Path | None, from_s: float | None, for_s: float
+) -> None:
+    """Merge ``files`` into ``out``, and draw ``for_s`` seconds from ``from_s`` (the middle, if not
+    given) into ``png``. Raises InvalidRequest."""
+    spans = read_all(files)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(chrome_trace(spans))
+    console = Console(stderr=True)
+    console.print(f"{len(spans)} spans of {len({one.service for one in spans})} services: {out}")
+    console.print("[dim]Open it at https://ui.perfetto.dev or chrome://tracing.[/]")
+    if png is not None:
+        begin_s = _middle_s(spans) - for_s / 2 if from_s is None else from_s
+        draw(within(spans, begin_s, begin_s + for_s), png, from_s=begin_s, until_s=begin_s + for_s)
+        console.print(f"{for_s:g} s from {begin_s:.2f} s: {png}")
+
+
+def _middle_s(spans: Sequence[Span]) -> float:
+    """Of the verifiers' work: before and after it there is little to see."""
+    steps = [span for span in spans if span.name == "verify"] or list(spans)
+    return (steps[0].start_s + steps[-1].end_s) / 2

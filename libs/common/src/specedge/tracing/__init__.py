@@ -1,0 +1,1 @@
+"""Spans of several services, merged into one timeline: files for viewers, and a picture."""
