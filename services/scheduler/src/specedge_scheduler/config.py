@@ -31,6 +31,16 @@ class SchedulerSettings(ServiceSettings):
         ge=0,
         description="rounds of one batch; 0: its rows alone bound it",
     )
+    max_batch_context: int = Field(
+        default=SchedulerLimits.max_batch_context,
+        ge=0,
+        description="KV rows that one batch attends over; 0: any",
+    )
+    objective_ms: float = Field(
+        default=SchedulerLimits.objective_ms,
+        ge=0,
+        description="time per token that admitted sessions are to keep; 0: none",
+    )
     sessions_per_edge: int = Field(
         default=SchedulerLimits.sessions_per_edge, ge=1, description="open at once, per edge"
     )
@@ -47,6 +57,8 @@ class SchedulerSettings(ServiceSettings):
             max_batch_nodes=self.max_batch_nodes,
             policy=self.policy,
             max_batch_sessions=self.max_batch_sessions,
+            max_batch_context=self.max_batch_context,
+            objective_ms=self.objective_ms,
             sessions_per_edge=self.sessions_per_edge,
             messages_per_s=self.edge_messages_per_s,
             nodes_per_s=self.edge_nodes_per_s,

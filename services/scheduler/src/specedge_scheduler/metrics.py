@@ -15,6 +15,8 @@ from specedge_scheduler.policy.types import (
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 SECOND_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
+DECISION_BUCKETS = (5e-5, 1e-4, 2e-4, 5e-4, 0.001, 0.002, 0.005, 0.01, 0.05)
+
 
 class SchedulerMetrics:
     """One per process. Written by the driver's task only."""
@@ -35,6 +37,25 @@ class SchedulerMetrics:
             "specedge_request_queue_time_seconds",
             "How long a round waited at the scheduler",
             buckets=SECOND_BUCKETS,
+            registry=registry,
+        )
+        # Why batches go when they go: by (reason) (rate(specedge_batches_total[1m]))
+        self._batches = Counter(
+            "specedge_batches", "Batches sent to verifiers", ["reason"], registry=registry
+        )
+        # p99 of what a turn of decisions costs this thread, waiting not counted:
+        # histogram_quantile(0.99, rate(specedge_decision_seconds_bucket[1m]))
+        self.decisions = Histogram(
+            "specedge_decision_seconds",
+            "CPU time of one turn of decisions",
+            buckets=DECISION_BUCKETS,
+            registry=registry,
+        )
+        # How far step times are from what was predicted: max(specedge_step_estimate_error_ratio)
+        self._estimate_error = Gauge(
+            "specedge_step_estimate_error_ratio",
+            "Moving average of |predicted - reported| / reported step time",
+            ["verifier"],
             registry=registry,
         )
         self._refused = Counter(
@@ -75,6 +96,7 @@ class SchedulerMetrics:
         match effect:
             case SendBatch():
                 self.batches_sent += 1
+                self._batches.labels(effect.reason).inc()
                 self._rows.observe(effect.num_nodes)
                 for item in effect.batch.items:
                     self._held.observe(item.held_ms / 1000)
@@ -95,3 +117,7 @@ class SchedulerMetrics:
         self._edges.set(len(cluster.sessions_of))
         self._waiting.set(len(cluster.waiting))
         self._verifiers.set(len(cluster.verifiers))
+        self._estimate_error.clear()
+        for verifier in cluster.verifiers.values():
+            error = verifier.estimator.error_ratio
+            self._estimate_error.labels(verifier.name).set(error)

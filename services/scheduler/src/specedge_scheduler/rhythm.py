@@ -7,6 +7,7 @@ from typing import Final
 
 WEIGHT: Final = 0.2  # of the newest
 OUTLIER: Final = 4.0  # times the usual: a user's pause, a resync
+SURE_SPREADS: Final = 2.0
 LATE_SPREADS: Final = 3.0
 LATE_S: Final = 0.003
 
@@ -57,10 +58,11 @@ class Rhythm:
         self._learn(0.0)
 
     def expected_s(self, released_s: float) -> float | None:
-        """When its draft comes if it is, or was, released then; None: nobody can say."""
+        """By when its draft has come most likely, if it is, or was, released then; None: nobody can
+        say."""
         if self.turnaround_s is None:
             return None
-        return released_s + self.turnaround_s + self.spread_s
+        return released_s + self.turnaround_s + SURE_SPREADS * self.spread_s
 
     def is_late(self, now_s: float) -> bool:
         """Whether it should have come long ago: it is not waited for."""

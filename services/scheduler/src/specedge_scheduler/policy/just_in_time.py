@@ -16,6 +16,7 @@ from specedge_scheduler.policy.dispatch import Plan, Rounds, hosted_rounds, room
 from specedge_scheduler.policy.prospects import (
     SAME_MOMENT_S,
     Forecast,
+    is_saturated,
     outlook,
     places_per_session,
 )
@@ -68,7 +69,7 @@ class JustInTimeDispatch:
         if _is_full(verifier, room):
             return self._go(verifier, room, "full", now_s)
         forecast = Forecast(verifier, outlook(verifier, now_s), room, start_s)
-        hold_s = forecast.hold_until_s()
+        hold_s = forecast.hold_until_s(self._is_saturated(verifier, room))
         if (
             hold_s is not None
             and hold_s > now_s + SAME_MOMENT_S
@@ -80,6 +81,15 @@ class JustInTimeDispatch:
             return self._go(verifier, _smaller(room, num_first), "split", now_s)
         reason = "due" if verifier.pipeline.ends_s is not None else "idle"
         return self._go(verifier, room, reason, now_s)
+
+    def _is_saturated(self, verifier: Verifier, room: BatchRoom) -> bool:
+        waiting = verifier.waiting.values()
+        rows = sum(one.num_rows for one in waiting) / len(waiting)
+        context = sum(one.context for one in waiting) / len(waiting)
+        drafting = sum(not one.is_hosted for one in verifier.sessions.values())
+        places = max(1, min(room.sessions, int(room.rows / rows), drafting))
+        step_ms = verifier.estimator.predict_ms(round(places * rows), round(places * context))
+        return is_saturated(verifier, drafting, places, step_ms / 1000)
 
     def _may_hold(self, verifier: Verifier, now_s: float) -> bool:
         """Holds follow one another, each for somebody else: together no longer than a step."""
@@ -117,6 +127,9 @@ class JustInTimeDispatch:
             return {}
         usual_rows = max(1.0, sum(one.num_rows for _, one in chosen) / len(chosen))
         places = max(1, min(room.sessions, int(room.rows / usual_rows)))
+        full_s = self._usual_step_s(verifier, chosen, min(places, len(drafting)))
+        if not is_saturated(verifier, len(drafting), places, full_s):
+            return {}  # who comes later than that finds a place as soon
         step_s = self._usual_step_s(verifier, chosen, min(others, places))
         shares = places_per_session(drafting, places)
         lead_s = verifier.pipeline.lead_s

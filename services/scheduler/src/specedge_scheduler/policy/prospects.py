@@ -17,6 +17,7 @@ from specedge_scheduler.views import Session, Verifier
 LEAST_GAIN: Final = 1.01  # holding must promise so much more: predictions err
 SPLIT_GAIN: Final = 1.03
 HOLD_SHARE: Final = 1.0  # of a step, that rounds are held at most while nothing runs
+SATURATED: Final = 1.0
 LOOK_AHEAD: Final = 16  # arrivals
 SAME_MOMENT_S: Final = 0.0002
 
@@ -91,20 +92,38 @@ class Forecast:
         usual_rows = max(1.0, self._rows[num] / num)
         return max(1, min(self._room.sessions, int(self._room.rows / usual_rows)))
 
-    def hold_until_s(self) -> float | None:
-        """Until when the rounds that are here wait for more; None: they had better go."""
+    def hold_until_s(self, is_saturated: bool) -> float | None:
+        """Until when the rounds that are here wait for more; None: they had better go.
+
+        Where the verifier's time is what lacks, what counts is tokens per second of it; where it
+        is not, what rounds wait in all.
+        """
         here, places = self._num_here, self.places
         if here >= places:
             return None
         longest_s = HOLD_SHARE * self._step_s(0, here)
-        best_rate, best_s = self._rate(here) * LEAST_GAIN, None
+        worth = self._rate if is_saturated else self._saved_s
+        best, best_s = worth(here) * LEAST_GAIN, None
         for num_first in range(here + 1, min(places, len(self._at_s), here + LOOK_AHEAD) + 1):
             at_s = self._at_s[num_first - 1]
             if at_s - self._start_s > longest_s:
                 break
-            if (rate := self._rate(num_first)) > best_rate:
-                best_rate, best_s = rate, at_s
+            if (found := worth(num_first)) > best:
+                best, best_s = found, at_s
         return best_s
+
+    def _saved_s(self, num_first: int) -> float:
+        """Seconds of waiting that rounds are saved in all, if the next step waits for the first
+        ``num_first`` of the queue, and does not go at once: who is waited for would else wait for
+        the end of that step; who is here, or comes after, waits for longer."""
+        if num_first == self._num_here:
+            return 0.0
+        wait_s = self._at_s[num_first - 1] - self._start_s
+        step_s = self._step_s(0, self._num_here)
+        num_there = bisect_right(self._at_s, self._start_s + step_s, num_first)
+        num_awaited = num_first - self._num_here
+        num_delayed = self._num_here + num_there - num_first
+        return num_awaited * (step_s - wait_s) - num_delayed * wait_s
 
     def split(self) -> int | None:
         """How many of a crowd that is all here go first, so that the others' step hides what these
@@ -112,14 +131,9 @@ class Forecast:
         num = self._num_here
         if num < 2 or num > self.places or len(self._at_s) - num > num // 4:
             return None
-        known = [
-            session.rhythm.turnaround_s
-            for session in self._verifier.sessions.values()
-            if session.rhythm.turnaround_s is not None
-        ]
-        if not known:
+        away_s = usual_turnaround_s(self._verifier)
+        if away_s is None:
             return None
-        away_s = sum(known) / len(known)
         half = (num + 1) // 2
         whole_s, half_s = self._step_s(0, num), self._step_s(0, half)
         together = 1.0 / max(whole_s + away_s, 1e-9)
@@ -169,3 +183,22 @@ def places_per_session(sessions: Iterable[Session], places: int) -> dict[EdgeId,
         left -= share
         share_of[edge] = share / num
     return share_of
+
+
+def usual_turnaround_s(verifier: Verifier) -> float | None:
+    """From a step's end to the next drafts of those in it, on average; None: nobody came back."""
+    known = [
+        session.rhythm.turnaround_s
+        for session in verifier.sessions.values()
+        if session.rhythm.turnaround_s is not None
+    ]
+    return sum(known) / len(known) if known else None
+
+
+def is_saturated(verifier: Verifier, num_sessions: int, places: int, step_s: float) -> bool:
+    """Whether steps of ``places`` rounds and ``step_s``, one after another, take about as long for
+    all sessions as these take to come back: then the verifier's time is what lacks."""
+    away_s = usual_turnaround_s(verifier)
+    if away_s is None:
+        return False
+    return num_sessions / places * step_s >= SATURATED * (away_s + step_s)

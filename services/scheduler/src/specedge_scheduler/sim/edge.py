@@ -39,7 +39,7 @@ from specedge_scheduler.sim.scenario import EdgeSpec
 
 GUARD_DEVIATIONS: Final = 2.0  # of the jitter that are left for the way
 GUARD_S: Final = 0.001
-LATE_GAIN: Final = 1.1  # that a draft which comes too late for the next batch must promise
+LATE_GAIN: Final = 1.075  # that a draft which comes too late for the next batch must promise
 CONFIG: Final = EdgeSessionConfig(open_s=5.0)
 
 _HIT = 1  # what a draw is about
