@@ -34,7 +34,7 @@ def draw(spans: Sequence[Span], path: Path, *, from_s: float, until_s: float) ->
     figure, axis = pyplot.subplots(figsize=(WIDTH_INCHES, height), layout="constrained")
     colours = {edge: COLOURS[number % len(COLOURS)] for number, edge in enumerate(edges)}
     for span in spans:
-        row = rows.index(span.service) if span.service in verifiers else _row_of(span, rows)
+        row = _row_of(span, rows)
         if row is not None:
             _bar(axis, span, row, colours)
     axis.set_yticks(range(len(rows)), rows, fontsize=8)
@@ -62,6 +62,8 @@ def _edges(spans: Sequence[Span]) -> list[str]:
 
 
 def _row_of(span: Span, rows: Sequence[str]) -> int | None:
+    if span.lane == "device":
+        return rows.index(span.service)
     edge = span.lane.split()[0]
     return rows.index(edge) if edge in rows and span.name in ("draft", "away", "ahead") else None
 

@@ -1,0 +1,96 @@
+"""Spans: off unless asked for, merged over services and machines, drawn."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from specedge.clock import ManualClock
+from specedge.errors import InvalidRequest
+from specedge.service.spans import NO_SPANS, recording
+from specedge.tracing.merging import chrome_trace, read_all, within
+from specedge.tracing.picture import draw
+
+
+def test_nothing_is_recorded_unless_a_file_is_asked_for() -> None:
+    with recording(None, "edge", ManualClock()) as spans:
+        spans.add("lane", "draft", 1.0, 2.0)
+
+    assert spans is NO_SPANS
+    assert list(spans.lines()) == []
+
+
+def test_what_was_recorded_is_in_the_file_when_the_service_has_ended(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "edge.jsonl"
+    with pytest.raises(RuntimeError), recording(path, "edge", ManualClock(50.0)) as spans:
+        spans.add("UABC 1", "draft", 40.0, 40.044, nodes=32)
+        spans.add("UABC 1", "away", 40.044, 40.130)
+        raise RuntimeError("however it ends")
+
+    draft, away = read_all([path])
+
+    assert (draft.service, draft.lane, draft.name) == ("edge", "UABC 1", "draft")
+    assert draft.facts == {"nodes": 32}
+    assert (draft.start_s, away.start_s) == (0.0, pytest.approx(0.044, abs=1e-5))
+
+
+def written(path: Path, service: str, wall_s: float, at_s: float, *spans: list[object]) -> Path:
+    header = {"service": service, "wall_s": wall_s, "at_s": at_s}
+    path.write_text("\n".join(json.dumps(line) for line in (header, *spans)) + "\n")
+    return path
+
+
+def a_run(folder: Path) -> Path:
+    """A verifier and an edge whose monotonic clocks have nothing in common."""
+    steps = [
+        ["device", "verify", 5.0, 5.06, {"rows": 33, "edges": "UABC UDEF"}],
+        ["device", "draft", 5.06, 5.07, {}],
+        ["lane", "batch", 4.99, 4.99, {"rows": 33}],
+    ]
+    edge = [
+        ["UABC 1", "draft", 900.0, 900.04, {"nodes": 32}],
+        ["UABC device", "ahead", 900.04, 900.051, {}],
+        ["UABC 1", "away", 900.04, 900.13, {}],
+    ]
+    written(folder / "verifier.jsonl", "verifier-1", 1000.0, 6.0, *steps)
+    written(folder / "edge.jsonl", "edge", 1000.0, 901.0, *edge)
+    return folder
+
+
+def test_services_of_different_clocks_are_merged_by_the_wall_clock(tmp_path: Path) -> None:
+    spans = read_all([a_run(tmp_path)])
+
+    at_s = {(one.service, one.name): round(one.start_s, 6) for one in spans}
+    assert at_s["verifier-1", "batch"] == 0.0
+    assert at_s["verifier-1", "verify"] == pytest.approx(0.01)
+    assert at_s["edge", "draft"] == pytest.approx(0.01)
+
+
+def test_the_trace_has_a_process_per_service_and_a_thread_per_lane(tmp_path: Path) -> None:
+    events = json.loads(chrome_trace(read_all([a_run(tmp_path)])))["traceEvents"]
+
+    names = {e["args"]["name"] for e in events if e["ph"] == "M"}
+    verify = next(e for e in events if e["name"] == "verify")
+    mark = next(e for e in events if e["name"] == "batch")
+    assert names >= {"verifier-1", "edge", "device", "UABC 1"}
+    assert (verify["ph"], verify["dur"], verify["args"]["rows"]) == ("X", 60_000.0, 33)
+    assert (mark["ph"], "dur" in mark) == ("i", False)
+    assert all(e["ts"] >= 0 for e in events if e["ph"] != "M")
+
+
+def test_a_stretch_of_it_is_drawn(tmp_path: Path) -> None:
+    spans = within(read_all([a_run(tmp_path)]), 0.0, 0.2)
+    path = tmp_path / "out" / "timeline.png"
+
+    draw(spans, path, from_s=0.0, until_s=0.2)
+
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("content", ["", "no json\n", '{"service": "x"}\n["a"]\n'])
+def test_a_file_that_no_service_wrote_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "other.jsonl"
+    path.write_text(content)
+
+    with pytest.raises(InvalidRequest):
+        read_all([path])
