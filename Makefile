@@ -44,7 +44,7 @@ COMPOSE = $$($(BIN)/python -c 'import compose; print(compose.__path__[0])')/dock
 # The broker's generated configuration, with everything that it can hold, by the broker itself.
 GENERATED := .specedge/credentials-check
 
-lint-deploy: $(STAMP) ## Lint Dockerfiles, Compose's files, manifests, monitoring, the broker's configuration
+lint-deploy: $(STAMP) $(KUBECTL) ## Lint Dockerfiles, Compose's files, manifests, monitoring, the broker's configuration
 	$(BIN)/hadolint services/*/Dockerfile
 	$(BIN)/yamllint --strict .yamllint.yaml docker-compose.yml deploy k8s
 	$(COMPOSE) --profile '*' config --quiet
