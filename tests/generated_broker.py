@@ -62,8 +62,11 @@ class GeneratedBroker:
 
     def reload(self) -> None:
         """Have it read its configuration again, and return when it has."""
-        self._process.send_signal(signal.SIGHUP)
+        self.send_signal(signal.SIGHUP)
         self._until("Reloaded server configuration")
+
+    def send_signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
 
     def stop(self) -> None:
         self._process.terminate()

@@ -14,6 +14,7 @@ _LOOPS: Mapping[str, LoopFactories] = {
         "asyncio": asyncio.new_event_loop,
     },
     "test_nats_link_faults": {"uvloop": uvloop.new_event_loop},
+    "test_websocket_link": {"uvloop": uvloop.new_event_loop},
 }
 
 

@@ -302,6 +302,7 @@ def test_a_name_stands_for_one_member_only(root: Path) -> None:
         {"listen": "off"},
         {"monitor": "0.0.0.0:99999"},
         {"owner": "me"},
+        {"url": "nats://in-the-clear:4222"},
         {"tls_names": ("bad name",)},
     ],
 )

@@ -13,6 +13,7 @@ from specedge.errors import InvalidRequest
 from specedge.ids import SERVICE_NAME
 
 OFF: Final = "off"
+_SAFE: Final = ("tls://", "wss://")
 
 
 class Member(BaseModel):
@@ -76,6 +77,13 @@ class Choices(BaseModel):
         if listen == OFF:
             raise ValueError("the broker has to listen somewhere")
         return listen
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: str | None) -> str | None:
+        if url is not None and not all(p.strip().startswith(_SAFE) for p in url.split(",")):
+            raise ValueError(f"edges dial tls://host:port or wss://host:port, not {url!r}")
+        return url
 
     @property
     def edge_url(self) -> str:

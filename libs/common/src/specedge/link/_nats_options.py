@@ -10,14 +10,16 @@ from urllib.parse import urlsplit
 from specedge.errors import InvalidRequest
 from specedge.link._connection import RecoveryPolicy
 
-TCP_SCHEMES: Final = ("nats", "tls")
+TCP_SCHEMES: Final = frozenset({"nats", "tls"})
+WEBSOCKET_SCHEMES: Final = frozenset({"wss"})
 
 
 @dataclass(frozen=True, slots=True)
 class NatsOptions:
     """Everything a ``NatsLink`` needs to know.
 
-    servers            "nats://host:port" or "tls://host:port"; any of them will do
+    servers            "nats://host:port" or "tls://host:port", or else "wss://host:port"; any of
+                       them will do
     name               shown in the broker's monitoring
     inbox_prefix       where replies come: below the asker's own subjects, see protocol.subjects
     seed               of a user NKey ("SU…"), or None: no identity
@@ -56,18 +58,29 @@ class NatsOptions:
         if not self.servers:
             raise InvalidRequest("at least one server is needed", field="servers")
         for server in self.servers:
-            if urlsplit(server).scheme not in TCP_SCHEMES:
+            if urlsplit(server).scheme not in TCP_SCHEMES | WEBSOCKET_SCHEMES:
                 raise InvalidRequest(
-                    f"a server looks like nats://host:port or tls://host:port, not {shown(server)}",
+                    "a server looks like nats://host:port, tls://host:port or wss://host:port, "
+                    f"not {shown(server)}",
                     field="servers",
                 )
+        if len({urlsplit(server).scheme in WEBSOCKET_SCHEMES for server in self.servers}) > 1:
+            raise InvalidRequest("wss:// servers go with wss:// servers only", field="servers")
+        if self.is_websocket and self.tls_hostname is not None:
+            raise InvalidRequest("wss:// takes the name that is dialled", field="tls_hostname")
         if self.user_jwt is not None and self.seed is None:
             raise InvalidRequest("a JWT proves nothing without its key's seed", field="seed")
 
     @property
+    def is_websocket(self) -> bool:
+        """Whether NATS is spoken inside WebSocket."""
+        return urlsplit(self.servers[0]).scheme in WEBSOCKET_SCHEMES
+
+    @property
     def wants_tls(self) -> bool:
         """Whether an unencrypted connection is refused, whatever the broker offers."""
-        return self.tls_ca_file is not None or any(s.startswith("tls:") for s in self.servers)
+        is_named = any(urlsplit(server).scheme in ("tls", "wss") for server in self.servers)
+        return self.tls_ca_file is not None or is_named
 
     def ssl_context(self) -> ssl.SSLContext:
         """Reads the files. Raises InvalidRequest naming the one that is no good."""

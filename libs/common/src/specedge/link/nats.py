@@ -36,6 +36,7 @@ from specedge.errors import (
 from specedge.link._connection import ConnectionEvents, Loss, TaskStarter, Unsubscribe
 from specedge.link._nats_options import NatsOptions, shown
 from specedge.link._reconnecting import ReconnectingLink
+from specedge.link._websocket import WebSocketTransport
 from specedge.link.base import Message
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class NatsLink(ReconnectingLink):
         when it ends, so does the link.
 
         Raises LinkDown, AuthenticationFailed, or InvalidRequest for a seed or certificate file
-        that is no good. Cancelling it leaves nothing behind.
+        that is no good, or wss:// without aiohttp. Cancelling it leaves nothing behind.
         """
         key = None if options.seed is None else UserKey.from_seed(options.seed)
         tls = options.ssl_context() if options.wants_tls or options.tls_cert_file else None
@@ -135,6 +136,10 @@ class _Transport(TcpTransport):
                 await super().wait_closed()  # type: ignore[no-untyped-call]
         self.abort()
 
+    async def release(self) -> None:
+        """See ``abort``: nothing else belongs to it."""
+        self.abort()
+
     def abort(self) -> None:
         """Drop the connection now. Idempotent."""
         if self._io_writer is not None:
@@ -150,6 +155,7 @@ class _Client(nats.aio.client.Client):
     def __init__(
         self,
         *,
+        transport: "_Transport | WebSocketTransport",
         public_key: str | None,
         wants_tls: bool,
         on_end: Callable[[Loss], None],
@@ -157,7 +163,8 @@ class _Client(nats.aio.client.Client):
     ) -> None:
         super().__init__()
         self.last_failure: Exception | None = None
-        self._bounded = self._transport = _Transport()
+        self._bounded = transport
+        self._transport = transport  # type: ignore[assignment]  # all of its methods, not its base
         self._public_nkey = public_key
         self._wants_tls = wants_tls
         self._on_end = on_end
@@ -182,9 +189,9 @@ class _Client(nats.aio.client.Client):
             await self._bounded.drain()
             await asyncio.sleep(0)  # the write loop's turn
 
-    def abort(self) -> None:
+    async def release(self) -> None:
         """Drop the connection now. Idempotent."""
-        self._bounded.abort()
+        await self._bounded.release()
 
     def _connect_command(self) -> bytes:
         if self._wants_tls and not self._bounded.is_encrypted:
@@ -230,6 +237,7 @@ class _NatsConnection:
         self._is_closing = False
         self._loss: Loss | None = None
         self._client = _Client(
+            transport=WebSocketTransport() if options.is_websocket else _Transport(),
             public_key=None if key is None or options.user_jwt is not None else key.public_key,
             wants_tls=options.wants_tls,
             on_end=self._on_end,
@@ -334,7 +342,7 @@ class _NatsConnection:
             with contextlib.suppress(Exception):  # it is thrown away, whatever it says
                 await self._client.close()
         finally:
-            self._client.abort()
+            await self._client.release()
 
     async def _connect(self, tls: "ssl.SSLContext | None") -> None:
         try:
