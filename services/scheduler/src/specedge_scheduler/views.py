@@ -82,6 +82,30 @@ class GapWindow:
         return min(MAX_SILENCE_S, max(MIN_SILENCE_S, wanted_s))
 
 
+USUAL_WEIGHT: Final = 0.05  # of the newest draft
+
+
+@dataclass(slots=True)
+class Usual:
+    """What rounds at a verifier are like of late, over all of its sessions."""
+
+    num_drafts: int = 0
+    tokens: float = 2.0
+    rows: float = 8.0
+    context: float = 0.0
+    turnaround_s: float = 0.05
+
+    def note(self, rhythm: Rhythm) -> None:
+        """A draft came from a session with this rhythm."""
+        weight = max(USUAL_WEIGHT, 1.0 / (1 + self.num_drafts))
+        self.num_drafts += 1
+        self.tokens += weight * (rhythm.tokens - self.tokens)
+        self.rows += weight * (rhythm.rows - self.rows)
+        self.context += weight * (rhythm.context - self.context)
+        if rhythm.turnaround_s is not None:
+            self.turnaround_s += weight * (rhythm.turnaround_s - self.turnaround_s)
+
+
 @dataclass(slots=True)
 class Verifier:
     """A live verifier: its last report, the batches it was sent, the sessions that live there and
@@ -93,6 +117,7 @@ class Verifier:
     gaps: GapWindow
     model: ModelKey
     pipeline: Pipeline = field(default_factory=Pipeline)
+    usual: Usual = field(default_factory=Usual)
     sessions: dict[SessionKey, Session] = field(default_factory=dict)
     waiting: dict[SessionKey, PendingDraft] = field(default_factory=dict)
 

@@ -19,10 +19,16 @@ from specedge.protocol.messages import (
     Refused,
     Rejected,
 )
+from specedge_scheduler.policy.dispatch import room_of
+from specedge_scheduler.policy.pace import keeps_objective
 from specedge_scheduler.policy.placement import has_free_slot
+from specedge_scheduler.policy.types import SchedulerLimits
 from specedge_scheduler.views import Verifier
 
 RETRY_FLOOR_MS: Final = 10
+LINE_WEIGHT: Final = 0.1
+SHORTEST_S: Final = 0.1
+LONGEST_S: Final = 10.0
 
 
 class TokenBucket:
@@ -58,7 +64,7 @@ class TokenBucket:
 
 
 def refuse_open(
-    request: OpenRequest, verifiers: Iterable[Verifier], *, no_verifier_ms: int, busy_ms: int
+    request: OpenRequest, verifiers: Iterable[Verifier], limits: SchedulerLimits, busy_ms: int
 ) -> Refused | None:
     """Why no verifier can take this session, or None: then one of ``serving`` can."""
     if PROTOCOL_VERSION not in request.versions:
@@ -71,7 +77,9 @@ def refuse_open(
     alive = [verifier for verifier in verifiers if not verifier.stat.draining]
     if not alive:
         return Refused(
-            refused=Reason.NO_VERIFIER, message="no verifier is running", retry_ms=no_verifier_ms
+            refused=Reason.NO_VERIFIER,
+            message="no verifier is running",
+            retry_ms=limits.no_verifier_retry_ms,
         )
     named = [verifier for verifier in alive if verifier.stat.identity.model == request.model]
     if not named:
@@ -86,11 +94,46 @@ def refuse_open(
     fitting = serving(request, named)
     if not fitting:
         return _too_long(request, named)
-    if not any(has_free_slot(verifier) for verifier in fitting):
+    free = [verifier for verifier in fitting if has_free_slot(verifier)]
+    if not free:
         return Refused(
             refused=Reason.BUSY, message="every verifier's slots are taken", retry_ms=busy_ms
         )
+    if not any(_keeps_objective(verifier, limits) for verifier in free):
+        return Refused(
+            refused=Reason.BUSY,
+            message=f"one more session would slow the others below one token in "
+            f"{limits.objective_ms:g} ms",
+            retry_ms=busy_ms,
+        )
     return None
+
+
+def _keeps_objective(verifier: Verifier, limits: SchedulerLimits) -> bool:
+    return keeps_objective(verifier, room_of(verifier, limits), limits.objective_ms)
+
+
+class WaitingLine:
+    """How long somebody who is refused had better wait: nobody stands in line, but places come free
+    one after another, and those refused lately want them too."""
+
+    def __init__(self, first_s: float) -> None:
+        self._gap_s = first_s  # between two sessions that end
+        self._ended_s: float | None = None
+        self._num_refused = 0.0
+
+    def note_end(self, now_s: float) -> None:
+        """A session ended: a place is free."""
+        if self._ended_s is not None:
+            self._gap_s += LINE_WEIGHT * (min(now_s - self._ended_s, LONGEST_S) - self._gap_s)
+        self._ended_s = now_s
+        self._num_refused = max(0.0, self._num_refused - 1)
+
+    def refuse_ms(self) -> int:
+        """Somebody is refused: when to ask again, in milliseconds."""
+        self._num_refused += 1
+        wait_s = self._gap_s * self._num_refused
+        return round(1000 * min(LONGEST_S, max(SHORTEST_S, wait_s)))
 
 
 def serving(request: OpenRequest, verifiers: Iterable[Verifier]) -> list[Verifier]:

@@ -16,6 +16,7 @@ from specedge_scheduler.pipeline import PendingDraft
 from specedge_scheduler.policy.dispatch import Dispatch, GreedyDispatch, Plan, StaticDispatch
 from specedge_scheduler.policy.intake import Intake
 from specedge_scheduler.policy.just_in_time import JustInTimeDispatch
+from specedge_scheduler.policy.migration import Migration
 from specedge_scheduler.policy.placement import home
 from specedge_scheduler.policy.types import (
     AnswerSession,
@@ -47,6 +48,7 @@ class SchedulerPolicy:
     def __init__(self, group: GroupId, epoch: tuple[int, int], limits: SchedulerLimits) -> None:
         self.cluster = Cluster(epoch)
         self._intake = Intake(self.cluster, group, limits)
+        self._migration = Migration(self.cluster, limits)
         self._limits = limits
         self._dispatches: dict[VerifierId, Dispatch] = {}
         self._wakes: dict[VerifierId, float] = {}  # when to ask about a verifier again
@@ -120,7 +122,7 @@ class SchedulerPolicy:
         if now_s >= self.cluster.next_deadline_s:
             effects += self._expire(now_s)
         if now_s >= self._next_housekeeping_s:
-            self._keep_house(now_s)
+            effects += self._keep_house(now_s)
         return effects + self._send_batches(now_s)
 
     def _lose_silent(self, now_s: float) -> list[Effect]:
@@ -145,19 +147,20 @@ class SchedulerPolicy:
             effects.append(AnswerSession(key, expired))
         return effects
 
-    def _keep_house(self, now_s: float) -> None:
+    def _keep_house(self, now_s: float) -> list[Effect]:
         self._next_housekeeping_s = now_s + HOUSEKEEPING_S
         silent_since_s = now_s - self._limits.session_silent_s
         for key, session in list(self.cluster.sessions.items()):
             if session.heard_s < silent_since_s:
                 self.cluster.forget(key)
         self._intake.forget_unused(now_s)
+        return self._migration.rebalance(now_s)
 
     def _send_batches(self, now_s: float) -> list[Effect]:
         """Ask about every verifier of which something new is known, or whose moment came."""
         for session in list(self.cluster.homeless.values()):
             assert session.pending is not None
-            home(self.cluster, session, prefer=session.pending.draft.at)
+            home(self.cluster, session, self._limits, prefer=session.pending.draft.at)
         names = self.cluster.changed | {name for name, at_s in self._wakes.items() if at_s <= now_s}
         self.cluster.changed.clear()
         effects: list[Effect] = []

@@ -9,6 +9,7 @@ from specedge_scheduler.cluster import Cluster
 from specedge_scheduler.pipeline import PendingDraft
 from specedge_scheduler.policy.admission import (
     TokenBucket,
+    WaitingLine,
     opened,
     refuse_draft,
     refuse_open,
@@ -59,6 +60,7 @@ class Intake:
         self._group = group
         self._limits = limits
         self._allowances: dict[EdgeId, _Allowance] = {}
+        self._line = WaitingLine(limits.busy_retry_ms / 1000)
 
     def on_bad(self, event: BadMessageArrived, now_s: float) -> list[Effect]:
         """Junk: answered while the edge's allowance lasts."""
@@ -78,7 +80,7 @@ class Intake:
             return [AnswerOpen(event.reply_to, reply)]
         candidates = serving(event.request, self._cluster.verifiers.values())
         session = self._cluster.session(event.key, now_s)
-        name = place(candidates, None, prefer=session.verifier or "")
+        name = place(candidates, None, limits=self._limits, prefer=session.verifier or "")
         assert name is not None  # _refuse_open saw one that fits
         verifier = self._cluster.verifiers[name]
         self._cluster.move(session, name)
@@ -91,16 +93,16 @@ class Intake:
         if wait_ms:
             return Refused(refused=Reason.BUSY, message="too many messages", retry_ms=wait_ms)
         limits = self._limits
-        refused = refuse_open(
-            event.request,
-            self._cluster.verifiers.values(),
-            no_verifier_ms=limits.no_verifier_retry_ms,
-            busy_ms=limits.busy_retry_ms,
-        )
+        verifiers = self._cluster.verifiers.values()
+        refused = refuse_open(event.request, verifiers, limits, limits.busy_retry_ms)
         known = self._cluster.sessions.get(event.key)
         if refused is not None:
             has_place = known is not None and known.verifier is not None
-            return None if refused.refused is Reason.BUSY and has_place else refused
+            if refused.refused is not Reason.BUSY:
+                return refused
+            if has_place:
+                return None
+            return refused.model_copy(update={"retry_ms": self._line.refuse_ms()})
         if known is None and self._has_too_many(event.key.edge):
             return Refused(
                 refused=Reason.BUSY,
@@ -125,6 +127,8 @@ class Intake:
         session.rhythm.note_draft(
             draft.round, draft.base + len(draft.append), pending.num_rows, now_s
         )
+        if at is not None:
+            at.usual.note(session.rhythm)
         self._cluster.set_pending(session, pending)
         return []
 
@@ -140,7 +144,7 @@ class Intake:
         if session.wants is None or not wants.admits(session.wants):
             session.wants = wants
             self._cluster.move(session, None)
-        name = home(self._cluster, session)
+        name = home(self._cluster, session, self._limits)
         if name is not None:
             return [Forward("ctx", name, key, event.payload)]
         if not self._cluster.verifiers:
@@ -161,6 +165,8 @@ class Intake:
         # Of a session not known here (a restart lost it) any verifier may hold the slot.
         names = [home] if home is not None else list(self._cluster.verifiers)
         self._cluster.forget(event.key)
+        if home is not None:
+            self._line.note_end(now_s)
         return [Forward(event.kind, name, event.key, event.payload) for name in names]
 
     def _refuse_work(

@@ -1,4 +1,4 @@
-"""Which verifier a session goes to: the right model, a free slot, the least load. Pure.
+"""Which verifier a session goes to: the right model, a free slot, the best pace. Pure.
 
 A session stays where it was placed, since its KV is there; see ``decide`` for when it leaves.
 """
@@ -7,6 +7,9 @@ from collections.abc import Iterable
 
 from specedge.ids import VerifierId
 from specedge_scheduler.cluster import Cluster
+from specedge_scheduler.policy.dispatch import room_of
+from specedge_scheduler.policy.pace import token_ms
+from specedge_scheduler.policy.types import SchedulerLimits
 from specedge_scheduler.views import ModelKey, Session, Verifier
 
 
@@ -24,9 +27,14 @@ def serves(verifier: Verifier, wants: ModelKey | None) -> bool:
 
 
 def place(
-    verifiers: Iterable[Verifier], wants: ModelKey | None, *, prefer: str = ""
+    verifiers: Iterable[Verifier],
+    wants: ModelKey | None,
+    limits: SchedulerLimits,
+    *,
+    prefer: str = "",
 ) -> VerifierId | None:
-    """The best verifier for a session; ``prefer`` is where its KV was last. None: there is none.
+    """The best verifier for a session: where its tokens would come fastest. ``prefer`` is where its
+    KV was last. None: there is none.
 
     One without a free slot is taken only if all are full: the session was admitted before, so it is
     better told "busy" by the verifier than lost.
@@ -39,19 +47,21 @@ def place(
     for verifier in candidates:
         if verifier.name == prefer:
             return verifier.name
-    best = min(candidates, key=_rank, default=None)
+    best = min(candidates, key=lambda verifier: _rank(verifier, limits), default=None)
     return None if best is None else best.name
 
 
-def home(cluster: Cluster, session: Session, *, prefer: str = "") -> VerifierId | None:
+def home(
+    cluster: Cluster, session: Session, limits: SchedulerLimits, *, prefer: str = ""
+) -> VerifierId | None:
     """Where the session lives; it is placed now if it has no home. None: nobody serves it."""
     if session.verifier is None:
-        name = place(cluster.verifiers.values(), session.wants, prefer=prefer)
+        name = place(cluster.verifiers.values(), session.wants, limits, prefer=prefer)
         cluster.move(session, name)
     return session.verifier
 
 
-def _rank(verifier: Verifier) -> tuple[bool, float, float, str]:
+def _rank(verifier: Verifier, limits: SchedulerLimits) -> tuple[bool, float, float, str]:
     load = len(verifier.sessions) / max(verifier.stat.slots[1], 1)
-    waits_ms = verifier.estimator.predict_ms(max(verifier.stat.running, 1))
-    return not has_free_slot(verifier), load, waits_ms, verifier.name
+    pace_ms = token_ms(verifier, room_of(verifier, limits), len(verifier.sessions) + 1)
+    return not has_free_slot(verifier), pace_ms, load, verifier.name

@@ -131,9 +131,10 @@ class Forecast:
         num = self._num_here
         if num < 2 or num > self.places or len(self._at_s) - num > num // 4:
             return None
-        away_s = usual_turnaround_s(self._verifier)
-        if away_s is None:
+        usual = self._verifier.usual
+        if not usual.num_drafts:
             return None
+        away_s = usual.turnaround_s
         half = (num + 1) // 2
         whole_s, half_s = self._step_s(0, num), self._step_s(0, half)
         together = 1.0 / max(whole_s + away_s, 1e-9)
@@ -185,20 +186,10 @@ def places_per_session(sessions: Iterable[Session], places: int) -> dict[EdgeId,
     return share_of
 
 
-def usual_turnaround_s(verifier: Verifier) -> float | None:
-    """From a step's end to the next drafts of those in it, on average; None: nobody came back."""
-    known = [
-        session.rhythm.turnaround_s
-        for session in verifier.sessions.values()
-        if session.rhythm.turnaround_s is not None
-    ]
-    return sum(known) / len(known) if known else None
-
-
 def is_saturated(verifier: Verifier, num_sessions: int, places: int, step_s: float) -> bool:
     """Whether steps of ``places`` rounds and ``step_s``, one after another, take about as long for
     all sessions as these take to come back: then the verifier's time is what lacks."""
-    away_s = usual_turnaround_s(verifier)
-    if away_s is None:
+    usual = verifier.usual
+    if not usual.num_drafts:
         return False
-    return num_sessions / places * step_s >= SATURATED * (away_s + step_s)
+    return num_sessions / places * step_s >= SATURATED * (usual.turnaround_s + step_s)
