@@ -17,8 +17,8 @@ from specedge.credentials.roles import Role
 from specedge.errors import InvalidRequest
 
 RELOAD: Final = (
-    "A running broker takes it on SIGHUP:\n"
-    "  docker compose kill -s HUP nats\n"
+    "A running broker takes it when told to read its configuration again:\n"
+    "  docker compose exec nats nats-server --signal reload=1\n"
     "  kill -HUP <pid of nats-server>"
 )
 RESTART: Final = "A running broker takes it when it is started anew:\n  docker compose restart nats"
