@@ -10,7 +10,7 @@ ARGS ?=
 PROMPTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check lint-deploy k8s-alerts format test test-compose test-pods demo up bench bench-acceptance bench-controller bench-engine clean
+.PHONY: help setup check lint-deploy k8s-alerts format test test-compose test-pods demo up bench bench-acceptance bench-controller bench-engine bench-paper clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,6 +90,9 @@ bench-acceptance: $(STAMP) ## How much of a drafter's trees the target accepts: 
 bench-controller: $(STAMP) ## The controller against every fixed setting, in virtual time; its figure
 	$(BIN)/python -m benchmarks controller --json docs/figures/controller.json \
 	  --figure docs/figures/controller.png $(ARGS)
+
+bench-paper: $(STAMP) ## The paper's table on emulated devices: 20 minutes (ARGS=--quick: 4)
+	$(BIN)/python -m benchmarks paper $(ARGS)
 
 bench-engine: $(STAMP) ## Measure engine, round sizes, round overhead and memory
 	PROMPTS="$(PROMPTS)" $(BIN)/python -m benchmarks engine
