@@ -5,10 +5,11 @@ the best result. Runs nothing.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from benchmarks.paper_stack import CellFlags
+from benchmarks.traces import TRACES
 from specedge.pairs import PAIRS, SERVER_ONLY_DEPTH, TREE_NODES, Pair, tokens_per_round
 from specedge.profiles import PAPER_WAN
 from specedge_scheduler.config import SchedulerSettings
@@ -22,6 +23,10 @@ PROMPT_ROWS: Final = 64  # of a step, beside its trees: a new session's few
 HEAD_START: Final = 6  # levels that drafting ahead may add to what is drafted after the verdict
 MAX_DEPTH: Final = 16
 EDGES_PER_FLEET: Final = 32
+RECORDED: Final = "recorded pair"
+# Of SmolLM2-135M-Instruct and its shipped drafter; and server-only's best depth with it.
+TRACE: Final = TRACES / "smollm2-135m.npz"
+RECORDED_DEPTH: Final = 3
 STATIC: Final = "static, fixed depth"
 LONG_S, SHORT_S, PLAIN_S = 30.0, 20.0, 8.0
 
@@ -135,9 +140,8 @@ def plan(*, quick: bool) -> list[Cell]:
     cells += _three(PAIRS["32b"], 1, long_s)
     for batch in batches:
         cells += _three(PAIRS["14b-roofline"], batch, short_s / 2)
-    cells.append(
-        specedge(PAIRS["14b"], 1, "three edges a slot", short_s, edges_per_slot=3),
-    )
+    cells.append(specedge(PAIRS["14b"], 1, "three edges a slot", short_s, edges_per_slot=3))
+    cells += _recorded(PAIRS["14b"], short_s)
     return [cell for cell in cells if cell.policy in ("", *known_policies())]
 
 
@@ -192,6 +196,15 @@ def _three(pair: Pair, batch: int, measure_s: float) -> list[Cell]:
         server_only(pair, batch, "", SERVER_ONLY_DEPTH, batch, measure_s),
         specedge(pair, batch, "", measure_s),
     ]
+
+
+def _recorded(pair: Pair, measure_s: float) -> list[Cell]:
+    """Agreeing as a real pair did, position by position, in place of the dial."""
+    both = [
+        server_only(pair, 1, RECORDED, RECORDED_DEPTH, 1, measure_s),
+        specedge(pair, 1, RECORDED, measure_s),
+    ]
+    return [replace(cell, agreement=str(TRACE)) for cell in both]
 
 
 def _ablation(pair: Pair, batch: int, long_s: float, short_s: float) -> list[Cell]:

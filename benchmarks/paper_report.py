@@ -74,22 +74,27 @@ def _ratios(pair: str, figures: list[CellFigures]) -> Table:
         table.add_column(name, justify="right")
     main: list[Ratios] = []
     for each in sorted(figures, key=lambda one: one.cell["batch"]):
-        baseline = _find(figures, each.cell["batch"], "server-only", "")
+        baseline = _baseline(figures, each)
         if each.cell["system"] != "specedge" or baseline is None:
             continue
         found = ratios(each, baseline)
+        is_dialled = not each.cell["agreement"]  # τ by depth is known for the dial alone
         if each.cell["variant"] == "":
             main.append(found)
         table.add_row(
             str(each.cell["batch"]),
             each.cell["variant"] or f"{each.cell['policy']}, proactive",
             f"{found.throughput:.2f}",
-            f"{found.bound:.2f}",
-            f"{found.share:.2f}",
+            f"{found.bound:.2f}" if is_dialled else "",
+            f"{found.share:.2f}" if is_dialled else "",
             f"{found.dollars:.2f}",
             f"{found.latency:+.1%}",
-            _against(each, _find(figures, each.cell["batch"], "server-only", "its best depth")),
-            _against(each, _find(figures, each.cell["batch"], "server-only", "twice the batch")),
+            *(
+                _against(each, _find(figures, each.cell["batch"], "server-only", variant))
+                for variant in ("its best depth", "twice the batch")
+                if is_dialled
+            ),
+            *(() if is_dialled else ("", "")),
             " ".join(f"{share:.2f}" for share in each.reached[1:8]),
         )
     if main:
@@ -98,6 +103,12 @@ def _ratios(pair: str, figures: list[CellFigures]) -> Table:
         table.add_section()
         table.add_row("mean", "", f"{mean:.2f}", f"{limit:.2f}", f"{mean / limit:.2f}")
     return table
+
+
+def _baseline(figures: list[CellFigures], each: CellFigures) -> CellFigures | None:
+    """What agrees as often."""
+    variant = each.cell["variant"] if each.cell["agreement"] else ""
+    return _find(figures, each.cell["batch"], "server-only", variant)
 
 
 def _against(edges: CellFigures, baseline: CellFigures | None) -> str:
