@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -29,16 +29,18 @@ PROCESSES = {
     "scheduler-1": ("specedge_scheduler", ()),
     "verifier-1": ("specedge_verifier", ("--engine", "emulated")),
     "alice": ("specedge_edge", ("--model", "emulated", "--drafter", "emulated")),
+    "bob": ("specedge_edge", ("--model", "emulated", "--drafter", "none")),
 }
 
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[GeneratedBroker]:
-    root = tmp_path / "credentials"
-    make_credentials(root, Names(("alice",), ()), edge_dir=str(root / "edges" / "alice"))
+    root, names = tmp_path / "credentials", Names(("alice", "bob"), ())
+    alices = str(root / "edges" / "alice")
+    make_credentials(root, names, edge_dir=alices, websocket="127.0.0.1:-1")
     with generated_broker(root) as running_broker:
         # Only now its port is known; what edges read has to name it.
-        make_credentials(root, Names(("alice",), ()), url=running_broker.url)
+        make_credentials(root, names, url=running_broker.url)
         yield running_broker
 
 
@@ -46,53 +48,73 @@ def broker(tmp_path: Path) -> Iterator[GeneratedBroker]:
 async def system(broker: GeneratedBroker, cwd: Path) -> AsyncIterator[dict[str, Running]]:
     """All processes, ready; each knows its own folder and nothing else."""
     async with AsyncExitStack() as stack:
-        started: dict[str, Running] = {}
-        for name, (module, flags) in PROCESSES.items():
-            settings = _settings(broker, name)
-            credentials = [part for pair in settings.items() for part in pair]
-            started[name] = await stack.enter_async_context(
-                running(module, "--http-port", "0", *flags, *credentials, cwd=cwd)
-            )
+        entered = [stack.enter_async_context(_running(broker, name, cwd)) for name in PROCESSES]
+        started = dict(zip(PROCESSES, await asyncio.gather(*entered), strict=True))
         for process in started.values():
             await process.ready()
         yield started
 
 
+def _running(broker: GeneratedBroker, name: str, cwd: Path) -> AbstractAsyncContextManager[Running]:
+    module, flags = PROCESSES[name]
+    credentials = [part for pair in _settings(broker, name).items() for part in pair]
+    return running(module, "--http-port", "0", *flags, *credentials, cwd=cwd)
+
+
 def _settings(broker: GeneratedBroker, name: str) -> dict[str, str]:
-    """As flags. An edge's are those of its edge.env, word for word."""
+    """As flags. Alice's are those of her edge.env, word for word; Bob comes over WebSocket."""
     home = broker.home(name)
-    if name != "alice":
-        return {
-            "--nats-url": broker.url,
-            "--nats-ca-file": str(home / folder.CA),
-            "--identity-file": str(home / folder.IDENTITY),
-        }
-    lines = (home / folder.EDGE_ENV).read_text().splitlines()
-    pairs = (line.split("=", 1) for line in lines if not line.startswith("#"))
-    return {f"--{key.removeprefix('SPECEDGE_').lower().replace('_', '-')}": v for key, v in pairs}
+    settings = {
+        "--nats-url": broker.websocket_url if name == "bob" else broker.url,
+        "--nats-ca-file": str(home / folder.CA),
+        "--identity-file": str(home / folder.IDENTITY),
+    }
+    if name == "bob":
+        settings["--api-key-file"] = str(home / folder.API_KEY)
+    if name == "alice":
+        lines = (home / folder.EDGE_ENV).read_text().splitlines()
+        pairs = (line.split("=", 1) for line in lines if not line.startswith("#"))
+        settings = {_flag(variable): value for variable, value in pairs}
+    return settings
 
 
-async def test_it_answers_a_chat_to_who_has_the_key_and_a_removed_edge_is_out(
+def _flag(variable: str) -> str:
+    return "--" + variable.removeprefix("SPECEDGE_").lower().replace("_", "-")
+
+
+async def _chat(
+    client: httpx.AsyncClient, broker: GeneratedBroker, name: str, edge: Running
+) -> str:
+    """One chat with the edge's own key; its text."""
+    api_key = (broker.home(name) / folder.API_KEY).read_text().strip()
+    headers = {"Authorization": f"Bearer {api_key}"}
+    url = f"{edge.url}/v1/chat/completions"
+    answer = await client.post(url, json=CHAT, headers=headers, timeout=60)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["usage"]["completion_tokens"] == CHAT["max_tokens"]
+    return str(answer.json()["choices"][0]["message"]["content"])
+
+
+async def test_it_answers_who_has_the_key_and_a_removed_edge_is_out(
     broker: GeneratedBroker, tmp_path: Path
 ) -> None:
-    api_key = (broker.home("alice") / folder.API_KEY).read_text().strip()
     async with system(broker, tmp_path) as processes, httpx.AsyncClient() as client:
-        edge = processes["alice"]
-        url = f"{edge.url}/v1/chat/completions"
+        alice, bob = processes["alice"], processes["bob"]
 
-        refused = await client.post(url, json=CHAT)
-        with_key = {"Authorization": f"Bearer {api_key}"}
-        answered = await client.post(url, json=CHAT, headers=with_key, timeout=60)
+        without_key = await client.post(f"{alice.url}/v1/chat/completions", json=CHAT)
+        texts = [
+            await _chat(client, broker, "alice", alice),
+            await _chat(client, broker, "bob", bob),
+        ]
 
-        assert refused.status_code == 401
-        assert answered.status_code == 200, answered.text
-        assert answered.json()["usage"]["completion_tokens"] == 24
+        assert without_key.status_code == 401
+        assert texts[0] == texts[1]
         for process in processes.values():
             assert NOTHING_DENIED in await process.text("/metrics")
 
         open_folder(broker.root).remove("alice")
         await asyncio.to_thread(broker.reload)
 
-        while "turned this edge away" not in await edge.text("/ready"):
+        while "turned this edge away" not in await alice.text("/ready"):
             await asyncio.sleep(0.05)
-        assert (await client.get(f"{processes['verifier-1'].url}/ready")).status_code == 200
+        assert await _chat(client, broker, "bob", bob) == texts[1]

@@ -22,7 +22,7 @@ def run_check(root: Path, name: str, url: str | None, *, as_json: bool) -> None:
     member = roster.member(name)
     if member is None:
         raise CommandFailed(f"there is no {name}", exit_code=EXIT_USAGE)
-    url = url or roster.choices.edge_url
+    url = url or roster.choices.edge_url.split(",")[0].strip()
     findings, is_closed = asyncio.run(_try_all(member, root / home_of(member), url))
     wrong = [finding for finding in findings if not finding.is_as_meant]
     if as_json:

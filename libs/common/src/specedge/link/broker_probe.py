@@ -17,10 +17,11 @@ import orjson
 
 from specedge.credentials.attempts import Attempt, Verb
 from specedge.credentials.nkey import UserKey
-from specedge.errors import AuthenticationFailed, LinkDown
+from specedge.errors import AuthenticationFailed, InvalidRequest, LinkDown
 
 ANSWER_TIMEOUT_S: Final = 10.0
 DEFAULT_PORT: Final = 4222
+SCHEMES: Final = ("tls", "nats")
 LINE_LIMIT_BYTES: Final = 1 << 20
 
 
@@ -41,8 +42,12 @@ class BrokerProbe:
     """One connection as somebody, or as nobody. Alive inside the ``async with``."""
 
     def __init__(self, url: str, *, key: UserKey | None, ca_file: Path | None) -> None:
-        """``url`` is tls://host:port or nats://host:port; with ``ca_file`` TLS is insisted on."""
+        """``url`` is tls://host:port or nats://host:port; with ``ca_file`` TLS is insisted on.
+        Raises InvalidRequest for another kind of URL."""
         parts = urlsplit(url)
+        if parts.scheme not in SCHEMES:
+            message = f"the broker is asked over TCP: tls://host:port, not {url}"
+            raise InvalidRequest(message, field="url")
         self._host, self._port = parts.hostname or "", parts.port or DEFAULT_PORT
         self._tls = None if ca_file is None else ssl.create_default_context(cafile=ca_file)
         if self._tls is None and parts.scheme == "tls":
