@@ -53,7 +53,7 @@ class Choices(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tls_names: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
+    tls_names: tuple[str, ...] = Field(default=("localhost", "127.0.0.1", "::1"), min_length=1)
     url: str | None = None
     listen: str = "0.0.0.0:4222"
     monitor: str = "127.0.0.1:8222"
