@@ -66,8 +66,8 @@ format: $(STAMP) ## Let ruff put the code into shape
 test: $(STAMP) $(KUBECTL) ## Run every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal \
 	  --ignore=tests/integration --ignore=tests/e2e --ignore=tests/deploy/test_compose.py \
-	  --ignore=tests/deploy/test_pods_in_containers.py $(ARGS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/integration tests/e2e $(ARGS)
+	  --ignore=tests/deploy/test_pods.py --ignore=tests/deploy/test_pods_in_containers.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/integration tests/e2e tests/deploy/test_pods.py $(ARGS)
 
 test-compose: $(STAMP) ## Build the images, run the whole of docker-compose.yml and take it down; needs Docker
 	$(BIN)/python -m pytest -s -v tests/deploy/test_compose.py $(ARGS)

@@ -1,17 +1,12 @@
-"""The manifests of k8s/: valid for Kubernetes, and by the project's own rules."""
+"""The manifests of k8s/ by the project's own rules."""
 
 from typing import Any, Final
 
-import kubernetes_validate
 import pytest
-from kubernetes_validate.utils import all_versions
 
 from specedge import __version__
 from tests.deploy.manifests import VARIANTS, Rendered, Workload, matches, render
 
-NEWEST: Final = tuple(all_versions()[-3:])
-# Of the Prometheus operator: Kubernetes has no schema of them.
-OTHER_KINDS: Final = {"PodMonitor", "PrometheusRule"}
 # Kinds of volumes that Pod Security "restricted" allows.
 VOLUMES: Final = {"configMap", "emptyDir", "projected", "secret", "persistentVolumeClaim", "csi"}
 MARGIN_S: Final = 10
@@ -22,15 +17,6 @@ pytestmark = pytest.mark.parametrize("variant", VARIANTS)
 @pytest.fixture
 def rendered(variant: str) -> Rendered:
     return render(variant)
-
-
-@pytest.mark.parametrize("version", NEWEST)
-def test_every_manifest_is_valid_to_the_newest_versions_of_kubernetes(
-    rendered: Rendered, version: str
-) -> None:
-    for manifest in rendered.manifests:
-        if manifest["kind"] not in OTHER_KINDS:
-            kubernetes_validate.validate(manifest, version, strict=True)
 
 
 def test_everything_is_in_the_one_namespace_which_is_restricted(rendered: Rendered) -> None:

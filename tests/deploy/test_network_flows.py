@@ -5,7 +5,7 @@ from typing import Final
 import pytest
 
 from tests.deploy.manifests import VARIANTS, Rendered, matches, render
-from tests.deploy.reachability import Endpoint, Flow, allowed_flows
+from tests.deploy.reachability import Endpoint, Flow, Policy, allowed_flows
 
 NAMESPACE: Final = "specedge"
 PORTS: Final = (
@@ -116,15 +116,13 @@ def test_the_computation_tells_an_open_side_from_a_closed_one() -> None:
     caller = Endpoint("caller", "10.0.0.1", "here", {"app": "caller"})
     called = Endpoint("called", "10.0.0.2", "here", {"app": "called"}, ports={"http": 80})
     metadata = {"name": "policy", "namespace": "here"}
-    closed = {
-        "metadata": metadata,
-        "spec": {"podSelector": {"matchLabels": {"app": "called"}}, "policyTypes": ["Ingress"]},
-    }
+    spec = {"podSelector": {"matchLabels": {"app": "called"}}, "policyTypes": ["Ingress"]}
     rule = {"from": [{"podSelector": {}}], "ports": [{"port": "http"}]}
-    opened = {"metadata": metadata, "spec": {**closed["spec"], "ingress": [rule]}}
+    closed = {"metadata": metadata, "spec": spec}
+    opened = {"metadata": metadata, "spec": {**spec, "ingress": [rule]}}
     back = Flow("called", "caller", "TCP", 80)
 
-    def flows(*policies: dict[str, object]) -> set[Flow]:
+    def flows(*policies: Policy) -> set[Flow]:
         return allowed_flows(policies, (caller, called), [("TCP", 80)])
 
     assert flows(closed) == {back}

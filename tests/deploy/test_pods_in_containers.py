@@ -50,12 +50,11 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 async def test_confined_pods_answer_a_chat_and_leave_in_order(engine: Engine) -> None:
     key = engine.secrets["edge-credentials"]["api-key"].decode().strip()
     asked = {"model": "emulated", "messages": [{"role": "user", "content": "Hello"}]}
-    overrides = {**EMULATED, "nats": {}}
     with ExitStack() as stack:
         pods: dict[str, ContainerPod] = {}
         async with asyncio.timeout(90):
             for name in IN_ORDER:
-                pods[name] = stack.enter_context(running(engine, name, overrides[name]))
+                pods[name] = stack.enter_context(running(engine, name, EMULATED[name]))
                 await pods[name].until("startupProbe")
             for pod in pods.values():
                 await pod.until("readinessProbe")
