@@ -3,10 +3,12 @@
 import asyncio
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from specedge.clock import ManualClock
 from specedge.drafting.controller import Decision
+from specedge.drafting.growth_rule import GrowthRule
 from specedge.errors import Busy
 from specedge.ids import EDGE_ID
 from specedge.params import DraftPolicy
@@ -160,6 +162,21 @@ def test_a_round_has_the_passes_that_fit_before_its_draft_is_wanted() -> None:
     assert paced_passes(timing, now_s=11.0) == 1
 
 
+def test_passes_before_the_draft_is_wanted_cost_a_rule_nothing() -> None:
+    figures = np.zeros((1, 1, 1))
+    rule = GrowthRule(0.05, 1.0, 11.0, 0.1, np.linspace(50.0, 60.0, 9), figures)
+    pass_time = PassTime()
+    pass_time.add(0.011)
+    pacing = RoundPacing(pass_time)
+    pacing.observe(committed(Timing(held=2.0, queue=14.0, step=60.0, next=50.0)), 10.0)
+
+    paced = pacing.paced(Decision(DraftPolicy(), rule), 10.0).rule
+
+    assert paced is not None
+    assert paced.free_passes == 3
+    assert (paced.after(2).pass_ms, paced.after(3).pass_ms) == (0.0, 11.0)
+
+
 def test_a_round_is_left_as_it_is_when_nobody_says_when_it_is_wanted() -> None:
     assert paced_passes(Timing(step=60.0)) is None
 
@@ -200,8 +217,6 @@ def test_quantiles_are_nearest_ranks() -> None:
 
 
 def test_a_round_drafts_its_passes_beyond_what_was_there_already() -> None:
-    import numpy as np
-
     from specedge.drafting.tree_drafter import TreeDrafter
     from specedge.engine.emulated import EmulatedDrafter, EmulatedText
     from specedge.params import SamplingParams

@@ -33,10 +33,14 @@ class RoundPacing:
             self._due_s = now_s + timing.next / 1e3 - self._network.value
 
     def paced(self, decision: Decision, now_s: float) -> Decision:
-        """``decision`` with as many passes after this verdict as there is time for, one at least;
-        as it is, if nobody said when the draft is wanted."""
+        """``decision`` with the passes that there is time for after this verdict: where a rule
+        weighs passes, these cost nothing; where none does, they are as many as are run, one at
+        least. As it is, if nobody said when the draft is wanted."""
         pass_s = self._pass_time.seconds
         if decision.policy is None or self._due_s is None or pass_s <= 0:
             return decision
-        passes = max(1, int((self._due_s - now_s) / pass_s + SLACK))
+        left = (self._due_s - now_s) / pass_s
+        if decision.rule is not None:
+            return replace(decision, rule=replace(decision.rule, free_passes=max(0, int(left))))
+        passes = max(1, int(left + SLACK))
         return replace(decision, policy=replace(decision.policy, passes=passes))

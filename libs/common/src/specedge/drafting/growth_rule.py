@@ -9,7 +9,7 @@ UCB-SpecStop (arXiv 2606.20591) shows that the depth then grows with the logarit
 Made by a ``DraftController`` for one round, read by the thread that drafts it. No clock, no I/O.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -48,6 +48,7 @@ class GrowthRule:
     verify_ms  (budget + 1,) float64: the verifier's step with 0, 1, … nodes sent
     children   (depths, samples, branch) float64: acceptances, given an accepted parent, of the
                children of some nodes seen lately at depth 0, 1, …; the last holds for all deeper
+    free_passes  that take nobody's time, since the verifier does not want the draft before
     """
 
     rate: float
@@ -56,6 +57,13 @@ class GrowthRule:
     row_ms: float
     verify_ms: Figures
     children: Figures
+    free_passes: int = 0
+
+    def after(self, num_passes: int) -> "GrowthRule":
+        """The rule for what follows upon so many passes of the round."""
+        if num_passes >= self.free_passes:
+            return self
+        return replace(self, pass_ms=0.0, row_ms=0.0)
 
     @property
     def budget(self) -> int:

@@ -65,7 +65,7 @@ class TreeDrafter:
         self._calibration = Calibration(self._tally)
         self._committed: list[int] = []
         self._growing = GrowingTree.start(TokenTree.root_only(0))
-        self._policy, self._passes, self._max_passes = _IDLE, 0, 0
+        self._policy, self._passes, self._passes_there, self._max_passes = _IDLE, 0, 0, 0
         self._rule: GrowthRule | None = None
         self._kind = ScoreKind.LOGPROB
         self._sent = select(self._growing.tree, 0)
@@ -110,7 +110,7 @@ class TreeDrafter:
             policy = replace(policy, depth=max(0, min(policy.depth, self._remaining - 1)))
         self._policy, self._rule = policy, rule
         there = min(levels_there(self._growing, self._stop_ids), policy.depth)
-        self._passes = there
+        self._passes = self._passes_there = there
         self._max_passes = policy.depth if policy.passes is None else there + policy.passes
         self._count(passes_saved=there)
 
@@ -136,7 +136,8 @@ class TreeDrafter:
             tree = self._growing.tree
             value = select(tree, len(tree), self._policy.depth).tree.value[1:]
             depth = np.asarray(tree.depth[nodes], dtype=np.float32)
-            nodes = nodes[: self._rule.num_expanded(value, tree.value[nodes], depth)]
+            rule = self._rule.after(self._passes - self._passes_there)
+            nodes = nodes[: rule.num_expanded(value, tree.value[nodes], depth)]
         return nodes
 
     def take_step(self, nodes: IntArray, expansion: Expansion, ms: float) -> None:

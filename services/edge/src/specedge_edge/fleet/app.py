@@ -21,7 +21,7 @@ from specedge.link.nats import NatsLink, NatsOptions
 from specedge.protocol.subjects import edge_inbox
 from specedge.service.runtime import ServiceContext, Tasks, settle_heap
 from specedge.service.spans import recording
-from specedge_edge.fleet.arrivals import poisson, replayed
+from specedge_edge.fleet.arrivals import bursty_trace, poisson, replayed
 from specedge_edge.fleet.config import FleetSettings
 from specedge_edge.fleet.edges import Common, FleetEdge
 from specedge_edge.fleet.figures import FleetLog, quantiles
@@ -132,7 +132,11 @@ class Fleet:
         settings = self._common.settings
         if settings.arrivals_file is not None:
             return replayed([float(line) for line in settings.arrivals_file.read_text().split()])
-        if settings.arrivals_per_s > 0:
+        rate = settings.arrivals_per_s
+        if rate > 0 and settings.arrivals == "bursty":
+            length_s = settings.warm_up_s + settings.measure_s
+            return replayed(bursty_trace(rate, length_s, seed=settings.seed))
+        if rate > 0:
             return poisson(settings.arrivals_per_s, settings.seed)
         return None
 

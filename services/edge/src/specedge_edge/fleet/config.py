@@ -52,6 +52,10 @@ class FleetSettings(ServiceSettings):
     arrivals_per_s: float = Field(
         default=0.0, ge=0, description="open loop: sessions a second, of all edges; 0: closed loop"
     )
+    arrivals: Literal["poisson", "bursty"] = Field(
+        default="poisson",
+        description="open loop: poisson, or bursty: bursts at four times the mean rate",
+    )
     arrivals_file: Path | None = Field(
         default=None, description="open loop: when sessions come, in seconds, one a line"
     )
