@@ -6,10 +6,11 @@ from typing import Any, Final
 import kubernetes_validate
 import pytest
 from kubernetes_validate.utils import all_versions
+from packaging.version import Version
 
 from tests.deploy.manifests import VARIANTS, render
 
-NEWEST: Final = tuple(all_versions()[-3:])
+NEWEST: Final = tuple(sorted(set(all_versions()), key=Version)[-3:])
 # Of the Prometheus operator: Kubernetes has no schema of them.
 OTHER_KINDS: Final = {"PodMonitor", "PrometheusRule"}
 
