@@ -220,6 +220,54 @@ def test_what_an_interrupted_command_left_is_completed(root: Path) -> None:
     assert init(root).changes == ()
 
 
+@pytest.mark.parametrize("number", range(1, 16))
+def test_a_first_init_that_is_interrupted_anywhere_is_completed_by_the_next(
+    root: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    interrupt_write(monkeypatch, number)
+    with pytest.raises(KeyboardInterrupt):
+        init(root, "alice")
+    monkeypatch.undo()
+
+    whole = init(root, "alice")
+
+    assert len(contents(root)) == 15
+    assert [m.name for m in whole.roster.members] == ["scheduler-1", "verifier-1", "alice"]
+    assert init(root, "alice").changes == ()
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_removal_that_is_interrupted_leaves_no_secret_and_is_completed_by_the_next(
+    root: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    before = init(root, "alice").roster.member("alice")
+    interrupt_write(monkeypatch, number)
+    with pytest.raises(KeyboardInterrupt):
+        opened(root).remove("alice")
+    monkeypatch.undo()
+    assert not (root / "edges" / "alice").exists()
+
+    if opened(root).roster().member("alice") is not None:
+        opened(root).remove("alice")
+    again = opened(root).add_edge("alice").roster.member("alice")
+
+    assert before is not None
+    assert again is not None
+    assert again.public_key != before.public_key
+
+
+def interrupt_write(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Let the ``number``-th file from now not come to be."""
+    replace, left = Path.replace, iter(range(1, number))
+
+    def until(unnamed: Path, target: Path) -> Path:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return replace(unnamed, target)
+
+    monkeypatch.setattr(Path, "replace", until)
+
+
 def test_wrong_modes_are_put_right(root: Path) -> None:
     init(root, "alice")
     seed = root / "edges" / "alice" / "identity.nk"

@@ -127,12 +127,12 @@ class CredentialsFolder:
                     field="name",
                 )
             files = self._files(roster.choices)
-            outcome_files = self._write(files, left)  # out first, secrets gone after
+            # Secrets first: left behind by an interruption, they would be who comes by that name.
             place = home_of(member)
             for file in (IDENTITY, CA, API_KEY, EDGE_ENV):
                 files.remove(f"{place}/{file}")
             files.remove_folder_if_empty(place)
-            return Outcome(tuple(files.changes), outcome_files.roster)
+            return self._write(files, left)
 
     def roster(self) -> Roster:
         """Who there is. Raises FolderUnusable where no folder was made."""
@@ -205,16 +205,16 @@ class CredentialsFolder:
         files.ensure_folder("authority", CLOSED_FOLDER)
         cert, key = files.read(AUTHORITY_CERT), files.read(AUTHORITY_KEY)
         if cert is None:
-            if key is not None or files.read(ROSTER) is not None:
+            if files.read(ROSTER) is not None:
                 raise FolderUnusable(
                     f"{self._root / AUTHORITY_CERT} is gone: put it back. It is also in every "
                     "member's folder"
                 )
             made = authority.new_authority(self._now)
             cert, key = made.cert, made.key
-        files.ensure(AUTHORITY_CERT, cert, PUBLIC)
         if key is not None:
             files.ensure(AUTHORITY_KEY, key, SECRET)
+        files.ensure(AUTHORITY_CERT, cert, PUBLIC)
         return Certified(cert, key or b"")
 
 
