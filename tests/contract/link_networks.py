@@ -92,8 +92,10 @@ class MemoryNetwork:
 class NatsNetwork:
     """Over the shared broker, which nobody may stop, or over one of its own."""
 
-    def __init__(self, url: str, tasks: Tasks, broker: Broker | None = None) -> None:
-        self._url = url
+    def __init__(
+        self, url: str, tasks: Tasks, broker: Broker | None = None, **settings: object
+    ) -> None:
+        self._settings = {"servers": (url,)} | settings
         self._tasks = tasks
         self._broker = broker
         self._links: list[Link] = []
@@ -105,7 +107,7 @@ class NatsNetwork:
         return cls(broker.url, tasks, broker)
 
     async def link(self, name: str) -> Link:
-        options = NatsOptions(servers=(self._url,), name=name)
+        options = NatsOptions(name=name, **self._settings)  # type: ignore[arg-type]
         link = await NatsLink.connect(options, tasks=self._tasks)
         self._links.append(link)
         return link

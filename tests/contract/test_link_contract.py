@@ -1,12 +1,15 @@
-"""What the Link port promises, held on the in-process link and on NATS alike."""
+"""What the Link port promises, held in process, on NATS, and on NATS over WebSocket alike."""
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from specedge.credentials.broker_config import USERS_FILE, BrokerUser, users_config
+from specedge.credentials.nkey import UserKey
+from specedge.credentials.roles import Permissions
 from specedge.errors import InvalidRequest, LinkDown, LinkTimeout, NoResponders
 from specedge.link.base import Link, LinkState, Message
 from specedge.service.runtime import Tasks
@@ -18,6 +21,7 @@ from tests.contract.link_networks import (
     Received,
     States,
 )
+from tests.generated_broker import generated_broker, make_credentials
 
 BOTH = pytest.mark.parametrize("kind", ["memory", "nats"])
 _numbers = itertools.count()
@@ -29,12 +33,30 @@ def subject() -> str:
     return f"test.{next(_numbers)}"
 
 
-@pytest.fixture(params=["memory", "nats"])
+@pytest.fixture(scope="session")
+def websocket_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, object]]:
+    """How to reach a broker over WebSocket as somebody who may say and hear everything."""
+    root = tmp_path_factory.mktemp("credentials")
+    make_credentials(root, websocket="127.0.0.1:-1")
+    key = UserKey.create()
+    anything = BrokerUser(key.public_key, Permissions((">",), (">",)))
+    (root / "broker" / USERS_FILE).write_text(users_config((anything,)))
+    with generated_broker(root) as broker:
+        yield {
+            "servers": (broker.websocket_url,),
+            "seed": key.seed,
+            "tls_ca_file": root / "authority" / "ca.pem",
+        }
+
+
+@pytest.fixture(params=["memory", "nats", "websocket"])
 async def network(request: pytest.FixtureRequest, tasks: Tasks) -> AsyncIterator[Network]:
     """A network that stays up."""
     made: Network = MemoryNetwork()
     if request.param == "nats":
         made = NatsNetwork(request.getfixturevalue("nats_server"), tasks)
+    if request.param == "websocket":
+        made = NatsNetwork("", tasks, **request.getfixturevalue("websocket_settings"))
     yield made
     await made.close()
 
