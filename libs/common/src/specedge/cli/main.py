@@ -25,6 +25,7 @@ from specedge.cli.stack import (
 from specedge.errors import SpecEdgeError
 
 DISTILL_MODULE: Final = "specedge.distill"
+SIMULATOR_MODULE: Final = "specedge_scheduler.sim"
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
 PASS_THROUGH: Final = {
     "allow_extra_args": True,
@@ -268,6 +269,12 @@ def distill(context: typer.Context) -> None:
 
 
 @app.command(context_settings=PASS_THROUGH)
+def simulate(context: typer.Context) -> None:
+    """Run the real scheduler in virtual time, on edges and verifiers that a YAML file describes."""
+    _become(SIMULATOR_MODULE, context.args)
+
+
+@app.command(context_settings=PASS_THROUGH)
 def scheduler(context: typer.Context) -> None:
     """Run a scheduler in the foreground; all options are its own."""
     _become(SCHEDULER_MODULE, context.args)
@@ -287,8 +294,9 @@ def edge(context: typer.Context) -> None:
 
 def _become(module: str, arguments: list[str]) -> None:
     """Turn this process into the service, so that signals and exit codes are the service's."""
-    if importlib.util.find_spec(module) is None:
-        package = module.replace("_", "-")
+    package = module.split(".")[0]
+    if importlib.util.find_spec(package) is None:
+        package = package.replace("_", "-")
         raise CommandFailed(
             f"{package} is not installed here",
             hint=f"pip install {package}",

@@ -6,6 +6,7 @@ Only what happens after the warm-up counts.
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Final
 
 import numpy as np
 
@@ -16,12 +17,13 @@ from specedge_scheduler.sim.events import VirtualTime
 from specedge_scheduler.sim.scenario import EdgeSpec, Scenario
 from specedge_scheduler.sim.verifier import VerifierTally
 
-SECONDS_PER_HOUR = 3600.0
+SECONDS_PER_HOUR: Final = 3600.0
+LEAST_ROUNDS: Final = 8  # of a session whose own mean counts: of fewer it is luck
 
 
 @dataclass(frozen=True, slots=True)
 class GroupFigures:
-    """Of one kind of edge. ``ms_per_token`` of a session is the mean over its rounds."""
+    """Of one kind of edge. Percentiles are over sessions, each its own mean over its rounds."""
 
     tokens_per_s: float
     sessions: int
@@ -186,7 +188,8 @@ class Measures:
 
 
 def _group(paces: Sequence[_Pace], seconds: float) -> GroupFigures:
-    ms = [1000 * pace.seconds / pace.tokens for pace in paces if pace.tokens]
+    long = [pace for pace in paces if pace.rounds >= LEAST_ROUNDS]
+    ms = [1000 * pace.seconds / pace.tokens for pace in long or paces]
     return GroupFigures(
         tokens_per_s=sum(pace.tokens for pace in paces) / seconds,
         sessions=len(paces),

@@ -1,0 +1,79 @@
+"""``python -m specedge_scheduler.sim FILE.yaml``: reads a scenario, simulates it, and reports."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import orjson
+import yaml  # type: ignore[import-untyped]
+from rich.console import Console
+
+from specedge.errors import InvalidRequest, SpecEdgeError
+from specedge_scheduler.sim.plots import draw
+from specedge_scheduler.sim.report import as_json, show, show_capacity
+from specedge_scheduler.sim.scenario import read_scenario
+from specedge_scheduler.sim.sweeps import find_capacity, run_all
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        _run(options)
+    except SpecEdgeError as error:
+        sys.stderr.write(f"{options.file}: {error}\n")
+        return 2
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    fields, console = read_file(options.file), Console(stderr=options.json == "-")
+    runs = run_all(fields)
+    show(runs, console)
+    capacity = None
+    if options.capacity is not None:
+        capacity = find_capacity(read_scenario(fields), options.capacity)
+        show_capacity(capacity, console)
+    if options.plot is not None:
+        draw(runs, options.plot)
+    if options.json is not None:
+        told = orjson.dumps(as_json(runs, capacity), option=orjson.OPT_INDENT_2)
+        if options.json == "-":
+            sys.stdout.write(told.decode() + "\n")
+        else:
+            Path(options.json).write_bytes(told + b"\n")
+
+
+def read_file(file: Path) -> dict[str, object]:
+    """What a YAML file holds. Raises InvalidRequest."""
+    try:
+        fields = yaml.safe_load(file.read_bytes())
+    except OSError as error:
+        raise InvalidRequest(f"cannot be read: {error.strerror}", field="file") from None
+    except yaml.YAMLError as error:
+        raise InvalidRequest(f"is not YAML: {error}", field="file") from None
+    if not isinstance(fields, dict):
+        raise InvalidRequest("a scenario is a mapping of fields", field="file")
+    return fields
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="specedge simulate",
+        description="Simulate edges, links, verifiers and the real scheduler in virtual time.",
+    )
+    parser.add_argument("file", type=Path, help="the scenario, YAML; see docs/simulator.md")
+    parser.add_argument("--json", help="write the figures there; - for stdout")
+    parser.add_argument("--plot", type=Path, help="draw them as PNG there")
+    parser.add_argument(
+        "--capacity",
+        type=float,
+        metavar="MS",
+        help="also find how many edges keep a time per token of so many milliseconds",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
