@@ -1,7 +1,8 @@
 """Whether a service lives and whether it is ready: the state, and the routes that tell it.
 
     /live, /health   200 while the process is of use; 503 when only a restart would help
-    /started         200 once loading is over, whatever came after; 503 with phase and percent before
+    /started         200 once loading is over, whatever came after; 503 with phase and percent till
+                     then
     /ready           200 when it takes work; 503 with reasons, phase and percent before, and after
                      the drain has begun
     /metrics         Prometheus text
