@@ -129,3 +129,17 @@ async def test_a_model_that_does_not_exist_ends_the_verifier_with_a_reason(
     assert process.returncode == 1
     assert b"ModelUnusable" in said
     assert b"Traceback" not in said
+
+
+async def test_a_missing_key_is_told_before_a_model_is_looked_for(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "specedge_verifier", "--log-format", "json"),
+        *("--identity-file", str(tmp_path / "no-key"), "--model", str(tmp_path / "no-model")),
+        stderr=asyncio.subprocess.PIPE,
+        cwd=tmp_path,
+    )
+    _, said = await process.communicate()
+
+    assert process.returncode == 1
+    assert b"no usable key in" in said
+    assert b"ModelUnusable" not in said

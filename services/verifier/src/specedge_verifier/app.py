@@ -215,9 +215,11 @@ async def run(settings: VerifierSettings, incarnation: str, context: ServiceCont
     compute = ComputeThread("engine")
     own = VerifierMetrics(metrics.registry)
     try:
+        # First, since a missing key should not be found after an hour of fetching weights.
+        key = UserKey.load(settings.identity_file) if settings.identity_file else None
         loaded = await _load(settings, compute, health, context, own)
         health.loading("connecting to the broker")
-        async with _connected(settings, context) as link:
+        async with _connected(settings, key, context) as link:
             metrics.watch_link(link)
             health.need("link", lambda: None if link.is_connected else "no broker")
             health.loaded()
@@ -268,9 +270,8 @@ async def _load(
 
 @contextlib.asynccontextmanager
 async def _connected(
-    settings: VerifierSettings, context: ServiceContext
+    settings: VerifierSettings, key: UserKey | None, context: ServiceContext
 ) -> AsyncIterator[NatsLink]:
-    key = UserKey.load(settings.identity_file) if settings.identity_file else None
     name = settings.verifier_id
     options = settings.nats_options(name=name, inbox_prefix=subjects.service_inbox(name), key=key)
     link = await NatsLink.connect(options, tasks=context.tasks)
