@@ -1,6 +1,7 @@
 """The manifests of k8s/ against Kubernetes' own schemas, strictly: an unknown field is an error."""
 
 import json
+import sys
 from typing import Any, Final
 
 import kubernetes_validate
@@ -8,7 +9,7 @@ import pytest
 from kubernetes_validate.utils import all_versions
 from packaging.version import Version
 
-from tests.deploy.manifests import VARIANTS, render
+from tests.deploy.manifests import VARIANTS, find_kubectl, render
 
 NEWEST: Final = tuple(sorted(set(all_versions()), key=Version)[-3:])
 # Of the Prometheus operator: Kubernetes has no schema of them.
@@ -33,3 +34,17 @@ def test_a_field_that_kubernetes_does_not_know_is_found() -> None:
 
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate({**account, "automount": False}, NEWEST[-1], strict=True)
+
+
+def test_what_was_not_checked_is_said_and_is_a_failure_where_it_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    monkeypatch.setenv("PATH", "/nowhere")
+
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="WERE NOT CHECKED"):
+        find_kubectl()
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="WERE NOT CHECKED"):
+        find_kubectl()
