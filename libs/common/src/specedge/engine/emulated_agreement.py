@@ -40,6 +40,7 @@ class GeometricAgreement:
 
     def __init__(self, by_depth: Sequence[float]) -> None:
         self._by_depth = _checked(by_depth)
+        self._scores: dict[tuple[int, int], list[float]] = {}  # the same again and again
 
     def rank(self, u: float, depth: int, position: int) -> int:
         """See ``Agreement.rank``."""
@@ -52,11 +53,12 @@ class GeometricAgreement:
 
     def scores(self, branch: int, depth: int, position: int) -> list[float]:
         """Honest, but for the hopeless, which get some small ones."""
-        agreement = _at(self._by_depth, depth)
-        return [
-            math.log(max(agreement * (1.0 - agreement) ** rank, LEAST_PROBABILITY * 0.5**rank))
-            for rank in range(branch)
-        ]
+        key = branch, min(depth, len(self._by_depth))
+        if key not in self._scores:
+            agreement = _at(self._by_depth, depth)
+            each = [agreement * (1.0 - agreement) ** rank for rank in range(branch)]
+            self._scores[key] = _log_probabilities(each)
+        return self._scores[key]
 
 
 class LevelAgreement:
@@ -68,6 +70,7 @@ class LevelAgreement:
         self._by_depth = _checked(by_depth)
         self._shares = _checked(shares)
         self._up_to = np.cumsum(self._shares)
+        self._scores: dict[tuple[int, int], list[float]] = {}
 
     def rank(self, u: float, depth: int, position: int) -> int:
         """See ``Agreement.rank``."""
@@ -79,12 +82,12 @@ class LevelAgreement:
 
     def scores(self, branch: int, depth: int, position: int) -> list[float]:
         """As ``GeometricAgreement.scores``."""
-        agreement = _at(self._by_depth, depth)
-        shares = [*self._shares, *(0.0,) * branch][:branch]
-        return [
-            math.log(max(agreement * share, LEAST_PROBABILITY * 0.5**rank))
-            for rank, share in enumerate(shares)
-        ]
+        key = branch, min(depth, len(self._by_depth))
+        if key not in self._scores:
+            agreement = _at(self._by_depth, depth)
+            shares = [*self._shares, *(0.0,) * branch][:branch]
+            self._scores[key] = _log_probabilities([agreement * share for share in shares])
+        return self._scores[key]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,6 +129,13 @@ def read_agreement(text: str) -> Agreement:
     except ValueError as error:
         message = f"{text!r} is neither probabilities by depth nor a trace: {error}"
         raise InvalidRequest(message, field="agreement") from None
+
+
+def _log_probabilities(probabilities: Sequence[float]) -> list[float]:
+    return [
+        math.log(max(probability, LEAST_PROBABILITY * 0.5**rank))
+        for rank, probability in enumerate(probabilities)
+    ]
 
 
 def _at(by_depth: Sequence[float], depth: int) -> float:

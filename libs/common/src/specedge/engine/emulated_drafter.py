@@ -99,7 +99,8 @@ class EmulatedDrafter:
 
 
 class EmulatedDraftSession:
-    """One session's state: the tree as last seen, and the prefix hash of each of its nodes."""
+    """One session's state: the tree as last seen, and the prefix hashes of its nodes: of most nodes
+    nobody ever asks, so they are worked out when somebody does."""
 
     def __init__(
         self, drafter: EmulatedDrafter, committed: IntArray, params: SamplingParams
@@ -109,7 +110,7 @@ class EmulatedDraftSession:
         self._params = params
         self._base = len(committed)
         self._seen = TokenTree.root_only(int(committed[-1]))
-        self._prefix = [drafter.text.fold_all(committed)]
+        self._prefix = {0: drafter.text.fold_all(committed)}
         self._asked: set[int] = set()
         self._expanded: set[int] = set()
         self._is_open = True
@@ -126,7 +127,7 @@ class EmulatedDraftSession:
         _check(self._is_open, "the session is closed")
         asked = [int(node) for node in nodes]
         self._check_nodes(tree, asked)
-        self._see(tree)
+        self._seen = tree
         self._asked.update(asked)
         self._expanded.update(asked)
         token = np.empty((len(asked), self._drafter.branch), dtype=np.int32)
@@ -134,7 +135,7 @@ class EmulatedDraftSession:
         for row, node in enumerate(asked):
             depth = int(tree.depth[node])
             token[row], logprob[row] = self._drafter.propose(
-                self._prefix[node], depth + 1, self._params, self._base + depth
+                self._prefix_of(node), depth + 1, self._params, self._base + depth
             )
         return Expansion(token, logprob)
 
@@ -148,9 +149,12 @@ class EmulatedDraftSession:
         self._base += len(rerooting.committed)
         # Ids ascend, so the kept nodes that were seen come first; the others come back as new.
         kept = rerooting.kept[rerooting.kept < len(self._seen)]
-        prefix = [self._prefix[node] for node in kept] or [root]
-        _check(prefix[0] == root, "the new root does not spell what was committed")
-        self._prefix = prefix
+        if len(kept):
+            spelled = self._prefix_of(int(kept[0])) == root
+            _check(spelled, "the new root does not spell what was committed")
+        known = {new: self._prefix.get(int(old)) for new, old in enumerate(kept)}
+        self._prefix = {new: prefix for new, prefix in known.items() if prefix is not None}
+        self._prefix[0] = root
         self._seen = _seen_after(self._seen, kept, int(rerooting.committed[-1]))
         self._expanded = {
             new for new, old in enumerate(rerooting.kept) if int(old) in self._expanded
@@ -163,11 +167,12 @@ class EmulatedDraftSession:
             self._is_open = False
             self._drafter.give_back()
 
-    def _see(self, tree: TokenTree) -> None:
-        for node in range(len(self._prefix), len(tree)):
-            above = self._prefix[tree.parent[node]]
-            self._prefix.append(self._drafter.text.fold(above, int(tree.token[node])))
-        self._seen = tree
+    def _prefix_of(self, node: int) -> int:
+        if node not in self._prefix:
+            above = self._prefix_of(int(self._seen.parent[node]))
+            token = int(self._seen.token[node])
+            self._prefix[node] = self._drafter.text.fold(above, token)
+        return self._prefix[node]
 
     def _check_nodes(self, tree: TokenTree, asked: list[int]) -> None:
         n = len(self._seen)

@@ -66,12 +66,14 @@ def plan_ahead(
 def levels_beyond(tree: TokenTree, sent: IntArray) -> IntArray:
     """How far each node lies beyond what was sent: (n,) int32, 0 for the ``sent`` ones, 1 for
     outcomes, one more than its parent for every other node."""
-    is_sent = np.zeros(len(tree), dtype=np.bool_)
-    is_sent[sent] = True
-    beyond = np.zeros(len(tree), dtype=np.int32)
-    for depth in range(1, int(tree.depth.max()) + 1):
-        level = np.flatnonzero((tree.depth == depth) & ~is_sent)
-        beyond[level] = beyond[tree.parent[level]] + 1
+    beyond = np.ones(len(tree), dtype=np.int32)
+    beyond[sent] = 0
+    # The unsent ancestors of a node, itself included: each turn adds those of as many levels
+    # again. The root, which was sent, is its own ancestor here.
+    above = np.maximum(tree.parent, 0)
+    for _ in range(int(tree.depth.max()).bit_length()):
+        beyond = beyond + beyond[above]
+        above = above[above]
     return beyond
 
 
