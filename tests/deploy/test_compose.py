@@ -40,6 +40,13 @@ MODEL: Final = "SmolLM2-135M-Instruct"
 SERVICES: Final = ("nats", "scheduler", "verifier", "edge")
 JOBS: Final = ("volumes", "credentials")
 HOME_UID: Final = 4321
+# Run inside: what the container's first process has started dies as if by lack of memory.
+KILL_THE_SERVICE: Final = """
+import os, pathlib, signal
+for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+    if stat.read_text().rsplit(")", 1)[1].split()[1] == "1":
+        os.kill(int(stat.parent.name), signal.SIGKILL)
+"""
 QUESTIONS: Final = (
     "Write a short story about a lighthouse keeper and a storm.",
     "Explain step by step how bread is baked.",
@@ -263,12 +270,13 @@ def test_streams_outlive_the_verifier(cluster: Cluster, death: str) -> None:
 
     for stream in streams:
         stream.wait_until_it_speaks()
+    # What an operator kills, the engine leaves dead until Compose is asked again; what dies by
+    # itself it restarts by itself.
     if death == "killed by the operator":
         docker("kill", project.container_id("verifier"))
         project.run("up", "--detach", "--no-build", timeout_s=RESTARTED_WITHIN_S)
     else:
-        # Any signal but KILL counts as the process's own end, and the engine's policy restarts it.
-        docker("kill", "--signal", "ABRT", project.container_id("verifier"))
+        project.run("exec", "-T", "verifier", "python", "-c", KILL_THE_SERVICE)
 
     assert [stream.text() for stream in streams] == expected
     if death == "dies by itself":
