@@ -1,12 +1,18 @@
-"""Deficit round robin: nobody starves or waits while there is room, nothing is over its bound."""
+"""Fair queueing: nobody starves or waits while there is room, nothing is over its bound."""
 
 from collections import Counter
 
 from specedge.ids import SessionKey
 from specedge.protocol.codec import batch_item, encode
-from specedge.protocol.messages import MAX_BATCH_BYTES, Batch
+from specedge.protocol.messages import MAX_BATCH_BYTES, MAX_NODES, Batch
 from specedge_scheduler.pipeline import PendingDraft
-from specedge_scheduler.policy.batching import BatchPlanner, BatchRoom, DeficitRing, message_bytes
+from specedge_scheduler.policy.batching import (
+    BatchPlanner,
+    BatchRoom,
+    FairRing,
+    message_bytes,
+    node_cap,
+)
 from tests.unit.scheduler_facts import draft, key
 
 
@@ -86,17 +92,41 @@ def test_nobody_waits_for_ever_behind_others_large_drafts() -> None:
     assert all(served[session] > 0 for session in sessions)
 
 
-def test_who_leaves_the_ring_takes_no_credit_along() -> None:
-    ring: DeficitRing[str] = DeficitRing(quantum=10)
+def test_who_comes_back_has_saved_nothing_up_and_lost_nothing() -> None:
+    ring: FairRing[str] = FairRing()
     ring.set_members(["a", "b"])
-    assert ring.choose(lambda _: 25) == "a"  # both saved up on the way
+    ring.pay("a", 10)
+    ring.set_members(["b"])  # a is away, and was served 10 rows
+    ring.pay("b", 10)
 
-    ring.set_members(["b"])
-    ring.set_members(["b", "a"])
-    ring.pay("b", 25)
+    ring.set_members(["b", "a", "c"])
 
-    assert ring.choose(lambda _: 10) == "b"
-    assert ring.choose(lambda _: 10) == "b"
+    assert ring.choose() == "c"  # new: it starts where the count is
+    ring.pay("c", 10)
+    assert ring.choose() in ("a", "b")
+
+
+def test_an_edge_that_always_waits_gets_no_more_than_those_who_come_and_go() -> None:
+    planner = BatchPlanner()
+    flood = [key("A", number) for number in range(20)]
+    homes = [key(letter) for letter in "BCDEFG"]
+    served = Counter[str]()
+    for step in range(300):  # each home is there for every other batch
+        there = [home for index, home in enumerate(homes) if index % 2 == step % 2]
+        waiting = {session: pending(7) for session in (*flood, *there)}
+        chosen = planner.plan(waiting, BatchRoom(rows=100, sessions=3))
+        served.update(session.edge for session, _ in chosen)
+
+    least = min(served[home.edge] for home in homes)
+    assert served[flood[0].edge] <= 1.1 * least
+
+
+def test_drafts_are_cut_rather_than_left_when_all_do_not_fit() -> None:
+    rounds = [pending(9), pending(9), pending(1)]
+
+    assert node_cap(rounds, BatchRoom(rows=22)) == MAX_NODES
+    assert node_cap(rounds, BatchRoom(rows=12)) == 4
+    assert node_cap(rounds, BatchRoom(rows=4)) == 2
 
 
 def serve(

@@ -5,7 +5,7 @@ on its way, there and back, is one figure, ``trip_s``, and clocks are never comp
 """
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from specedge.ids import SessionKey
@@ -21,26 +21,26 @@ MARGIN_ERRORS: Final = 3.0  # of the estimator's usual error
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PendingDraft:
-    """A round that waits here, or is at a verifier. Times in the clock's seconds."""
+    """A round that waits here, or is at a verifier. Times in the clock's seconds.
+
+    num_rows   rows it adds to a step: the root, what is appended, what is drafted
+    context    KV rows that its step attends over
+    is_hosted  whether it is a grant, which goes on at the verifier by itself
+    """
 
     draft: Draft
     arrived_s: float
     deadline_s: float
+    num_rows: int = field(init=False)
+    context: int = field(init=False)
+    is_hosted: bool = field(init=False)
 
-    @property
-    def num_rows(self) -> int:
-        """Rows it adds to a step: the root, what is appended, what is drafted."""
-        return 1 + len(self.draft.append) + len(self.draft.token)
-
-    @property
-    def context(self) -> int:
-        """KV rows that its step attends over."""
-        return self.draft.base + self.num_rows
-
-    @property
-    def is_hosted(self) -> bool:
-        """Whether it is a grant, which goes on at the verifier by itself."""
-        return self.draft.run > 0
+    def __post_init__(self) -> None:
+        draft = self.draft  # its sizes are asked for often
+        num_rows = 1 + len(draft.append) + len(draft.token)
+        object.__setattr__(self, "num_rows", num_rows)
+        object.__setattr__(self, "context", draft.base + num_rows)
+        object.__setattr__(self, "is_hosted", draft.run > 0)
 
     @property
     def order(self) -> tuple[int, int]:

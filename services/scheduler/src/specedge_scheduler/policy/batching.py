@@ -1,13 +1,14 @@
-"""Which waiting rounds make up a verifier's next batch: deficit round robin by rows, over edges and
-then over each edge's sessions. Pure; keeps only the rings' own credits.
+"""Which waiting rounds make up a verifier's next batch: fair queueing by rows, over edges and then
+over each edge's sessions. Pure; keeps only the rings' own counts.
 
-Source: Shreedhar and Varghese, "Efficient fair queueing using deficit round robin" (1995). Nobody
-who asks for more gets more than his share of rows while others wait; alone, one gets everything.
+Source: Goyal, Vin and Cheng, "Start-time fair queueing" (1996). Nobody who asks for more gets more
+than his share of rows while others wait, nor while they are away between two rounds; alone, one
+gets everything.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from typing import Final, Generic, TypeVar
 
 from specedge.ids import EdgeId, SessionKey
@@ -16,7 +17,7 @@ from specedge_scheduler.pipeline import PendingDraft
 
 K = TypeVar("K")
 
-QUANTUM_ROWS: Final = 16
+FORGET_BEYOND: Final = 1024
 BATCH_BYTES: Final = 60_000  # below ``messages.MAX_BATCH_BYTES`` with room for the frame
 ITEM_BYTES: Final = 400  # a bound for everything of an item but its ids
 NODE_BYTES: Final = 16  # a token of ten digits, a parent of four, two commas
@@ -46,46 +47,65 @@ class BatchRoom:
         return pending.num_rows - max(0, len(pending.draft.token) - self.nodes)
 
 
-class DeficitRing(Generic[K]):
-    """Keys in turn, each with the rows it may still spend. Who leaves forfeits what it saved."""
+class FairRing(Generic[K]):
+    """Keys by the rows that each was served: whose turn it is has the lowest tag.
 
-    def __init__(self, quantum: int = QUANTUM_ROWS) -> None:
-        self._quantum = quantum
-        self._credit: OrderedDict[K, int] = OrderedDict()  # the head is whose turn it is
+    A tag is what its key was served, in rows, on a common count that goes on with the one being
+    served. Who comes back after a while starts at that count, or at his own old tag if that is
+    higher: neither is absence saved up, nor does anybody get ahead by always being there.
+    """
+
+    def __init__(self) -> None:
+        self._tag: dict[K, int] = {}  # of members
+        self._past: dict[K, int] = {}  # of those who left ahead of the count
+        self._turns: list[tuple[int, int, K]] = []  # members' tags as a heap, and outdated ones
+        self._num_turns = 0
+        self._count = 0
 
     def set_members(self, keys: Iterable[K]) -> None:
-        """Newcomers join at the end of the ring; who is not named leaves."""
+        """Newcomers join; who is not named leaves."""
         wanted = dict.fromkeys(keys)
-        for key in [key for key in self._credit if key not in wanted]:
-            del self._credit[key]
+        for key in [key for key in self._tag if key not in wanted]:
+            self.leave(key)
         for key in wanted:
-            self._credit.setdefault(key, 0)
+            if key not in self._tag:
+                self._set(key, max(self._past.pop(key, 0), self._count))
+        if len(self._past) > FORGET_BEYOND:
+            self._past = {key: tag for key, tag in self._past.items() if tag > self._count}
 
-    def choose(self, cost_of: Callable[[K], int]) -> K:
-        """Whose turn it is: the first that can pay, others saving up for one turn each. The answer
-        stays until ``pay`` or ``leave``. There must be a member."""
+    def choose(self) -> K:
+        """Whose turn it is. The answer stays until ``pay`` or ``leave``. There must be a member."""
         while True:
-            key = next(iter(self._credit))
-            if self._credit[key] >= cost_of(key):
+            tag, _, key = self._turns[0]
+            if self._tag.get(key) == tag:
                 return key
-            self._credit[key] += self._quantum
-            self._credit.move_to_end(key)
+            heappop(self._turns)
 
     def pay(self, key: K, cost: int) -> None:
         """Charge what was served."""
-        self._credit[key] -= cost
+        tag = self._tag[key]
+        self._count = max(self._count, tag)
+        self._set(key, tag + cost)
 
     def leave(self, key: K) -> None:
         """It waits for nothing more."""
-        del self._credit[key]
+        tag = self._tag.pop(key)
+        if tag > self._count:
+            self._past[key] = tag
+
+    def _set(self, key: K, tag: int) -> None:
+        self._tag[key] = tag
+        self._num_turns += 1
+        heappush(self._turns, (tag, self._num_turns, key))
 
 
 class BatchPlanner:
     """The rings of one verifier."""
 
     def __init__(self) -> None:
-        self._edges: DeficitRing[EdgeId] = DeficitRing()
-        self._sessions: dict[EdgeId, DeficitRing[SessionKey]] = {}
+        self._edges: FairRing[EdgeId] = FairRing()
+        self._sessions: dict[EdgeId, FairRing[SessionKey]] = {}
+        self._passed_over: SessionKey | None = None  # for whom there was no room left
 
     def plan(
         self,
@@ -105,14 +125,15 @@ class BatchPlanner:
         chosen: list[tuple[SessionKey, PendingDraft]] = []
         rows_left, context_left, bytes_left = room.rows, room.context, BATCH_BYTES
         while of_edge and len(chosen) < room.sessions:
-            key = self._next(rows)
+            key = self._next(of_edge)
             pending = waiting[key]
             rows_left -= rows[key]
             context_left -= pending.context
             bytes_left -= message_bytes(pending)
             is_over = rows_left < 0 or context_left < 0 or bytes_left < 0
             if is_over and (chosen or not at_least_one):
-                break  # it keeps its turn and its credit, and is first in the next batch
+                self._passed_over = key  # it is first in the next batch
+                break
             chosen.append((key, pending))
             self._serve(key, rows[key], of_edge)
         return chosen
@@ -122,18 +143,17 @@ class BatchPlanner:
         for edge in [edge for edge in self._sessions if edge not in of_edge]:
             del self._sessions[edge]
         for edge, keys in of_edge.items():
-            self._sessions.setdefault(edge, DeficitRing()).set_members(keys)
+            self._sessions.setdefault(edge, FairRing()).set_members(keys)
 
-    def _next(self, rows: Mapping[SessionKey, int]) -> SessionKey:
-        cost_of = rows.__getitem__
-
-        def head_rows(edge: EdgeId) -> int:
-            return cost_of(self._sessions[edge].choose(cost_of))
-
-        return self._sessions[self._edges.choose(head_rows)].choose(cost_of)
+    def _next(self, of_edge: Mapping[EdgeId, list[SessionKey]]) -> SessionKey:
+        key, self._passed_over = self._passed_over, None
+        if key is not None and key in of_edge.get(key.edge, ()):
+            return key
+        return self._sessions[self._edges.choose()].choose()
 
     def _serve(self, key: SessionKey, rows: int, of_edge: dict[EdgeId, list[SessionKey]]) -> None:
         self._edges.pay(key.edge, rows)
+        self._sessions[key.edge].pay(key, rows)
         self._sessions[key.edge].leave(key)
         of_edge[key.edge].remove(key)
         if not of_edge[key.edge]:

@@ -6,6 +6,7 @@ of which something new is known. It may ask to be asked again: ``next_due_s`` sa
 """
 
 import math
+from heapq import heappop, heappush
 from typing import Final, assert_never
 
 from specedge.ids import GroupId, SessionKey, VerifierId
@@ -52,6 +53,7 @@ class SchedulerPolicy:
         self._limits = limits
         self._dispatches: dict[VerifierId, Dispatch] = {}
         self._wakes: dict[VerifierId, float] = {}  # when to ask about a verifier again
+        self._alarms: list[tuple[float, VerifierId]] = []  # the same as a heap, and old ones
         self._next_silence_s = math.inf  # nobody is silent for too long before
         self._next_housekeeping_s = -math.inf
 
@@ -81,7 +83,7 @@ class SchedulerPolicy:
 
     def next_due_s(self) -> float:
         """When ``TurnEnded`` is wanted even if nothing arrives."""
-        wake_s = min(self._wakes.values(), default=math.inf)
+        wake_s = self._alarms[0][0] if self._alarms else math.inf
         return min(
             wake_s, self.cluster.next_deadline_s, self._next_silence_s, self._next_housekeeping_s
         )
@@ -161,11 +163,15 @@ class SchedulerPolicy:
         for session in list(self.cluster.homeless.values()):
             assert session.pending is not None
             home(self.cluster, session, self._limits, prefer=session.pending.draft.at)
-        names = self.cluster.changed | {name for name, at_s in self._wakes.items() if at_s <= now_s}
+        names = set(self.cluster.changed)
         self.cluster.changed.clear()
+        while self._alarms and self._alarms[0][0] <= now_s:
+            at_s, name = heappop(self._alarms)
+            if self._wakes.get(name) == at_s:  # else another moment was wished for since
+                del self._wakes[name]
+                names.add(name)
         effects: list[Effect] = []
         for name in sorted(names):
-            self._wakes.pop(name, None)
             if name in self.cluster.verifiers:
                 effects += self._dispatch(self.cluster.verifiers[name], now_s)
         return effects
@@ -177,12 +183,17 @@ class SchedulerPolicy:
                 self._dispatches[verifier.name] = make_dispatch(self._limits)
             plan = self._dispatches[verifier.name].plan(verifier, now_s)
             if not plan.rounds:
-                if plan.wake_s < math.inf:
-                    self._wakes[verifier.name] = plan.wake_s
+                self._wake_at(verifier.name, plan.wake_s)
                 break
             effects.append(self._send_batch(verifier, plan, now_s))
         self.cluster.changed.discard(verifier.name)
         return effects
+
+    def _wake_at(self, name: VerifierId, at_s: float) -> None:
+        if self._wakes.get(name) != at_s:
+            self._wakes[name] = at_s
+            if at_s < math.inf:
+                heappush(self._alarms, (at_s, name))
 
     def _send_batch(self, verifier: Verifier, plan: Plan, now_s: float) -> SendBatch:
         next_s = plan.next_s or {}

@@ -7,18 +7,20 @@ promises more tokens per second. Rounds are told when their edge's next draft is
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
 from specedge.ids import EdgeId, SessionKey
 from specedge_scheduler.policy.batching import BatchPlanner, BatchRoom, node_cap
 from specedge_scheduler.policy.dispatch import Plan, Rounds, hosted_rounds, room_of
+from specedge_scheduler.policy.pace import places_in
 from specedge_scheduler.policy.prospects import (
     SAME_MOMENT_S,
     Forecast,
     is_saturated,
     outlook,
-    places_per_session,
+    places_of,
 )
 from specedge_scheduler.policy.types import SchedulerLimits
 from specedge_scheduler.views import Session, Verifier
@@ -49,10 +51,10 @@ class JustInTimeDispatch:
         if now_s >= stage_s - SAME_MOMENT_S:
             return self._hold_or_go(verifier, room, now_s, max(now_s, stage_s))
         early_s = stage_s - EARLY_SHARE * (pipeline.ends_s - pipeline.began_s)
-        if not _is_full(verifier, room):
-            return Plan(reason="early", wake_s=stage_s)
         if now_s < early_s:
             return Plan(reason="early", wake_s=early_s)
+        if not _is_full(verifier, room):
+            return Plan(reason="early", wake_s=stage_s)
         return self._go(verifier, room, "full", now_s)
 
     def _top_up(self, verifier: Verifier, room: BatchRoom, rounds: int, rows: int) -> Plan:
@@ -68,7 +70,8 @@ class JustInTimeDispatch:
     ) -> Plan:
         if _is_full(verifier, room):
             return self._go(verifier, room, "full", now_s)
-        forecast = Forecast(verifier, outlook(verifier, now_s), room, start_s)
+        places = min(room.sessions, places_in(verifier, room))
+        forecast = Forecast(verifier, outlook(verifier, now_s, places), room, start_s)
         hold_s = forecast.hold_until_s(self._is_saturated(verifier, room))
         if (
             hold_s is not None
@@ -131,7 +134,7 @@ class JustInTimeDispatch:
         if not is_saturated(verifier, len(drafting), places, full_s):
             return {}  # who comes later than that finds a place as soon
         step_s = self._usual_step_s(verifier, chosen, min(others, places))
-        shares = places_per_session(drafting, places)
+        shares = places_of(drafting, places)
         lead_s = verifier.pipeline.lead_s
         return {
             key: max(0.0, self._steps_between(shares, key.edge, others, drafting) * step_s - lead_s)
@@ -140,12 +143,13 @@ class JustInTimeDispatch:
 
     def _steps_between(
         self,
-        shares: dict[EdgeId, float],
+        shares: dict[EdgeId, tuple[float, int]],
         edge: EdgeId,
         others: int,
         drafting: Sequence[Session],
     ) -> int:
-        between = math.ceil(1.0 / max(shares[edge], 1e-6) - 1e-6) - 1
+        share, num_sessions = shares[edge]
+        between = math.ceil(num_sessions / max(share, 1e-6) - 1e-6) - 1
         # Room for everybody, but not everybody is here: two groups alternate.
         is_alternating = 3 * others >= len(drafting)
         return max(between, 1 if is_alternating and len(shares) > 1 else 0)
@@ -158,10 +162,20 @@ class JustInTimeDispatch:
 
 
 def _is_full(verifier: Verifier, room: BatchRoom) -> bool:
+    """Whether nobody who is still to come would change the batch: it is full, and no edge has more
+    than its share of it."""
     waiting = verifier.waiting
-    if len(waiting) >= room.sessions:
+    rows = sum(one.num_rows for one in waiting.values())
+    if len(waiting) < room.sessions and rows < room.rows:
+        return False
+    usual_rows = rows / len(waiting)
+    places = max(1, min(room.sessions, int(room.rows / max(1.0, usual_rows))))
+    of_edge = Counter(key.edge for key in waiting)
+    if max(of_edge.values()) == 1:
         return True
-    return sum(one.num_rows for one in waiting.values()) >= room.rows
+    shares = places_of(verifier.sessions.values(), places)
+    fair = sum(min(num, math.ceil(shares[edge][0])) for edge, num in of_edge.items())
+    return fair >= places
 
 
 def _smaller(room: BatchRoom, sessions: int) -> BatchRoom:

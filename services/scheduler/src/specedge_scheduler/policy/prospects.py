@@ -4,6 +4,7 @@ Both look one step beyond the next: what goes now delays who is late for it by a
 waits delays everybody by the wait. Judged by tokens per second, never by how busy a verifier is.
 """
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -44,14 +45,20 @@ class Outlook:
     coming: tuple[Share, ...]
 
 
-def outlook(verifier: Verifier, now_s: float) -> Outlook:
-    """From what is known of its sessions. Who is late is not counted on."""
+def outlook(verifier: Verifier, now_s: float, places: int) -> Outlook:
+    """From what is known of its sessions. Who is late is not counted on; nor are, of an edge's
+    rounds that are here, more than its share of ``places``: others are worth waiting for."""
     waiting: list[Share] = []
+    left_of = _places_left(verifier, places)
     coming: list[Share] = []
     ends_s = verifier.pipeline.ends_s
     for key, session in verifier.sessions.items():
         rhythm, pending = session.rhythm, verifier.waiting.get(key)
         if pending is not None:
+            if left_of is not None:
+                left_of[key.edge] -= 1
+                if left_of[key.edge] < 0:
+                    continue
             rows, context = pending.num_rows, pending.context
             waiting.append(Share(pending.arrived_s, rhythm.tokens, rows, context))
             continue
@@ -65,6 +72,14 @@ def outlook(verifier: Verifier, now_s: float) -> Outlook:
             coming.append(Share(max(at_s, now_s), rhythm.tokens, rhythm.rows, rhythm.context))
     coming.sort(key=lambda share: share.at_s)
     return Outlook(tuple(waiting), tuple(coming))
+
+
+def _places_left(verifier: Verifier, places: int) -> dict[EdgeId, int] | None:
+    """Of each edge whose rounds wait, its share of a step; None: no edge has more than one."""
+    if len({key.edge for key in verifier.waiting}) == len(verifier.waiting):
+        return None
+    shares = places_of(verifier.sessions.values(), places)
+    return {key.edge: math.ceil(shares[key.edge][0]) for key in verifier.waiting}
 
 
 class Forecast:
@@ -171,9 +186,9 @@ def _sums(values: Iterable[float]) -> list[float]:
     return list(accumulate(values, initial=0.0))
 
 
-def places_per_session(sessions: Iterable[Session], places: int) -> dict[EdgeId, float]:
-    """Of each edge: how many of its sessions' rounds a step takes on average, for each of them, if
-    all edges get the same and what one does not need goes to the others. At most 1."""
+def places_of(sessions: Iterable[Session], places: int) -> dict[EdgeId, tuple[float, int]]:
+    """Of each edge: how many places a step has for it on average, and how many sessions it has, if
+    all edges get the same, and what one does not need goes to the others."""
     num_of: dict[EdgeId, int] = {}
     for session in sessions:
         num_of[session.key.edge] = num_of.get(session.key.edge, 0) + 1
@@ -182,7 +197,7 @@ def places_per_session(sessions: Iterable[Session], places: int) -> dict[EdgeId,
     for index, (edge, num) in enumerate(by_size):
         share = min(float(num), left / (len(by_size) - index))
         left -= share
-        share_of[edge] = share / num
+        share_of[edge] = share, num
     return share_of
 
 
