@@ -95,6 +95,10 @@ async def _measure(
     pids = {"scheduler": scheduler.pid, "verifier": verifier.pid, "broker": broker.pid}
     pids |= {f"fleet-{number}": fleet.pid for number, fleet in enumerate(fleets)}
     for fleet in fleets:
+        await fleet.until("ready")
+    for fleet in fleets:
+        fleet.go()
+    for fleet in fleets:
         await fleet.until("measuring")
     clock = asyncio.get_running_loop()
     observer.steps.clear()
@@ -130,12 +134,22 @@ class _FleetProcess:
         cls, url: str, number: int, flags: Sequence[str], run_dir: Path
     ) -> "_FleetProcess":
         log = run_dir / f"fleet-{number}.log"
-        command = [sys.executable, "-m", FLEET, "--nats-url", url, "--log-format", "json", *flags]
+        common = ["--nats-url", url, "--log-format", "json", "--waits", "true"]
+        command = [sys.executable, "-m", FLEET, *common, *flags]
         with log.open("wb") as stderr:
             process = await asyncio.create_subprocess_exec(
-                *command, stdout=asyncio.subprocess.PIPE, stderr=stderr, limit=1 << 24
+                *command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=stderr,
+                limit=1 << 24,
             )
         return cls(process, log)
+
+    def go(self) -> None:
+        """All are ready: begin together."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"go\n")
 
     async def until(self, event: str) -> dict[str, Any]:
         """What it says with that event. Raises CommandFailed if it ends before."""

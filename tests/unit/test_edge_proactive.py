@@ -1,6 +1,7 @@
 """Drafting on while a draft is out: what a hit spares, when it stops, and what a failure does."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 
 import numpy as np
@@ -173,16 +174,23 @@ async def test_no_pass_is_begun_that_would_end_after_the_expected_verdict(
 
 
 async def test_a_verdict_ends_it_at_the_next_pass(compute: ComputeThread) -> None:
-    session = Session(compute)
-    first = await session.draft()
-    session.answer(first.tree)
-    await compute.run(int)
-    before = session.proposer.figures.counts.passes_ahead
+    has_begun, may_end = threading.Event(), threading.Event()
 
+    def hold_first_ahead(number: int) -> None:
+        if number == POLICY.depth:
+            has_begun.set()
+            may_end.wait(10)
+
+    drafter = EmulatedDrafter(agreement=(1.0,))
+    session = Session(compute, FailingDrafter(drafter, hold_first_ahead))
+    first = await session.draft()
+    await asyncio.to_thread(has_begun.wait, 10)
+
+    session.answer(first.tree)
+    may_end.set()
     await session.idle()
 
-    assert before <= 1
-    assert session.proposer.figures.counts.passes_ahead == before
+    assert session.proposer.figures.counts.passes_ahead == 1
     await session.proposer.close()
 
 

@@ -230,7 +230,9 @@ class SessionProposer:
         policy = self._decision.policy
         if self._out is None or policy is None or not self._source.is_proactive:
             return
-        ahead = AheadPolicy(levels=policy.depth, beams=policy.beams, branch=policy.branch)
+        # What the next round drafts after its verdict anyway need not be there before.
+        levels = policy.depth - (policy.passes or 1) + 1
+        ahead = AheadPolicy(levels=max(1, levels), beams=policy.beams, branch=policy.branch)
         due_s = self._trips.due_s(self._sent_s)
         self._ahead = self._source.compute.start_idle(
             partial(self._session.step_ahead, ahead, due_s)

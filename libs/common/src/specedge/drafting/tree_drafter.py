@@ -11,7 +11,7 @@ KV, and is the head start of the next round, which runs as many passes less as l
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Final
 
 import numpy as np
@@ -71,7 +71,12 @@ class TreeDrafter:
         self._sent = select(self._growing.tree, 0)
         self._now_s = now_s
         self._records: deque[PassRecord] = deque(maxlen=MAX_RECORDS)
-        self.counts = DraftCounts()
+        self._totals = asdict(DraftCounts())
+
+    @property
+    def counts(self) -> DraftCounts:
+        """Totals so far. May be read from any thread."""
+        return DraftCounts(**self._totals)
 
     @property
     def growing(self) -> GrowingTree:
@@ -264,5 +269,5 @@ class TreeDrafter:
         self._sent = select(self._growing.tree, 0)
 
     def _count(self, **more: int) -> None:
-        totals = {name: getattr(self.counts, name) + count for name, count in more.items()}
-        self.counts = replace(self.counts, **totals)
+        for name, count in more.items():
+            self._totals[name] += count

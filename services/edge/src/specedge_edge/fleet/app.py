@@ -44,6 +44,8 @@ async def _run(context: ServiceContext, common: Common) -> None:
     try:
         await fleet.connect()
         say("ready", edges=common.settings.edges)
+        if common.settings.waits:
+            await asyncio.to_thread(sys.stdin.readline)
         measuring = context.tasks.start(fleet.measure(), name="measure")
         drained = context.tasks.start(_until(context.drain), name="drained")
         await asyncio.wait({measuring, drained}, return_when=asyncio.FIRST_COMPLETED)

@@ -63,6 +63,9 @@ class FleetSettings(ServiceSettings):
     tokens: int = Field(default=256, ge=1, description="generated in each session")
     warm_up_s: float = Field(default=3.0, ge=0, description="not measured")
     measure_s: float = Field(default=20.0, gt=0, description="measured")
+    waits: bool = Field(
+        default=False, description="begin when a line comes on stdin, with other fleets"
+    )
     seed: int = Field(default=0, ge=0, description="of arrivals, prompts and delays")
 
     @property
