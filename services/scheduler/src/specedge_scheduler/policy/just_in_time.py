@@ -174,7 +174,7 @@ def _is_full(verifier: Verifier, room: BatchRoom) -> bool:
     if max(of_edge.values()) == 1:
         return True
     shares = places_of(verifier.sessions.values(), places)
-    fair = sum(min(num, math.ceil(shares[edge][0])) for edge, num in of_edge.items())
+    fair = sum(1 if num == 1 else min(num, shares[edge][0]) for edge, num in of_edge.items())
     return fair >= places
 
 

@@ -4,8 +4,8 @@ Both look one step beyond the next: what goes now delays who is late for it by a
 waits delays everybody by the wait. Judged by tokens per second, never by how busy a verifier is.
 """
 
-import math
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
@@ -76,10 +76,11 @@ def outlook(verifier: Verifier, now_s: float, places: int) -> Outlook:
 
 def _places_left(verifier: Verifier, places: int) -> dict[EdgeId, int] | None:
     """Of each edge whose rounds wait, its share of a step; None: no edge has more than one."""
-    if len({key.edge for key in verifier.waiting}) == len(verifier.waiting):
+    of_edge = Counter(key.edge for key in verifier.waiting)
+    if len(of_edge) == len(verifier.waiting):
         return None
     shares = places_of(verifier.sessions.values(), places)
-    return {key.edge: math.ceil(shares[key.edge][0]) for key in verifier.waiting}
+    return {edge: 1 if num == 1 else int(shares[edge][0]) for edge, num in of_edge.items()}
 
 
 class Forecast:
