@@ -66,8 +66,9 @@ class Cluster:
         return f"http://127.0.0.1:{self.project.settings['SPECEDGE_API_PORT']}"
 
     @property
-    def broker_port(self) -> str:
-        return self.project.settings["SPECEDGE_BROKER_PORT"]
+    def websocket_url(self) -> str:
+        """What a home dials that nothing but HTTPS leaves."""
+        return f"wss://{PUBLIC_HOST}:{self.project.settings['SPECEDGE_WEBSOCKET_PORT']}"
 
     def api_key(self) -> str:
         """As the README's ``curl`` reads it."""
@@ -84,11 +85,14 @@ def cluster() -> Iterator[Cluster]:
     settings = {
         "SPECEDGE_API_PORT": str(free_port()),
         "SPECEDGE_BROKER_PORT": str(free_port()),
+        "SPECEDGE_WEBSOCKET_PORT": str(free_port()),
         "SPECEDGE_PUBLIC_HOST": PUBLIC_HOST,
         "SPECEDGE_DTYPE": "fp32",
     }
-    files = (ROOT / "docker-compose.yml", ROOT / "deploy/public-broker.yml")
-    project = Project(f"specedge-test-{secrets.token_hex(4)}", files, settings)
+    settings["SPECEDGE_PUBLIC_URL"] = f"tls://{PUBLIC_HOST}:{settings['SPECEDGE_BROKER_PORT']}"
+    files = ("docker-compose.yml", "deploy/public-broker.yml", "deploy/public-websocket.yml")
+    paths = tuple(ROOT / name for name in files)
+    project = Project(f"specedge-test-{secrets.token_hex(4)}", paths, settings)
     try:
         project.run("build", timeout_s=900)
         began_s = time.monotonic()
@@ -246,11 +250,13 @@ def test_credentials_reach_what_their_role_says_and_nothing_else(
     assert said["strangers_refused"] is True
 
 
-@pytest.mark.parametrize("way", ["line", "compose"])
+@pytest.mark.parametrize("way", ["documented line", "compose, over WebSocket"])
 def test_an_edge_of_another_house_joins_over_tls_and_answers(
     cluster: Cluster, alice: Path, way: str
 ) -> None:
-    with (edge_by_line if way == "line" else edge_by_compose)(alice) as url:
+    by_line = way == "documented line"
+    edge = edge_by_line(alice) if by_line else edge_by_compose(alice, cluster.websocket_url)
+    with edge as url:
         key = (alice / "api-key").read_text().strip()
         client = openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=60)
         asked: dict[str, Any] = {"model": MODEL, "temperature": 0, "max_tokens": 24}
@@ -375,7 +381,7 @@ def edge_by_line(folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def edge_by_compose(folder: Path) -> Iterator[str]:
+def edge_by_compose(folder: Path, nats_url: str) -> Iterator[str]:
     """The same by a Compose project of its own, left to the verifier's own generation."""
     port = free_port()
     settings = {
@@ -385,9 +391,11 @@ def edge_by_compose(folder: Path) -> Iterator[str]:
         "SPECEDGE_API_PORT": str(port),
         "SPECEDGE_DRAFTER": "none",
     }
-    hosts = folder.parent / "hosts.yml"
-    hosts.write_text(f"services: {{edge: {{extra_hosts: ['{PUBLIC_HOST}:host-gateway']}}}}\n")
-    files = (ROOT / "deploy/edge-at-home/docker-compose.yml", hosts)
+    reached = {"edge": {"extra_hosts": [f"{PUBLIC_HOST}:host-gateway"]}}
+    reached["edge"]["environment"] = [f"SPECEDGE_NATS_URL={nats_url}"]
+    way = folder.parent / "way.json"
+    way.write_text(json.dumps({"services": reached}))
+    files = (ROOT / "deploy/edge-at-home/docker-compose.yml", way)
     project = Project(f"specedge-home-{secrets.token_hex(4)}", files, settings)
     try:
         project.run("up", "--detach", "--wait", timeout_s=120)

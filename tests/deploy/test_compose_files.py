@@ -16,6 +16,7 @@ from tests.deploy.compose_project import ROOT, Project
 
 HOME = ROOT / "deploy/edge-at-home/docker-compose.yml"
 PUBLIC = (ROOT / "docker-compose.yml", ROOT / "deploy/public-broker.yml")
+WEBSOCKET = (*PUBLIC, ROOT / "deploy/public-websocket.yml")
 SETTINGS: dict[str, type[ServiceSettings]] = {
     "scheduler": SchedulerSettings,
     "verifier": VerifierSettings,
@@ -45,6 +46,16 @@ def test_a_broker_for_homes_needs_the_name_that_they_dial() -> None:
     assert "set SPECEDGE_PUBLIC_HOST in .env to the name or address" in said.stderr
 
 
+def test_a_broker_behind_https_needs_the_address_that_homes_dial() -> None:
+    given = {"SPECEDGE_PUBLIC_HOST": "broker.example.org"}
+    project = Project("specedge-config", files=WEBSOCKET, settings=given)
+
+    said = project.run_fully("up", "--no-start", check=False)
+
+    assert said.returncode != 0
+    assert "set SPECEDGE_PUBLIC_URL in .env to what homes dial" in said.stderr
+
+
 @pytest.mark.parametrize("missing", ["SPECEDGE_EDGE_FOLDER", "SPECEDGE_USER"])
 def test_an_edge_at_home_says_what_it_needs(missing: str, tmp_path: Path) -> None:
     (tmp_path / "edge.env").touch()
@@ -71,7 +82,7 @@ def test_the_example_of_settings_shows_the_defaults(
 
 
 def test_the_example_of_settings_has_every_variable_of_composes_files() -> None:
-    files = [*PUBLIC, HOME]
+    files = [*WEBSOCKET, HOME]
     asked = {name for path in files for name in re.findall(r"\$\{(\w+)", path.read_text())}
     shown = set(re.findall(r"^#(\w+)=", (ROOT / ".env.example").read_text(), flags=re.MULTILINE))
 
