@@ -40,18 +40,21 @@ COMMON_FLAGS: Final = ("--http-port", "0", "--http-host", LOOPBACK, "--log-forma
 
 @dataclass(frozen=True, slots=True)
 class CellFlags:
-    """What the processes of a cell are started with. Several ``fleets`` share a cell's edges."""
+    """What the processes of a cell are started with. Several ``fleets`` share a cell's edges, and
+    ``num_verifiers`` are alike."""
 
     scheduler: Sequence[str]
     verifier: Sequence[str]
     fleets: Sequence[Sequence[str]]
+    num_verifiers: int = 1
 
 
 @dataclass(slots=True)
 class CellOutcome:
     """What was measured, between the fleets' ``measuring`` and ``over``.
 
-    fleets     each fleet's own figures         verifier, scheduler   their counters' growth
+    fleets     each fleet's own figures
+    verifier, scheduler   their counters' growth, of all verifiers together
     steps      every step that the verifier reported in that time
     cpu_share  of each process, of one core
     """
@@ -68,7 +71,7 @@ async def run_cell(run_dir: Path, flags: CellFlags) -> CellOutcome:
     """Start it all, measure, end it all. Raises an ExceptionGroup of CommandFailed."""
     async with (
         Broker(store_dir=run_dir / "broker") as broker,
-        _services(run_dir, broker.url, flags) as (scheduler, verifier),
+        _services(run_dir, broker.url, flags) as children,
         Tasks() as tasks,
     ):
         observer = await _Observer.connect(broker.url, tasks)
@@ -77,7 +80,7 @@ async def run_cell(run_dir: Path, flags: CellFlags) -> CellOutcome:
             for number, each in enumerate(flags.fleets)
         ]
         try:
-            outcome = await _measure(fleets, observer, scheduler, verifier, broker)
+            outcome = await _measure(fleets, observer, children, broker)
         finally:
             for fleet in fleets:
                 await fleet.end()
@@ -88,11 +91,10 @@ async def run_cell(run_dir: Path, flags: CellFlags) -> CellOutcome:
 async def _measure(
     fleets: "Sequence[_FleetProcess]",
     observer: "_Observer",
-    scheduler: Child,
-    verifier: Child,
+    children: Sequence[Child],
     broker: Broker,
 ) -> CellOutcome:
-    pids = {"scheduler": scheduler.pid, "verifier": verifier.pid, "broker": broker.pid}
+    pids = {child.name: child.pid for child in children} | {"broker": broker.pid}
     pids |= {f"fleet-{number}": fleet.pid for number, fleet in enumerate(fleets)}
     for fleet in fleets:
         await fleet.until("ready")
@@ -102,23 +104,28 @@ async def _measure(
         await fleet.until("measuring")
     clock = asyncio.get_running_loop()
     observer.steps.clear()
-    before = [await asyncio.to_thread(read, _url(child)) for child in (scheduler, verifier)]
+    before = await _read_all(children)
     began_s, cpu_s = clock.time(), _cpu_seconds(pids)
     for fleet in fleets:
         await fleet.until("over")
     wall_s = clock.time() - began_s
     used_s = {name: late - cpu_s[name] for name, late in _cpu_seconds(pids).items()}
-    after = [await asyncio.to_thread(read, _url(child)) for child in (scheduler, verifier)]
+    after = await _read_all(children)
     steps = list(observer.steps.values())
     figures = [await fleet.until("measured") for fleet in fleets]
     return CellOutcome(
         figures,
-        verifier=after[1] - before[1],
+        verifier=sum(after[2:], after[1]) - sum(before[2:], before[1]),
         scheduler=after[0] - before[0],
         steps=steps,
         wall_s=wall_s,
         cpu_share={name: seconds / wall_s for name, seconds in used_s.items()},
     )
+
+
+async def _read_all(children: Sequence[Child]) -> list[Reading]:
+    """The scheduler's counters, then each verifier's."""
+    return [await asyncio.to_thread(read, _url(child)) for child in children]
 
 
 class _FleetProcess:
@@ -170,11 +177,11 @@ class _FleetProcess:
 
 
 class _Observer:
-    """Hears every step that the verifier reports; each is repeated, so a lost report loses none."""
+    """Hears every step that verifiers report; each is repeated, so a lost report loses none."""
 
     def __init__(self, link: NatsLink) -> None:
         self._link = link
-        self.steps: dict[int, StepReport] = {}
+        self.steps: dict[tuple[str, int], StepReport] = {}
 
     @classmethod
     async def connect(cls, url: str, tasks: Tasks) -> "_Observer":
@@ -191,17 +198,16 @@ class _Observer:
             return
         with contextlib.suppress(InvalidRequest):
             for step in decode(Stat, message.payload).steps:
-                self.steps[step.seq] = step
+                self.steps[message.subject, step.seq] = step
 
 
 @contextlib.asynccontextmanager
-async def _services(
-    run_dir: Path, url: str, flags: CellFlags
-) -> AsyncIterator[tuple[Child, Child]]:
-    plans = [
-        _plan("scheduler", SCHEDULER_MODULE, url, flags.scheduler),
-        _plan("verifier-1", VERIFIER_MODULE, url, ["--engine", "emulated", *flags.verifier]),
-    ]
+async def _services(run_dir: Path, url: str, flags: CellFlags) -> AsyncIterator[list[Child]]:
+    plans = [_plan("scheduler", SCHEDULER_MODULE, url, flags.scheduler)]
+    for number in range(1, flags.num_verifiers + 1):
+        name = f"verifier-{number}"
+        own = ["--engine", "emulated", "--verifier-id", name, *flags.verifier]
+        plans.append(_plan(name, VERIFIER_MODULE, url, own))
     children = [Child(plan, run_dir=run_dir) for plan in plans]
     ending = asyncio.Event()
 
@@ -217,7 +223,7 @@ async def _services(
         try:
             async with asyncio.timeout(READY_WITHIN_S):
                 await until_ready(children)
-            yield children[0], children[1]
+            yield children
         finally:
             ending.set()
             await asyncio.gather(*(child.stop(GRACE_S) for child in children))

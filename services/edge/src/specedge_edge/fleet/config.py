@@ -10,6 +10,7 @@ from specedge.errors import InvalidRequest
 from specedge.link.distant import WireProfile
 from specedge.pairs import PAIRS, Pair
 from specedge.params import DraftPolicy
+from specedge.profiles import DeviceProfile
 from specedge.service.settings import ServiceSettings
 
 
@@ -25,6 +26,9 @@ class FleetSettings(ServiceSettings):
         default="",
         description="how often a level is accepted, by depth with commas between, or the path of "
         "a recorded trace; the pair's if empty",
+    )
+    pass_ms: float | None = Field(
+        default=None, ge=0, description="a pass of the edges' drafter; the pair's if not given"
     )
     mode: Literal["drafted", "adaptive", "hosted"] = Field(
         default="drafted",
@@ -88,6 +92,14 @@ class FleetSettings(ServiceSettings):
             known = ", ".join(PAIRS)
             raise InvalidRequest(f"pair: {self.pair!r} is none of {known}", field="pair")
         return PAIRS[self.pair]
+
+    @property
+    def drafter_profile(self) -> DeviceProfile:
+        """What a pass costs on each edge."""
+        profile = self.known_pair().edge_drafter
+        if self.pass_ms is None:
+            return profile
+        return DeviceProfile("settings", "this fleet's settings", draft_pass_ms=self.pass_ms)
 
     def known_agreement(self) -> Agreement:
         """Raises InvalidRequest for what is none."""

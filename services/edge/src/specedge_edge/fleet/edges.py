@@ -134,7 +134,7 @@ class FleetEdge:
                 common.text,
                 agreement=common.agreement,
                 branch=settings.branch,
-                profile=settings.known_pair().edge_drafter,
+                profile=settings.drafter_profile,
                 sleep=self.device.work,
             )
         return DraftSource(
