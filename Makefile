@@ -91,7 +91,7 @@ bench-controller: $(STAMP) ## The controller against every fixed setting, in vir
 	$(BIN)/python -m benchmarks controller --json docs/figures/controller.json \
 	  --figure docs/figures/controller.png $(ARGS)
 
-bench-paper: $(STAMP) ## The paper's table on emulated devices: 20 minutes (ARGS=--quick: 4)
+bench-paper: $(STAMP) ## The paper's table on emulated devices: 20 minutes (ARGS=--quick: 6)
 	$(BIN)/python -m benchmarks paper $(ARGS)
 
 bench-engine: $(STAMP) ## Measure engine, round sizes, round overhead and memory

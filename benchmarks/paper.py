@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> None:
         report(_load(path), path)
         return
     cells = [cell for cell in plan(quick=arguments.quick) if arguments.only in cell.name]
-    total_s = sum(cell.measure_s + 9 for cell in cells)
+    total_s = sum(cell.measure_s + 8 for cell in cells)
     say(f"{len(cells)} cells, about {total_s / 60:.0f} minutes")
     measured = _load(path) if arguments.keep and path.exists() else {}
     for number, cell in enumerate(cells):
