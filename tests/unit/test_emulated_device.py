@@ -44,6 +44,18 @@ def test_arithmetic_between_turns_is_waited_for() -> None:
     assert host.now_s == pytest.approx(100.0 + 0.104)
 
 
+def test_a_turn_that_was_broken_off_is_not_gone_on_with() -> None:
+    host = Host()
+    host.device.run(0.011)  # a draft, and then no step
+
+    host.compute(3.0)
+    host.device.begin()
+    host.device.end(0.050)
+
+    assert host.now_s == pytest.approx(100.0 + 0.011 + 3.0 + 0.050)
+    assert host.device.late_s == 0.0
+
+
 def test_a_host_slower_than_its_device_is_seen() -> None:
     host = Host()
 

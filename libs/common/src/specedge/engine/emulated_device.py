@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 # A sleep ends late by about so much; the rest is waited for actively, so that steps end in time.
 SLEEP_GRAIN_S = 0.0002
+# A turn that was broken off, by a step without memory for example, is not gone on with.
+BROKEN_OFF_S = 0.25
 
 
 def sleep_until(when_s: float) -> None:
@@ -37,8 +39,9 @@ class EmulatedDevice:
 
     def begin(self) -> None:
         """The host has something for the device to do. Within a turn nothing happens."""
-        if self._free_s is None:
-            self._free_s = self._now_s()
+        now_s = self._now_s()
+        if self._free_s is None or now_s - self._free_s > BROKEN_OFF_S:
+            self._free_s = now_s
 
     def run(self, seconds: float) -> None:
         """Be busy for so long, from the end of what was done before in this turn. Returns then."""

@@ -89,12 +89,12 @@ class EmulatedCompute:
             if work.is_stopped:
                 continue
             self._begin(since_s)
-            goes_on = work.step()
-            if goes_on:
-                self._idle.append(work)
-            self._end(None)
-            if goes_on:
-                return True
+            try:
+                if work.step():
+                    self._idle.append(work)
+            finally:
+                self._end(None)
+            return True
         return False
 
     def _begin(self, asked_s: float) -> None:
