@@ -70,11 +70,9 @@ class Cluster:
                 session.rhythm.note_overtaken()
 
     def lose_verifier(self, name: VerifierId) -> int:
-        """Forget a verifier: its rounds wait again, its sessions are to be placed anew. Returns how
-        many rounds were put back."""
-        verifier = self.verifiers.pop(name, None)
-        if verifier is None:
-            return 0
+        """Forget a verifier that is known: its rounds wait again, its sessions are to be placed
+        anew. Returns how many rounds were put back."""
+        verifier = self.verifiers.pop(name)
         self.empty_verifier(verifier)
         return sum(self._put_back(batch) for batch in verifier.sent.values())
 

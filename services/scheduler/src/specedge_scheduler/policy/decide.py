@@ -171,9 +171,8 @@ class SchedulerPolicy:
                 del self._wakes[name]
                 names.add(name)
         effects: list[Effect] = []
-        for name in sorted(names):
-            if name in self.cluster.verifiers:
-                effects += self._dispatch(self.cluster.verifiers[name], now_s)
+        for name in sorted(names & self.cluster.verifiers.keys()):
+            effects += self._dispatch(self.cluster.verifiers[name], now_s)
         return effects
 
     def _dispatch(self, verifier: Verifier, now_s: float) -> list[Effect]:

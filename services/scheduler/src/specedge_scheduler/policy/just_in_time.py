@@ -25,6 +25,7 @@ from specedge_scheduler.policy.prospects import (
 from specedge_scheduler.policy.types import SchedulerLimits
 from specedge_scheduler.views import Session, Verifier
 
+KNEE_NODES: Final = 8  # of each draft, that go however dear rows are
 EARLY_SHARE: Final = 0.15  # of a step before its end, a full batch goes: nothing is lost by it
 
 
@@ -111,11 +112,13 @@ class JustInTimeDispatch:
         return Plan(chosen, reason, nodes=cap, next_s=self._next_s(verifier, room, chosen))
 
     def _node_cap(self, verifier: Verifier, room: BatchRoom) -> int:
-        """More wait than fit: drafts are cut rather than left for the step after."""
-        waiting = list(verifier.waiting.values())
-        knee = verifier.estimator.knee_rows
-        rows = room.rows if knee is None else min(room.rows, knee)
-        return node_cap(waiting[: room.sessions], BatchRoom(rows))
+        """More wait than fit: drafts are cut rather than left for the step after. Where rows become
+        dear before the step is full, they are cut there, but not below what is worth most."""
+        waiting = list(verifier.waiting.values())[: room.sessions]
+        knee, rows = verifier.estimator.knee_rows, room.rows
+        if knee is not None:
+            rows = min(rows, max(knee, len(waiting) * (1 + KNEE_NODES)))
+        return node_cap(waiting, BatchRoom(rows))
 
     # ------------------------------------------------------------ when the next draft is wanted
 

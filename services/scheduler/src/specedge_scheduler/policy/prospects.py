@@ -103,9 +103,7 @@ class Forecast:
     def places(self) -> int:
         """How many rounds of the usual size a step takes."""
         num = self._num_here or len(self._at_s)
-        if not num:
-            return min(self._room.sessions, self._room.rows)
-        usual_rows = max(1.0, self._rows[num] / num)
+        usual_rows = max(1.0, self._rows[num] / max(1, num))
         return max(1, min(self._room.sessions, int(self._room.rows / usual_rows)))
 
     def hold_until_s(self, is_saturated: bool) -> float | None:
@@ -115,8 +113,6 @@ class Forecast:
         is not, what rounds wait in all.
         """
         here, places = self._num_here, self.places
-        if here >= places:
-            return None
         longest_s = HOLD_SHARE * self._step_s(0, here)
         worth = self._rate if is_saturated else self._saved_s
         best, best_s = worth(here) * LEAST_GAIN, None
@@ -147,10 +143,7 @@ class Forecast:
         num = self._num_here
         if num < 2 or num > self.places or len(self._at_s) - num > num // 4:
             return None
-        usual = self._verifier.usual
-        if not usual.num_drafts:
-            return None
-        away_s = usual.turnaround_s
+        away_s = self._verifier.usual.turnaround_s
         half = (num + 1) // 2
         whole_s, half_s = self._step_s(0, num), self._step_s(0, half)
         together = 1.0 / max(whole_s + away_s, 1e-9)
@@ -205,7 +198,5 @@ def places_of(sessions: Iterable[Session], places: int) -> dict[EdgeId, tuple[fl
 def is_saturated(verifier: Verifier, num_sessions: int, places: int, step_s: float) -> bool:
     """Whether steps of ``places`` rounds and ``step_s``, one after another, take about as long for
     all sessions as these take to come back: then the verifier's time is what lacks."""
-    usual = verifier.usual
-    if not usual.num_drafts:
-        return False
-    return num_sessions / places * step_s >= SATURATED * (usual.turnaround_s + step_s)
+    away_s = verifier.usual.turnaround_s
+    return num_sessions / places * step_s >= SATURATED * (away_s + step_s)
