@@ -13,6 +13,7 @@ BENCHMARKS: Final = {
     "trace": "benchmarks.record_trace",
     "controller": "benchmarks.controller_grid",
     "paper": "benchmarks.paper",
+    "policy": "benchmarks.policy_grid",
     "emulate": "benchmarks.emulate",
 }
 
