@@ -134,6 +134,7 @@ class _FleetProcess:
     def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
         self._process = process
         self._log = log
+        self._has_said_all = False
         self.pid = process.pid
 
     @classmethod
@@ -163,13 +164,17 @@ class _FleetProcess:
         assert self._process.stdout is not None
         while line := await self._process.stdout.readline():
             said: dict[str, Any] = json.loads(line)
+            self._has_said_all = said["event"] == "measured"
             if said["event"] == event:
                 return said
         code = await self._process.wait()
         raise CommandFailed(f"the fleet {describe_exit(code)}", hint=self._log.read_text()[-2000:])
 
     async def end(self) -> None:
-        """Idempotent."""
+        """Idempotent. One that has said all ends by itself, and writes its spans first."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GRACE_S if self._has_said_all else 0.0):
+                await self._process.wait()
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
