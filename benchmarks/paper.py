@@ -16,7 +16,7 @@ from benchmarks.figures import OUT, machine, say
 from benchmarks.paper_cells import Cell, flags_of, plan
 from benchmarks.paper_figures import CellFigures, figures_of
 from benchmarks.paper_report import report
-from benchmarks.paper_stack import run_cell
+from benchmarks.paper_stack import recording, run_cell
 
 
 def main(argv: Sequence[str]) -> None:
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
     say(f"{len(cells)} cells, about {total_s / 60:.0f} minutes")
     measured = _load(path) if arguments.keep and path.exists() else {}
     for number, cell in enumerate(cells):
-        figures = measure(cell)
+        figures = measure(cell, arguments.spans)
         say(f"{number + 1}/{len(cells)} {_line(cell, figures)}")
         measured[cell.name] = asdict(figures)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,10 +40,13 @@ def main(argv: Sequence[str]) -> None:
     report(measured, path)
 
 
-def measure(cell: Cell) -> CellFigures:
-    """One cell, from nothing to nothing."""
+def measure(cell: Cell, spans: Path | None = None) -> CellFigures:
+    """One cell, from nothing to nothing. ``spans``: a folder for what its services record."""
+    flags = flags_of(cell)
+    if spans is not None:
+        flags = recording(flags, spans / cell.name.replace("/", "-").replace(" ", "-"))
     with tempfile.TemporaryDirectory(prefix="specedge-paper-") as run_dir:
-        outcome = asyncio.run(run_cell(Path(run_dir), flags_of(cell)))
+        outcome = asyncio.run(run_cell(Path(run_dir), flags))
     return figures_of(cell, outcome)
 
 
@@ -66,5 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", default="", help="cells whose name holds this")
     parser.add_argument("--keep", action="store_true", help="add to what is in the file already")
     parser.add_argument("--report", action="store_true", help="measure nothing; tables and plots")
+    parser.add_argument(
+        "--spans", type=Path, help="folder for what services record, for `specedge trace`"
+    )
     parser.add_argument("--out", default=str(OUT / "paper.json"), help="where to")
     return parser

@@ -49,6 +49,19 @@ class CellFlags:
     num_verifiers: int = 1
 
 
+def recording(flags: CellFlags, folder: Path) -> CellFlags:
+    """The same, and every process writes its spans into ``folder``. For one verifier."""
+
+    def also(each: Sequence[str], name: str) -> list[str]:
+        return [*each, "--spans-file", str(folder / f"{name}.jsonl")]
+
+    return CellFlags(
+        also(flags.scheduler, "scheduler"),
+        also(flags.verifier, "verifier"),
+        [also(each, f"fleet-{number}") for number, each in enumerate(flags.fleets)],
+    )
+
+
 @dataclass(slots=True)
 class CellOutcome:
     """What was measured, between the fleets' ``measuring`` and ``over``.

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.paper_cells import flags_of, server_only, specedge
 from benchmarks.paper_figures import figures_of
-from benchmarks.paper_stack import CellFlags, run_cell
+from benchmarks.paper_stack import recording, run_cell
 from specedge.pairs import PAIRS
 from specedge.tracing.merging import read_all
 
@@ -23,12 +23,7 @@ def run_dir(tmp_path: Path) -> Path:
 
 async def test_edges_of_a_fleet_are_served_and_recorded(run_dir: Path) -> None:
     cell = replace(specedge(PAIR, 4, "", MEASURE_S), extra=("--warm-up-s", "0.5"))
-    flags = flags_of(cell)
-    flags = CellFlags(
-        [*flags.scheduler, "--spans-file", str(run_dir / "spans" / "scheduler.jsonl")],
-        [*flags.verifier, "--spans-file", str(run_dir / "spans" / "verifier.jsonl")],
-        [[*flags.fleets[0], "--spans-file", str(run_dir / "spans" / "fleet.jsonl")]],
-    )
+    flags = recording(flags_of(cell), run_dir / "spans")
 
     figures = figures_of(cell, await run_cell(run_dir, flags))
 
