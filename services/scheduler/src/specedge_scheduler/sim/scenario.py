@@ -242,7 +242,14 @@ def read_scenario(fields: object) -> Scenario:
     try:
         return Scenario.model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "scenario"
+        errors = error.errors(include_url=False, include_input=False, include_context=False)
+        # Of several readings of a field that may be one thing or another, ours says most.
+        first = next((one for one in errors if one["type"] == "value_error"), errors[0])
+        field = ".".join(str(part) for part in first["loc"] if _is_field(part)) or "scenario"
         said = first["msg"].removeprefix("Value error, ")
         raise InvalidRequest(f"{field}: {said}", field=field) from None
+
+
+def _is_field(part: int | str) -> bool:
+    """Whether people wrote it: pydantic also names the readings that it tried."""
+    return isinstance(part, int) or not (part[0].isupper() or part in ("str", "constrained-int"))

@@ -1,0 +1,191 @@
+"""The simulator's own parts: what people write, what they are told, how chance is drawn."""
+
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+
+from specedge.errors import InvalidRequest
+from specedge.ids import EDGE_ID
+from specedge.tree.path import walk
+from specedge_scheduler.sim.__main__ import main, read_file
+from specedge_scheduler.sim.drafts import (
+    accepted_levels,
+    expected_tokens,
+    line_choice,
+    line_of,
+    line_tree,
+)
+from specedge_scheduler.sim.draws import Stream, normal
+from specedge_scheduler.sim.events import VirtualTime
+from specedge_scheduler.sim.scenario import EdgeSpec, LoadSpec, read_scenario
+from specedge_scheduler.sim.sweeps import find_capacity, variations
+from specedge_scheduler.sim.world import edge_id, next_arrival_s
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SMALL: dict[str, object] = {
+    "duration_s": 2.0,
+    "warmup_s": 0.5,
+    "verifiers": [{"device": {"fixed_ms": 20.0, "row_ms": 2.0}}],
+    "edges": [{"count": 2, "session": {"prompt_tokens": 8, "output_tokens": 50}}],
+}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"duration_s": -1}, "duration_s"),
+        ({"warmup_s": 9}, "warmup_s"),
+        ({"typo": 1}, "typo"),
+        ({"edges": []}, "edges"),
+        ({"edges": [{"acceptance": [1.5]}]}, "edges.0.acceptance.0"),
+        ({"edges": [{"depth": {"min": 5, "max": 3}}]}, "min must not be above max"),
+        ({"edges": [{"link": "nowhere"}]}, "no link is called 'nowhere'"),
+        ({"verifiers": [{"device": "toaster"}]}, "no profile is called 'toaster'"),
+        ({"scheduler": {"policy": "lazy"}}, "scheduler.policy"),
+        ({"failures": [{"verifier": 3, "at_s": 1}]}, "failures.0.verifier"),
+    ],
+)
+def test_a_wrong_field_is_named(wrong: dict[str, object], named: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read_scenario(SMALL | wrong)
+
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_examples_are_scenarios(file: Path) -> None:
+    assert read_scenario(read_file(file)).num_edges > 0
+
+
+def test_a_sweep_tries_every_combination() -> None:
+    fields = SMALL | {"sweep": {"edges.0.count": [1, 2], "scheduler.policy": ["jit", "greedy"]}}
+
+    found = [(varied, scenario.num_edges) for varied, scenario in variations(fields)]
+
+    assert [num for _, num in found] == [1, 1, 2, 2]
+    assert found[1][0] == {"edges.0.count": 1, "scheduler.policy": "greedy"}
+
+
+@pytest.mark.parametrize("name", ["edges.7.count", "edges.x", "duration_s.much", "edges.0.typo"])
+def test_a_sweep_over_a_field_that_is_not_there_is_refused(name: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"sweep|typo"):
+        list(variations(SMALL | {"sweep": {name: [1]}}))
+
+
+def test_a_sweep_may_replace_a_whole_entry() -> None:
+    entry = {"count": 3}
+    ((_, scenario),) = variations(SMALL | {"sweep": {"edges.0": [entry]}})
+
+    assert scenario.num_edges == 3
+
+
+def test_the_command_tells_people_and_programs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two_kinds = [SMALL["edges"][0] | {"name": name} for name in ("near", "far")]  # type: ignore[index]
+    scenario = SMALL | {"edges": two_kinds, "sweep": {"scheduler.policy": ["jit", "static"]}}
+    file, figures = tmp_path / "world.yaml", tmp_path / "figures.json"
+    file.write_bytes(orjson.dumps(scenario))
+
+    picture = tmp_path / "figures.png"
+    code = main([str(file), "--json", str(figures), "--plot", str(picture), "--capacity", "30"])
+
+    told = orjson.loads(figures.read_bytes())
+    assert code == 0
+    assert [run["varied"] for run in told["runs"]] == [
+        {"scheduler.policy": "jit"},
+        {"scheduler.policy": "static"},
+    ]
+    assert told["capacity"]["edges_with_one_verifier_more"] >= told["capacity"]["edges"] > 0
+    assert "far" in capsys.readouterr().out
+    assert picture.stat().st_size > 0
+
+
+@pytest.mark.parametrize("content", ["- 1", "edges: [", None])
+def test_what_is_no_scenario_ends_in_one_sentence(
+    content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "world.yaml"
+    if content is not None:
+        file.write_text(content)
+
+    assert main([str(file)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) >= 1
+
+
+def test_figures_go_to_stdout_alone_if_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "world.yaml"
+    file.write_bytes(orjson.dumps(SMALL))
+
+    main([str(file), "--json", "-"])
+
+    assert orjson.loads(capsys.readouterr().out)["runs"]
+
+
+def test_where_no_edge_keeps_the_objective_capacity_says_so() -> None:
+    assert find_capacity(read_scenario(SMALL), 0.1).edges == 0
+
+
+def test_a_line_is_right_as_far_as_it_was_drawn() -> None:
+    tree = line_tree(4, 9)
+
+    for levels in range(5):
+        walked = walk(tree, line_choice(tree, line_of(tree), levels))
+        assert len(walked.path) == levels
+    assert len(tree) == 10
+    assert line_tree(0, 0).num_drafted == 0
+
+
+def test_levels_are_accepted_as_often_as_said() -> None:
+    acceptance = (0.8, 0.5)
+
+    found = [accepted_levels(text, 10, acceptance, 6) for text in range(4000)]
+
+    assert 1 + np.mean(found) == pytest.approx(expected_tokens(acceptance, 6)[6], rel=0.03)
+
+
+def test_draws_are_the_same_in_every_run_and_well_spread() -> None:
+    stream = Stream(1, 2)
+    drawn = [stream.normal() for _ in range(4000)]
+
+    assert drawn[0] == Stream(1, 2).normal()
+    assert abs(np.mean(drawn)) < 0.05
+    assert np.std(drawn) == pytest.approx(1.0, rel=0.05)
+    assert normal(3, 4) == normal(3, 4)
+
+
+def test_bursts_hold_all_arrivals_and_keep_the_rate() -> None:
+    load = LoadSpec(kind="bursty", per_s=5.0, period_s=2.0, burst_share=0.25)
+    spec, stream = EdgeSpec(load=load), Stream(7)
+
+    at_s, arrivals = 0.0, []
+    while at_s < 400.0:
+        at_s = next_arrival_s(spec, stream.uniform, at_s)
+        arrivals.append(at_s)
+
+    assert all(at % 2.0 <= 0.5 + 1e-9 for at in arrivals)
+    assert len(arrivals) / 400.0 == pytest.approx(5.0, rel=0.1)
+
+
+def test_what_falls_due_together_happens_in_the_order_of_asking() -> None:
+    time, happened = VirtualTime(), []
+    time.call_at(1.0, happened.append, "a")
+    time.call_at(0.5, happened.append, "b")
+    time.call_at(1.0, happened.append, "c")
+    time.call_at(2.0, happened.append, "late")
+
+    time.run_until(2.0)
+
+    assert happened == ["b", "a", "c"]
+    assert time.now_s == 2.0
+
+
+def test_made_up_keys_are_well_formed_and_distinct() -> None:
+    names = [edge_id(number) for number in range(100)]
+
+    assert all(EDGE_ID.match(name) for name in names)
+    assert len(set(names)) == 100
