@@ -215,7 +215,7 @@ class Edge:
             timers=self._context.clock,
             served=cloud.served,
             drafts=cloud.drafts,
-            config=EdgeSessionConfig(),
+            config=EdgeSessionConfig(give_up_s=self._settings.patience_s),
             spans=self._spans,
         )
         metrics = EdgeMetrics(
