@@ -23,7 +23,9 @@ class CellFigures:
     depth_used   levels of the trees sent, on average
     hit_rate     verdicts whose bonus the edge had drafted already
     token_ms     a session's time per token
-    busy, gap_p99_ms   share of the time in which the verifier computed; between two of its steps
+    busy, gap_p99_ms   share of the time in which the verifier's thread worked; from a step's end,
+                 when it is heard of, until the next is given to the thread
+    in_steps     share of the time in steps and drafting themselves: less what handing over takes
     usd          per million tokens, with the edges' rent
     cpu          share of a core, of each process; late_p99_ms: of the emulated edges' devices
     """
@@ -50,6 +52,7 @@ class CellFigures:
     cpu: dict[str, float]
     late_p99_ms: float
     failed: int
+    in_steps: float = 0.0
 
 
 def figures_of(cell: Cell, outcome: CellOutcome) -> CellFigures:
@@ -86,6 +89,7 @@ def figures_of(cell: Cell, outcome: CellOutcome) -> CellFigures:
         cpu={name: round(share, 3) for name, share in outcome.cpu_share.items()},
         late_p99_ms=max((each["p99"] for each in late), default=0.0),
         failed=sum(fleet["sessions_failed"] for fleet in fleets),
+        in_steps=sum(step.ms + step.draft_ms for step in steps) / 1e3 / outcome.wall_s,
     )
 
 

@@ -13,7 +13,7 @@ from benchmarks.paper_plots import draw
 from benchmarks.paper_sensitivity import sensitivity
 from specedge.pairs import PAIRS
 
-WIDTH: Final = 132
+WIDTH: Final = 150
 PAPER_RATIO: Final = 2.22
 PAPER_DOLLARS: Final = 1.91
 PAPER_LATENCY: Final = -0.1124
@@ -38,7 +38,7 @@ def _cells(pair: str, figures: list[CellFigures]) -> Table:
     for name in ("batch", "system"):
         table.add_column(name)
     for name in (
-        *("tok/s", "$/M", "V ms", "rows", "D ms", "τ", "depth", "hits", "fill", "busy"),
+        *("tok/s", "$/M", "V ms", "rows", "D ms", "τ", "depth", "hits", "fill", "busy", "steps"),
         *("gap p99", "ms/tok", "p99", "CPU", "late"),
     ):
         table.add_column(name, justify="right")
@@ -56,6 +56,7 @@ def _cells(pair: str, figures: list[CellFigures]) -> Table:
             f"{each.hit_rate:.2f}" if each.cell["system"] == "specedge" else "",
             f"{each.fill:.2f}",
             f"{each.busy:.3f}",
+            f"{each.in_steps:.3f}",
             f"{each.gap_p99_ms:.1f}",
             f"{each.token_ms['mean']:.1f}" if each.token_ms else "",
             f"{each.token_ms['p99']:.1f}" if each.token_ms else "",
