@@ -13,7 +13,9 @@ from specedge.protocol.messages import (
     SessionParams,
     SessionReport,
     Stat,
+    StepReport,
 )
+from specedge_scheduler.policy.admission import WaitingLine
 from specedge_scheduler.policy.decide import SchedulerPolicy
 from specedge_scheduler.policy.types import (
     AnswerOpen,
@@ -598,3 +600,88 @@ def test_junk_is_answered_within_bounds_only() -> None:
     effects = world.tell(*(BadMessageArrived(key(), answer) for _ in range(50)))
 
     assert effects == [answer] * 10
+
+
+# ---------------------------------------------------------------- objective, moves
+
+
+def test_at_most_a_few_sessions_come_to_a_verifier_of_which_nothing_is_known() -> None:
+    world = World(objective_ms=50.0)
+    world.stat(slots=64)
+
+    answers = [world.open(key("A", number)) for number in range(10)]
+
+    assert [isinstance(answer, Opened) for answer in answers] == [True] * 8 + [False] * 2
+    refused = [answer for answer in answers if isinstance(answer, Refused)]
+    assert refused[0].retry_ms is not None
+    assert refused[1].retry_ms is not None
+    assert 100 <= refused[0].retry_ms < refused[1].retry_ms <= 10_000
+    assert "50 ms" in refused[0].message
+
+
+def test_who_is_refused_waits_for_less_when_sessions_end_faster() -> None:
+    line = WaitingLine(0.5)
+    slow_ms = [line.refuse_ms() for _ in range(4)][-1]
+    for number in range(60):
+        line.note_end(number * 0.02)
+
+    assert line.refuse_ms() < slow_ms
+
+
+def test_sessions_move_to_a_verifier_that_is_faster_for_long() -> None:
+    world = World()
+    learn(world, V1)
+    for round_ in range(2):
+        for number in range(6):
+            world.tell(DraftArrived(key("A", number), draft(round_, at="v1")))
+        world.stat(V1, batches=[], last=99, steps=(step(98 + round_),), slots=64)
+    world.stat(V2, slots=64)
+
+    effects = world.wait(3.5, V1, V2)
+
+    closes = [effect for effect in effects if isinstance(effect, Forward)]
+    assert closes
+    assert {(one.kind, one.verifier) for one in closes} == {("close", V1)}
+    assert len(world.policy.cluster.verifiers[V2].sessions) == len(closes) <= 4
+
+
+def test_a_flood_of_chunks_and_openings_is_answered_with_when_to_come_back() -> None:
+    world = World(messages_per_s=1.0, burst_s=1.0)
+    world.stat()
+    world.open(key())
+
+    effects = world.tell(ContextArrived(key(), context(), b"chunk"))
+    opening = world.open(key())
+
+    (answer,) = effects
+    assert isinstance(answer, AnswerSession)
+    assert isinstance(answer.message, Rejected)
+    assert answer.message.retry_ms
+    assert isinstance(opening, Refused)
+    assert opening.retry_ms
+
+
+def test_context_waits_for_its_edges_timer_while_there_is_no_verifier() -> None:
+    assert World().tell(ContextArrived(key(), context(), b"chunk")) == []
+
+
+def test_another_version_is_refused_by_name() -> None:
+    world = World()
+    world.stat()
+    request = OpenRequest(model="big", tokenizer="bb", context=100, versions=(7,))
+
+    (answer,) = world.tell(OpenAsked(key(), request, "inbox"))
+
+    assert isinstance(answer, AnswerOpen)
+    assert isinstance(answer.reply, Refused)
+    assert answer.reply.refused is Reason.VERSION
+
+
+def step(seq: int, ms: float = 50.0) -> StepReport:
+    return StepReport(seq=seq, rows=24, prefill=0, context=50, sessions=6, ms=ms)
+
+
+def learn(world: World, verifier: VerifierId) -> None:
+    """Some steps of that verifier were seen."""
+    for seq in range(20):
+        world.stat(verifier, steps=(step(seq),), slots=64)
