@@ -80,8 +80,8 @@ class EdgeSettings(ServiceSettings):
     patience_s: float = Field(
         default=30.0,
         gt=0,
-        description="seconds that an answer waits for a cloud that says nothing: where one verifier "
-        "is all there is, longer than it takes to start again",
+        description="seconds that an answer waits for a cloud that says nothing: where there is "
+        "one verifier only, longer than it takes to start again",
     )
     keep_alive_s: float = Field(
         default=15.0, gt=0, description="seconds between comments on a stream that is waiting"
