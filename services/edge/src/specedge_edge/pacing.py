@@ -8,8 +8,9 @@ from specedge.drafting.controller import Decision
 from specedge.protocol.effects import Committed
 from specedge_edge.proactive import TRIP_WEIGHT, MovingMean, PassTime
 
-# Of a pass, by how much a draft may be late for it: a level is worth more than that of a step.
-SLACK: Final = 0.5
+# Of a pass, by how much a draft may be late. A level is worth more than that of a step; but who
+# misses the batch waits for a whole one.
+SLACK: Final = 0.2
 
 
 class RoundPacing:
