@@ -10,7 +10,7 @@ ARGS ?=
 PROMPTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check lint-deploy k8s-alerts format test test-compose test-pods demo up bench bench-acceptance bench-controller bench-engine bench-paper bench-policy clean
+.PHONY: help setup check lint-deploy k8s-alerts format test test-compose test-pods demo up bench bench-acceptance bench-controller bench-engine bench-paper bench-policy bench-scale clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,9 @@ bench-paper: $(STAMP) ## The paper's table on emulated devices: 20 minutes (ARGS
 bench-policy: $(STAMP) ## Batches just in time against barrier and greedy, in virtual time; its figure
 	$(BIN)/python -m benchmarks policy --json docs/figures/policy.json \
 	  --figure docs/figures/policy.png $(ARGS)
+
+bench-scale: $(STAMP) ## What the scheduler costs: 300 emulated edges on 12 emulated verifiers
+	$(BIN)/python -m benchmarks scale $(ARGS)
 
 bench-engine: $(STAMP) ## Measure engine, round sizes, round overhead and memory
 	PROMPTS="$(PROMPTS)" $(BIN)/python -m benchmarks engine

@@ -14,6 +14,7 @@ BENCHMARKS: Final = {
     "controller": "benchmarks.controller_grid",
     "paper": "benchmarks.paper",
     "policy": "benchmarks.policy_grid",
+    "scale": "benchmarks.scale",
     "emulate": "benchmarks.emulate",
 }
 

@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
     compare(emulated_figures(outcome), simulated_figures(arguments.file))
 
 
-def flags_of(scenario: Scenario) -> CellFlags:
+def flags_of(scenario: Scenario, edges_per_fleet: int = EDGES_PER_FLEET) -> CellFlags:
     """What the processes are started with. Raises InvalidRequest for what cannot be imitated."""
     if len(scenario.verifiers) > 1 or scenario.failures or scenario.sweep:
         message = "one kind of verifier, no failures and no sweep can be emulated"
@@ -55,12 +55,14 @@ def flags_of(scenario: Scenario) -> CellFlags:
     fleets = [
         flags
         for number, edges in enumerate(scenario.edges)
-        for flags in _fleets(number, edges, scenario)
+        for flags in _fleets(number, edges, scenario, edges_per_fleet)
     ]
     return CellFlags(scheduler, verifier, fleets, num_verifiers=spec.count)
 
 
-def _fleets(number: int, edges: EdgeSpec, scenario: Scenario) -> list[list[str]]:
+def _fleets(
+    number: int, edges: EdgeSpec, scenario: Scenario, edges_per_fleet: int
+) -> list[list[str]]:
     if edges.leaves_s is not None or edges.load.kind == "bursty" or edges.load.think_s:
         message = "edges that leave, think or come in bursts cannot be emulated"
         raise InvalidRequest(message, field=f"edges.{number}")
@@ -70,8 +72,8 @@ def _fleets(number: int, edges: EdgeSpec, scenario: Scenario) -> list[list[str]]
     common += ["--warm-up-s", f"{scenario.warmup_s:g}"]
     common += ["--measure-s", f"{scenario.duration_s - scenario.warmup_s:g}"]
     flags = []
-    for first in range(0, edges.count, EDGES_PER_FLEET):
-        size = min(EDGES_PER_FLEET, edges.count - first)
+    for first in range(0, edges.count, edges_per_fleet):
+        size = min(edges_per_fleet, edges.count - first)
         own = ["--fleet", f"fleet-{number}-{first}", "--edges", str(size)]
         if edges.load.kind == "poisson":
             own += ["--arrivals-per-s", f"{edges.load.per_s * size:g}"]

@@ -28,6 +28,8 @@ ROWS_UNIT: Final = 64.0
 CONTEXT_UNIT: Final = 65_536.0
 PREFILL_UNIT: Final = 512.0
 
+_RIDGE: Final = RIDGE * np.eye(NUM_FEATURES)
+
 
 class StepFit:
     """One model: coefficients in ms per unit, for features of ``features_of``. Kept in information
@@ -61,16 +63,15 @@ class StepFit:
     def _solve(self) -> list[float]:
         """Least squares with every coefficient at least 0: who would be below is left out, and
         the others are fitted again."""
+        matrix = self._spread + _RIDGE
+        found: list[float] = np.linalg.solve(matrix, self._moment).tolist()
         kept = list(range(NUM_FEATURES))
-        coefficient = [0.0] * NUM_FEATURES
-        while kept:
-            ridge = RIDGE * np.eye(len(kept))
-            found = np.linalg.solve(self._spread[np.ix_(kept, kept)] + ridge, self._moment[kept])
-            if found.min() >= 0.0:
-                for index, value in zip(kept, found.tolist(), strict=True):
-                    coefficient[index] = value
-                break
+        while kept and min(found) < 0.0:
             kept = [index for index, value in zip(kept, found, strict=True) if value > 0.0]
+            found = np.linalg.solve(matrix[np.ix_(kept, kept)], self._moment[kept]).tolist()
+        coefficient = [0.0] * NUM_FEATURES
+        for index, value in zip(kept, found, strict=True):
+            coefficient[index] = value
         return coefficient
 
 
