@@ -7,6 +7,7 @@ from specedge.protocol.codec import batch_item, encode
 from specedge.protocol.messages import MAX_BATCH_BYTES, MAX_NODES, Batch
 from specedge_scheduler.pipeline import PendingDraft
 from specedge_scheduler.policy.batching import (
+    FORGET_BEYOND,
     BatchPlanner,
     BatchRoom,
     FairRing,
@@ -140,3 +141,19 @@ def serve(
         assert chosen
         served.update(session for session, _ in chosen)
     return served
+
+
+def test_who_stays_away_for_long_is_forgotten() -> None:
+    ring: FairRing[int] = FairRing()
+    ring.set_members([-1, -2])
+    for number in range(3 * FORGET_BEYOND):
+        ring.set_members([-1, -2, number])
+        ring.pay(number, 5)
+        ring.pay(ring.choose(), 4)
+
+    assert len(ring._past) <= FORGET_BEYOND + 1
+
+    ring.set_members([])
+
+    assert not ring._past
+    assert not ring._turns

@@ -290,3 +290,20 @@ def test_the_barrier_waits_for_its_group_but_not_for_ever() -> None:
 
     assert sessions_in(sent[0]) == {B}
     assert 9.8 < waited_s < 10.2  # half of the twenty seconds that B's round has
+
+
+def test_where_rows_are_dear_a_draft_keeps_its_best_eight_nodes() -> None:
+    desk = Desk(sessions=8)
+    for number in range(60):
+        rows = 8 + 4 * number % 400
+        ms = 100.0 + 0.01 * rows + 1.0 * max(0, rows - 32)
+        desk._steps += 1
+        report = StepReport(
+            seq=desk._steps, rows=rows, prefill=0, context=9, sessions=1, ms=ms
+        )  # fmt: skip
+        told = stat(1000 + number, last=desk._last, steps=(report,), slots=64)
+        desk.tell(StatArrived(V, told))
+
+    (batch,) = desk.draft(A, B, C, D, *(key(letter) for letter in "EFGH"), nodes=20)
+
+    assert [len(item.token) for item in batch.batch.items] == [8] * 8

@@ -685,3 +685,29 @@ def learn(world: World, verifier: VerifierId) -> None:
     """Some steps of that verifier were seen."""
     for seq in range(20):
         world.stat(verifier, steps=(step(seq),), slots=64)
+
+
+def test_a_session_is_admitted_while_all_keep_the_objective() -> None:
+    def admitted(objective_ms: float) -> bool:
+        world = World(objective_ms=objective_ms)
+        learn(world, V1)
+        for round_ in range(2):
+            for number in range(6):
+                world.tell(DraftArrived(key("A", number), draft(round_, at="v1")))
+        return isinstance(world.open(key("B")), Opened)
+
+    assert admitted(1000.0)
+    assert not admitted(20.0)
+
+
+def test_a_round_of_a_session_that_ended_meanwhile_is_not_put_back() -> None:
+    world = World()
+    world.stat(V1)
+    report = SessionReport(e=key().edge, s=key().session, round=0, state="ready")
+    world.tell(DraftArrived(key(), draft(budget_ms=9000)))
+    world.stat(V1, batches=[1], last=1, sessions=(report,))
+    world.tell(EndingArrived(key(), "close", b""))
+
+    (lost,) = world.tell(ByeArrived(V1))
+
+    assert lost == VerifierLost(V1, "bye", 0)

@@ -90,7 +90,11 @@ class FairRing(Generic[K]):
     def leave(self, key: K) -> None:
         """It waits for nothing more."""
         tag = self._tag.pop(key)
-        if tag > self._count:
+        if not self._tag:  # nobody was passed over: all start alike again
+            self._count = max(self._count, tag, max(self._past.values(), default=0))
+            self._past.clear()
+            self._turns.clear()
+        elif tag > self._count:
             self._past[key] = tag
 
     def _set(self, key: K, tag: int) -> None:
@@ -175,9 +179,10 @@ def node_cap(rounds: Collection[PendingDraft], room: BatchRoom) -> int:
     left = room.rows - sum(1 + len(pending.draft.append) for pending in rounds)
     if sum(nodes) <= left:
         return MAX_NODES
-    for index, size in enumerate(nodes):
-        share = left // (len(nodes) - index)
+    share, num_left = left // len(nodes), len(nodes)
+    for size in nodes:
         if size > share:
-            return max(LEAST_NODES, share)
-        left -= size
-    return MAX_NODES
+            break  # from here on all are longer than what is left for each
+        left, num_left = left - size, num_left - 1
+        share = left // num_left
+    return max(LEAST_NODES, share)
