@@ -42,6 +42,13 @@ def figures(outcome: CellOutcome) -> dict[str, object]:
     return {
         "rounds_per_s": round(rounds / outcome.wall_s, 1),
         "scheduler_us_per_round": round(1e6 * busy_s / max(rounds, 1.0), 1),
+        "turns_per_s": round(outcome.scheduler.value(f"{DECISIONS}_count") / outcome.wall_s, 1),
+        "decision_mean_ms": round(
+            1e3
+            * outcome.scheduler.value(f"{DECISIONS}_sum")
+            / max(outcome.scheduler.value(f"{DECISIONS}_count"), 1.0),
+            3,
+        ),
         "decision_p99_ms": None if p99_s is None else round(1e3 * p99_s, 3),
         "scheduler_grew_bytes": outcome.scheduler.value(MEMORY),
         "cpu_share": {name: round(share, 3) for name, share in outcome.cpu_share.items()},

@@ -20,6 +20,7 @@ RIDGE: Final = 1e-3  # bounds the covariance: in directions never seen, coeffici
 NUM_FEATURES: Final = 5
 ERROR_WEIGHT: Final = 0.05
 SETTLED_STEPS: Final = 16  # after which outliers are told from news
+SOLVE_EVERY: Final = 4  # steps, after that
 OUTLIER: Final = 6.0  # times the usual error
 LEAST_OUTLIER: Final = 0.25  # of the prediction
 
@@ -49,8 +50,9 @@ class StepFit:
         a, b, b2, c, d = self.coefficient
         return a + b * x[1] + b2 * x[2] + c * x[3] + d * x[4]
 
-    def learn(self, x: Sequence[float], ms: float, bound_ms: float) -> None:
-        """Take a step in; what it is off by counts up to ``bound_ms``."""
+    def learn(self, x: Sequence[float], ms: float, bound_ms: float, *, solves: bool) -> None:
+        """Take a step in; what it is off by counts up to ``bound_ms``. ``solves``: the coefficients
+        follow at once, else with a later step."""
         expected_ms = self.predict_ms(x)
         error_ms = ms - expected_ms
         self.error_ms += ERROR_WEIGHT * (abs(error_ms) - self.error_ms)
@@ -58,7 +60,8 @@ class StepFit:
         self._spread = FORGETTING * self._spread + np.outer(features, features)
         believed_ms = expected_ms + max(-bound_ms, min(bound_ms, error_ms))
         self._moment = FORGETTING * self._moment + believed_ms * features
-        self.coefficient = self._solve()
+        if solves:
+            self.coefficient = self._solve()
 
     def _solve(self) -> list[float]:
         """Least squares with every coefficient at least 0: who would be below is left out, and
@@ -120,7 +123,9 @@ class StepEstimator:
             self.error_ratio += ERROR_WEIGHT * (error_ms / step.ms - self.error_ratio)
         for fit in self._fits:
             x = features_of(decoded, step.context, step.prefill, fit.knee_rows)
-            fit.learn(x, step.ms, self._bound_ms(fit, x))
+            # Solving is most of the work; once settled, coefficients change slowly.
+            solves = self.num_steps < SETTLED_STEPS or self.num_steps % SOLVE_EVERY == 0
+            fit.learn(x, step.ms, self._bound_ms(fit, x), solves=solves)
         self.num_steps += 1
         self._best = min(self._fits, key=lambda fit: fit.error_ms)
         return True
