@@ -4,7 +4,7 @@ In one invocation, on the same prompts, with the same number of streams at a tim
 The verifier's process has one core and one thread; edges, scheduler, broker and clients share
 another. Between edges and cloud lies a link that really is as long as its column says. Each system
 drafts at the best setting of a sweep that is printed too; one edge also adapts by itself, from
-nothing known, and is compared with that setting. All in fp32, so that every column yields
+nothing known, and is compared with that setting. The target is in fp32, so that every column yields
 the same texts, which is checked. Figures come from the services' metrics, the answers' own figures
 and the clients' clock.
 

@@ -233,7 +233,7 @@ class Comparison:
     def _drafting_flags(self, setting: Setting, *, proactive: bool) -> list[str]:
         return [
             *("--model", self._plan.model, "--drafter", self._plan.drafter),
-            *("--threads", "1", "--draft-dtype", "fp32"),
+            *("--threads", "1"),
             *_size_flags(setting),
             *("--adaptive", "true" if setting.is_controller else "false"),
             *("--proactive", "true" if proactive else "false"),

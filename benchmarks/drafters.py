@@ -24,7 +24,7 @@ def named_drafter(
         branch=branch,
         num_slots=NUM_SLOTS,
         kv_bytes=KV_BYTES,
-        dtype="fp32",
+        dtype="auto",
         device="cpu",
         threads=threads,
         coupled=coupled,

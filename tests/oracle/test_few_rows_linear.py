@@ -8,8 +8,10 @@ from torch import nn
 
 from specedge.engine import few_rows_linear
 from specedge.engine.few_rows_linear import (
+    INT8_MOST,
     PACKED_ROWS,
     STREAMED_ROWS,
+    Int8Linear,
     PackedLinear,
     StreamedLinear,
     quicken,
@@ -65,6 +67,33 @@ def test_packed_weights_give_the_plain_product(rows: int, bias: bool, two_thread
     torch.manual_seed(rows)
     plain = nn.Linear(48, 80, bias=bias)
     assert_same_products(PackedLinear(plain), plain, rows)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [1, 2, 4, 5, 7, 8, STREAMED_ROWS, STREAMED_ROWS + 1])
+def test_rounded_weights_give_the_product_with_rounded_weights(
+    rows: int, bias: bool, one_thread: None
+) -> None:
+    torch.manual_seed(rows)
+    plain = nn.Linear(50, 83, bias=bias)
+    exact = plain.weight.detach().clone()
+    with torch.no_grad():
+        plain.weight[3] = 0.0
+    rounded = Int8Linear(plain)
+    step = exact.abs().amax(dim=1, keepdim=True) / INT8_MOST
+    with torch.no_grad():
+        plain.weight.copy_(rounded.weight * rounded.scale[:, None])
+    changed = (plain.weight - exact).abs()
+    assert (changed[4:] <= 0.501 * step[4:]).all(), "no weight moves by more than half a step"
+    assert_same_products(rounded, plain, rows)
+
+
+def test_a_model_is_rounded_only_where_it_may_be(one_thread: None) -> None:
+    exact, drafter = build("llama"), build("llama")
+    quicken(exact)
+    quicken(drafter, may_round=True)
+    assert not any(isinstance(layer, Int8Linear) for layer in exact.modules())
+    assert not any(isinstance(layer, nn.Linear) for layer in drafter.modules())
 
 
 def test_what_is_not_a_number_stays_so(one_thread: None, streamed_whatever_the_size: None) -> None:

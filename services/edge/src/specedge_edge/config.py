@@ -55,7 +55,7 @@ class EdgeSettings(ServiceSettings):
         default=None, ge=1, description="compute threads of a draft model on the CPU"
     )
     draft_dtype: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto", description="dtype of a draft model: fp32, bf16, auto"
+        default="auto", description="dtype of a draft model: fp32, bf16, or auto (may round)"
     )
     draft_kv_bytes: int = Field(
         default=2**30, ge=2**20, description="bytes of KV cache of a draft model at most"

@@ -148,6 +148,7 @@ def _load_draft_model(
     return TorchDrafter(
         loaded,
         kv_bytes=options.kv_bytes,
+        may_round=options.dtype == "auto",
         num_slots=options.num_slots,
         num_children=options.branch,
         coupled=options.coupled,

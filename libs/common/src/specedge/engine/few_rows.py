@@ -4,7 +4,8 @@ One row times a matrix is bound by the memory that the weights stream from. Two 
 be had for little more, and in speculative decoding they are all there is; torch takes two to three
 times as long for them, since it repacks the weights for its matrix kernel at every call. Here a row
 of weights meets all rows of the input while it is in a register, as in a batched matrix-vector
-product. Compiled by numba when this module is imported, in about a second.
+product. Weights are float32, or int8 that the caller scales. Compiled by numba, in about a second
+for each kind of weights.
 
 Sums may be reordered, so that they vectorise; NaN and infinity stay what they are.
 """
@@ -13,22 +14,28 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+from numba import from_dtype, njit
 
 FloatArray = npt.NDArray[np.float32]
+Weights = npt.NDArray[np.float32] | npt.NDArray[np.int8]
 
 # Beyond, arithmetic outweighs memory and torch's blocked kernels are quicker.
 MOST_ROWS: Final = 16
 
 _compiled: Final[Any] = njit(
-    "void(float32[:,::1], float32[:,::1], float32[:,::1])",
     fastmath={"reassoc", "contract"},
     error_model="numpy",
     nogil=True,
 )
 
 
-def product(x: FloatArray, weight: FloatArray, out: FloatArray) -> None:
+def compile_for(weight: Weights) -> None:
+    """Compile for weights of this kind now, rather than when the first product needs it."""
+    for kernel in set(_KERNELS.values()):
+        kernel.compile(f"void({from_dtype(weight.dtype)}[:,::1], float32[:,::1], float32[:,::1])")
+
+
+def product(x: FloatArray, weight: Weights, out: FloatArray) -> None:
     """out (m, n) = x (m, k) · weight (n, k)ᵀ, all C-contiguous; 0 < m, best up to MOST_ROWS."""
     for start in range(0, len(x), 8):
         rows = min(8, len(x) - start)
@@ -40,23 +47,23 @@ def product(x: FloatArray, weight: FloatArray, out: FloatArray) -> None:
 
 
 @_compiled
-def _one_row(weight: FloatArray, x: FloatArray, out: FloatArray) -> None:
+def _one_row(weight: Weights, x: FloatArray, out: FloatArray) -> None:
     for n in range(weight.shape[0]):
         row = weight[n]
         s0 = np.float32(0)
         for k in range(row.shape[0]):
-            s0 += row[k] * x[0, k]
+            s0 += np.float32(row[k]) * x[0, k]
         out[0, n] = s0
 
 
 @_compiled
-def _two_rows(weight: FloatArray, x: FloatArray, out: FloatArray) -> None:
+def _two_rows(weight: Weights, x: FloatArray, out: FloatArray) -> None:
     x0, x1 = x[0], x[1]
     for n in range(weight.shape[0]):
         row = weight[n]
         s0 = s1 = np.float32(0)
         for k in range(row.shape[0]):
-            w = row[k]
+            w = np.float32(row[k])
             s0 += w * x0[k]
             s1 += w * x1[k]
         out[0, n] = s0
@@ -64,7 +71,7 @@ def _two_rows(weight: FloatArray, x: FloatArray, out: FloatArray) -> None:
 
 
 @_compiled
-def _up_to_five_rows(weight: FloatArray, x: FloatArray, out: FloatArray) -> None:
+def _up_to_five_rows(weight: Weights, x: FloatArray, out: FloatArray) -> None:
     last = x.shape[0] - 1
     m3, m4 = min(3, last), min(4, last)
     x0, x1, x2, x3, x4 = x[0], x[1], x[2], x[m3], x[m4]
@@ -72,7 +79,7 @@ def _up_to_five_rows(weight: FloatArray, x: FloatArray, out: FloatArray) -> None
         row = weight[n]
         s0 = s1 = s2 = s3 = s4 = np.float32(0)
         for k in range(row.shape[0]):
-            w = row[k]
+            w = np.float32(row[k])
             s0 += w * x0[k]
             s1 += w * x1[k]
             s2 += w * x2[k]
@@ -86,7 +93,7 @@ def _up_to_five_rows(weight: FloatArray, x: FloatArray, out: FloatArray) -> None
 
 
 @_compiled
-def _up_to_eight_rows(weight: FloatArray, x: FloatArray, out: FloatArray) -> None:
+def _up_to_eight_rows(weight: Weights, x: FloatArray, out: FloatArray) -> None:
     last = x.shape[0] - 1
     m6, m7 = min(6, last), min(7, last)
     x0, x1, x2, x3, x4, x5, x6, x7 = x[0], x[1], x[2], x[3], x[4], x[5], x[m6], x[m7]
@@ -94,7 +101,7 @@ def _up_to_eight_rows(weight: FloatArray, x: FloatArray, out: FloatArray) -> Non
         row = weight[n]
         s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = np.float32(0)
         for k in range(row.shape[0]):
-            w = row[k]
+            w = np.float32(row[k])
             s0 += w * x0[k]
             s1 += w * x1[k]
             s2 += w * x2[k]

@@ -15,6 +15,7 @@ from torch.nn import functional
 # Smaller layers stay in the processor's cache, where torch is quick enough.
 FEWEST_STREAMED_BYTES: Final = 256 << 10
 STREAMED_ROWS: Final = 16
+INT8_MOST: Final = 127
 # Where oneDNN beat torch on AVX2: 2 rows took 0.72 of torch's own time, 5 rows 0.78, 8 rows 0.98.
 PACKED_ROWS: Final = range(2, 10)
 # A model whose layers are larger than this is not held twice.
@@ -32,19 +33,41 @@ class StreamedLinear(nn.Linear):
         if bias is not None:
             self.bias = nn.Parameter(bias.detach(), requires_grad=False)
         self._streams = self.weight.nbytes >= FEWEST_STREAMED_BYTES
+        if self._streams and torch.get_num_threads() == 1:
+            _compile_for(self.weight)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is nn.Linear's)
         """(…, in) → (…, out), fp32."""
-        rows = input.numel() // self.in_features
-        if not self._streams or rows > STREAMED_ROWS or torch.get_num_threads() > 1:
+        if not self._streams or not _are_few(input):
             return functional.linear(input, self.weight, self.bias)
-        # Compiles on first use; a process without such layers never does.
-        from specedge.engine import few_rows
+        out = _streamed(input, self.weight)
+        return out if self.bias is None else out.add_(self.bias)
 
-        out = input.new_empty((*input.shape[:-1], self.out_features))
-        flat = input.detach().reshape(rows, self.in_features).contiguous()
-        weight = self.weight.detach().numpy()
-        few_rows.product(flat.numpy(), weight, out.view(rows, self.out_features).numpy())
+
+class Int8Linear(nn.Module):
+    """A linear layer on the CPU whose weights are rounded to int8, each output with a scale of its
+    own: for drafters, which need not be exact. A quarter of the memory is read, and a small model
+    stays in the processor's cache, so that a target on the same machine has the memory to itself.
+    Inputs and sums are fp32."""
+
+    weight: Tensor
+    scale: Tensor
+
+    def __init__(self, plain: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = plain.in_features, plain.out_features
+        exact = plain.weight.detach().float()
+        scale = exact.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / INT8_MOST
+        self.register_buffer("weight", (exact / scale[:, None]).round().to(torch.int8))
+        self.register_buffer("scale", scale)
+        self.bias = None if plain.bias is None else plain.bias.detach()
+        _compile_for(self.weight)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (as nn.Linear's)
+        """(…, in) → (…, out), fp32."""
+        if not _are_few(input):
+            return functional.linear(input, self.weight * self.scale[:, None], self.bias)
+        out = _streamed(input, self.weight).mul_(self.scale)
         return out if self.bias is None else out.add_(self.bias)
 
 
@@ -72,9 +95,10 @@ class PackedLinear(nn.Linear):
         return functional.linear(input, self.weight, self.bias)
 
 
-def quicken(model: nn.Module) -> int:
+def quicken(model: nn.Module, *, may_round: bool = False) -> int:
     """Replace the fp32 linear layers of a model on the CPU by quicker ones; how many. On several
-    threads, models too large to be held twice stay as they are, and all do without oneDNN."""
+    threads, models too large to be held twice stay as they are, and all do without oneDNN.
+    ``may_round``: on one thread, weights may become int8."""
     found = [
         (parent, name, child)
         for parent in model.modules()
@@ -86,9 +110,35 @@ def quicken(model: nn.Module) -> int:
         return 0
     with torch.no_grad():
         for parent, name, child in found:
-            quick = StreamedLinear(child.weight, child.bias) if streams else PackedLinear(child)
-            setattr(parent, name, quick)
+            setattr(parent, name, _quick(child, streams=streams, may_round=may_round))
     return len(found)
+
+
+def _quick(plain: nn.Linear, *, streams: bool, may_round: bool) -> nn.Module:
+    if not streams:
+        return PackedLinear(plain)
+    return Int8Linear(plain) if may_round else StreamedLinear(plain.weight, plain.bias)
+
+
+def _are_few(input: Tensor) -> bool:  # noqa: A002
+    rows = input.numel() // input.shape[-1]
+    return rows <= STREAMED_ROWS and torch.get_num_threads() == 1
+
+
+def _streamed(input: Tensor, weight: Tensor) -> Tensor:  # noqa: A002
+    """input · weightᵀ, fp32."""
+    from specedge.engine import few_rows  # numba: only where there are such layers
+
+    out = input.new_empty((*input.shape[:-1], len(weight)))
+    flat = input.detach().reshape(-1, input.shape[-1]).contiguous()
+    few_rows.product(flat.numpy(), weight.detach().numpy(), out.view(-1, len(weight)).numpy())
+    return out
+
+
+def _compile_for(weight: Tensor) -> None:
+    from specedge.engine import few_rows
+
+    few_rows.compile_for(weight.detach().numpy())
 
 
 def _is_fp32_on_cpu(weight: Tensor) -> bool:

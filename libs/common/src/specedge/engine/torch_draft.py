@@ -41,6 +41,7 @@ class TorchDrafter:
     num_children  proposed per node
     coupled       rank with the target's own noise where it draws any
     recalls       blend in what followed the same words before in a session's own text
+    may_round     the model's weights may be rounded where that makes it quicker
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class TorchDrafter:
         num_children: int = 8,
         coupled: bool = False,
         recalls: bool = False,
+        may_round: bool = False,
     ) -> None:
         self._name = loaded.identity.name
         self.vocab_size = loaded.identity.vocab_size
@@ -61,7 +63,9 @@ class TorchDrafter:
         self.num_children = min(num_children, len(self.head))
         self._coupled = coupled
         self._recalls = recalls
-        self.tree_model = TreeModel(loaded.model, num_slots=num_slots, kv_bytes=kv_bytes)
+        self.tree_model = TreeModel(
+            loaded.model, num_slots=num_slots, kv_bytes=kv_bytes, may_round=may_round
+        )
         self_check(self.tree_model)
 
     @property

@@ -25,11 +25,13 @@ class TreeModel:
     """``model`` bound to tree attention and a cache of ``kv_bytes`` in ``num_slots`` slots.
 
     Takes the model over: its attention implementation stays changed, on a CPU its linear layers
-    too, and its weights must not change any more. Raises ModelUnusable where
-    tree attention does not fit the model.
+    too (``may_round``: with rounded weights), and its weights must not change any more. Raises
+    ModelUnusable where tree attention does not fit the model.
     """
 
-    def __init__(self, model: PreTrainedModel, *, num_slots: int, kv_bytes: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, *, num_slots: int, kv_bytes: int, may_round: bool = False
+    ) -> None:
         model_fit.check_config(model)
         facts = model_fit.probe(model)
         tree_attention.register()
@@ -48,7 +50,7 @@ class TreeModel:
         self._group = groups.pop() if len(groups) == 1 else 1
         self._selects_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
         model.set_attn_implementation(ATTENTION_NAME)
-        quicken(model)
+        quicken(model, may_round=may_round)
 
     def forward(self, spans: Sequence[Span]) -> Tensor:
         """One pass; writes all rows' K and V. Logits (L, V) in the model's dtype, for the rows
