@@ -14,10 +14,10 @@ from specedge_scheduler.sim.drafts import (
     accepted_levels,
     expected_tokens,
     line_choice,
-    line_of,
     line_tree,
+    num_levels,
 )
-from specedge_scheduler.sim.draws import Stream, normal
+from specedge_scheduler.sim.draws import Stream, normal, uniform, uniforms
 from specedge_scheduler.sim.events import VirtualTime
 from specedge_scheduler.sim.scenario import EdgeSpec, LoadSpec, read_scenario
 from specedge_scheduler.sim.sweeps import find_capacity, variations
@@ -134,8 +134,9 @@ def test_a_line_is_right_as_far_as_it_was_drawn() -> None:
     tree = line_tree(4, 9)
 
     for levels in range(5):
-        walked = walk(tree, line_choice(tree, line_of(tree), levels))
+        walked = walk(tree, line_choice(tree, levels))
         assert len(walked.path) == levels
+    assert num_levels(tree) == 4
     assert len(tree) == 10
     assert line_tree(0, 0).num_drafted == 0
 
@@ -143,9 +144,15 @@ def test_a_line_is_right_as_far_as_it_was_drawn() -> None:
 def test_levels_are_accepted_as_often_as_said() -> None:
     acceptance = (0.8, 0.5)
 
-    found = [accepted_levels(text, 10, acceptance, 6) for text in range(4000)]
+    found = [accepted_levels(uniforms(text, 16), 10, acceptance, 6) for text in range(4000)]
 
     assert 1 + np.mean(found) == pytest.approx(expected_tokens(acceptance, 6)[6], rel=0.03)
+
+
+def test_draws_taken_together_are_those_taken_one_by_one() -> None:
+    name = (1 << 64) - 3
+
+    assert list(uniforms(name, 50)) == [uniform(name, place) for place in range(50)]
 
 
 def test_draws_are_the_same_in_every_run_and_well_spread() -> None:

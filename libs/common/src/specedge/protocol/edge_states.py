@@ -34,6 +34,8 @@ class EdgeState(StrEnum):
     HOSTED = "hosted"  # a grant is out
     ENDED = "ended"
 
+    __hash__ = str.__hash__  # an Enum's own is not in C, and every event looks its state up
+
 
 S = EdgeState
 

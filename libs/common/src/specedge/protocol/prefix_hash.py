@@ -41,9 +41,14 @@ def fold_params(params: SessionParams) -> int:
 
 
 def hash_tokens(state: int, tokens: Iterable[int]) -> int:
-    """``state`` carried over ``tokens``, none of it kept."""
+    """``state`` carried over ``tokens``, none of it kept. Inlined splitmix64: it runs over every
+    token, several times a round."""
+    gamma, multiplier_1, multiplier_2, mask = GAMMA, MULTIPLIER_1, MULTIPLIER_2, MASK
     for token in tokens:
-        state = splitmix64(state ^ (token + 1))
+        z = ((state ^ (token + 1)) + gamma) & mask
+        z = ((z ^ (z >> 30)) * multiplier_1) & mask
+        z = ((z ^ (z >> 27)) * multiplier_2) & mask
+        state = z ^ (z >> 31)
     return state
 
 

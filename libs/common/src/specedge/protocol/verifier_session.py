@@ -540,11 +540,8 @@ class VerifierSession:
         return self._context_round, 0
 
     def _arm(self, now_s: float) -> None:
-        is_busy = (
-            *(self._job is not None, self._next is not None, self._is_prefilling),
-            self._intake.is_open and self._intake.is_news,
-        )
-        if not any(is_busy):
+        is_at_work = self._job is not None or self._next is not None or self._is_prefilling
+        if not is_at_work and not (self._intake.is_open and self._intake.is_news):
             self._progress_at_s = None
             self._set_timer(None)
             return

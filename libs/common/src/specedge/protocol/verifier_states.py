@@ -33,6 +33,8 @@ class VerifierState(StrEnum):
     ENDING = "ending"  # over, but the driver still owes an answer about its slot
     GONE = "gone"
 
+    __hash__ = str.__hash__  # an Enum's own is not in C, and every event looks its state up
+
 
 S = VerifierState
 

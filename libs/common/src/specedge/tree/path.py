@@ -57,12 +57,15 @@ def walk(tree: TokenTree, choice: IntArray, num_tried: int | None = None) -> Wal
     token, the first counts.
     """
     limit = len(tree) if num_tried is None else min(len(tree), num_tried + 1)
+    parent, token = tree.parent[:limit].tolist(), tree.token[:limit].tolist()
     path: list[int] = []
-    node = 0
-    while (child := _child(tree, node, int(choice[node]), limit)) is not None:
-        path.append(child)
-        node = child
-    return Walk(np.asarray(path, dtype=np.int32), int(choice[node]))
+    node, chosen = 0, int(choice[0])
+    # One pass is enough, since parents precede their children.
+    for child in range(1, limit):
+        if parent[child] == node and token[child] == chosen:
+            path.append(child)
+            node, chosen = child, int(choice[child])
+    return Walk(np.array(path, dtype=np.int32), chosen)
 
 
 def find_path(tree: TokenTree, tokens: Sequence[int] | IntArray) -> IntArray:

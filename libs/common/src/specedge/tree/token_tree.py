@@ -63,18 +63,16 @@ class TokenTree:
         n = len(token_array)
         if n == 0 or len(parent_array) != n or parent_array[0] != -1:
             raise ValueError("a tree starts with its root, whose parent is -1")
-        children = parent_array[1:]
-        if ((children < 0) | (children >= np.arange(1, n, dtype=np.int32))).any():
-            raise ValueError("every parent must precede its child")
-        depth = np.zeros(n, dtype=np.int32)
-        for node in range(1, n):
-            depth[node] = depth[parent_array[node]] + 1
-        ones = np.ones(n, dtype=np.float32)
-        zeros = np.zeros(n, dtype=np.float32)
+        # Plain ints: a round's tree is small, and one array element at a time is slow.
+        depth = [0]
+        for node, above in enumerate(parent_array[1:].tolist(), start=1):
+            if not 0 <= above < node:
+                raise ValueError("every parent must precede its child")
+            depth.append(depth[above] + 1)
         return cls(
             token_array,
             parent_array,
-            depth,
-            zeros if logprob is None else logprob,
-            ones if value is None else value,
+            np.array(depth, dtype=np.int32),
+            np.zeros(n, dtype=np.float32) if logprob is None else logprob,
+            np.ones(n, dtype=np.float32) if value is None else value,
         )

@@ -1,6 +1,7 @@
 """``python -m specedge_scheduler.sim FILE.yaml``: reads a scenario, simulates it, and reports."""
 
 import argparse
+import gc
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,4 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    # Large worlds live long and die at once: looking for cycles in them again and again is waste.
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
     sys.exit(main(sys.argv[1:]))

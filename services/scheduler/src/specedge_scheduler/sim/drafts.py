@@ -11,7 +11,6 @@ from typing import Final
 import numpy as np
 
 from specedge.tree.token_tree import IntArray, TokenTree
-from specedge_scheduler.sim.draws import uniform
 
 DRAFTED: Final = 7
 BONUS: Final = 5
@@ -36,18 +35,31 @@ def line_tree(depth: int, num_nodes: int) -> TokenTree:
     return TokenTree.from_parents(token, parent)
 
 
-def line_of(tree: TokenTree) -> IntArray:
-    """Ids of the nodes of a draft's line, (depth,) int32, as far as the draft goes."""
-    return np.flatnonzero(tree.token == DRAFTED).astype(np.int32)
+def num_levels(tree: TokenTree) -> int:
+    """Levels of a draft's line, as far as the draft goes."""
+    return len(_line(tree.token.tobytes()))
 
 
-def line_choice(tree: TokenTree, line: IntArray, num_accepted: int) -> IntArray:
+def line_choice(tree: TokenTree, num_accepted: int) -> IntArray:
     """The target's choice at each node, the root's first, (n,) int32, such that the first
-    ``num_accepted`` levels of the line are right, and no more."""
-    choice = np.full(len(tree), BONUS, dtype=np.int32)
+    ``num_accepted`` levels of the line are right, and no more. Not to be written."""
+    return _choice(tree.token.tobytes(), num_accepted)
+
+
+# Many drafts are cut from few kinds: remembered by their tokens' bytes.
+
+
+@lru_cache(maxsize=4096)
+def _line(tokens: bytes) -> IntArray:
+    return np.flatnonzero(np.frombuffer(tokens, np.int32) == DRAFTED).astype(np.int32)
+
+
+@lru_cache(maxsize=65536)
+def _choice(tokens: bytes, num_accepted: int) -> IntArray:
+    choice = np.full(len(tokens) // 4, BONUS, dtype=np.int32)
     if num_accepted:
         choice[0] = DRAFTED
-        choice[line[: num_accepted - 1]] = DRAFTED
+        choice[_line(tokens)[: num_accepted - 1]] = DRAFTED
     return choice
 
 
@@ -60,10 +72,13 @@ def expected_tokens(acceptance: Sequence[float], max_depth: int) -> list[float]:
     return tokens
 
 
-def accepted_levels(text: int, base: int, acceptance: Sequence[float], max_depth: int) -> int:
-    """How many levels of a line drafted after ``base`` tokens of that text are right."""
+def accepted_levels(
+    luck: Sequence[float], base: int, acceptance: Sequence[float], max_depth: int
+) -> int:
+    """How many levels of a line drafted after ``base`` tokens of a text are right; ``luck`` is that
+    text's draw at each position."""
+    last = len(acceptance) - 1
     for level in range(max_depth):
-        chance = acceptance[min(level, len(acceptance) - 1)]
-        if uniform(text, base + level) >= chance:
+        if luck[base + level] >= acceptance[min(level, last)]:
             return level
     return max_depth

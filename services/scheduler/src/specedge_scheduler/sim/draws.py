@@ -3,10 +3,13 @@
 So two policies meet the same texts and the same delays, and differ in nothing but themselves.
 """
 
+from array import array
 from statistics import NormalDist
 from typing import Final
 
-from specedge.protocol.prefix_hash import splitmix64
+import numpy as np
+
+from specedge.protocol.prefix_hash import GAMMA, MULTIPLIER_1, MULTIPLIER_2, splitmix64
 
 _NORMAL: Final = NormalDist()
 _SCALE: Final = 2.0**-53
@@ -23,6 +26,17 @@ def mixed(*parts: int) -> int:
 def uniform(*parts: int) -> float:
     """In (0, 1)."""
     return ((mixed(*parts) >> 11) + 0.5) * _SCALE
+
+
+def uniforms(name: int, count: int) -> "array[float]":
+    """``uniform(name, 0)`` to ``uniform(name, count - 1)``, all at once."""
+    z = np.arange(1, count + 1, dtype=np.uint64) ^ np.uint64(mixed(name))
+    z += np.uint64(GAMMA)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(MULTIPLIER_1)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(MULTIPLIER_2)
+    z ^= z >> np.uint64(31)
+    drawn = ((z >> np.uint64(11)).astype(np.float64) + 0.5) * _SCALE
+    return array("d", drawn.tobytes())
 
 
 def normal(*parts: int) -> float:

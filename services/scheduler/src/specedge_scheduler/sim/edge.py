@@ -32,7 +32,7 @@ from specedge.protocol.round_timer import EdgeSessionConfig
 from specedge.protocol.subjects import Up
 from specedge.tree.token_tree import TokenTree
 from specedge_scheduler.sim.drafts import BONUS, expected_tokens, line_tree
-from specedge_scheduler.sim.draws import uniform
+from specedge_scheduler.sim.draws import uniform, uniforms
 from specedge_scheduler.sim.events import VirtualTime
 from specedge_scheduler.sim.measures import Measures
 from specedge_scheduler.sim.scenario import EdgeSpec
@@ -58,7 +58,8 @@ class EdgePorts:
 
 
 class SimSession:
-    """One session of one edge, from its opening to its end. ``text`` names what it is about."""
+    """One session of one edge, from its opening to its end. ``text`` names what it is about, and
+    ``luck`` is drawn for each of its positions."""
 
     def __init__(self, key: SessionKey, spec: EdgeSpec, text: int, ports: EdgePorts) -> None:
         self.key = key
@@ -84,6 +85,8 @@ class SimSession:
             max_tokens=spec.session.output_tokens,
         )
         self._machine = EdgeSession(params, [BONUS] * params.prompt, CONFIG)
+        longest = params.prompt + params.max_tokens + self._depth.max
+        self.luck = uniforms(text, longest + 1)
         self._timer_s: float | None = None
         self._is_timer_out = False
         self._sent_s: float | None = None

@@ -41,7 +41,7 @@ from specedge.protocol.messages import (
     StepReport,
 )
 from specedge.protocol.verifier_session import VerifierSession
-from specedge_scheduler.sim.drafts import VOCABULARY, line_choice, line_of
+from specedge_scheduler.sim.drafts import VOCABULARY, line_choice, num_levels
 from specedge_scheduler.sim.events import VirtualTime
 from specedge_scheduler.sim.scenario import VerifierSpec
 
@@ -321,8 +321,7 @@ class SimVerifier:
         tree = part.want.tree
         assert tree is not None
         base = part.want.start + len(part.want.chain)
-        line = line_of(tree)
-        choice = line_choice(tree, line, self._judge(part.key, base, len(line)))
+        choice = line_choice(tree, self._judge(part.key, base, num_levels(tree)))
         stepped = Stepped(choice, queue_ms=part.queue_ms, step_ms=ms, step_rows=rows)
         self._feed(part.key, stepped)
 

@@ -150,7 +150,7 @@ class World:
         session = self.sessions.get(key)
         if session is None:
             return 0
-        return accepted_levels(session.text, base, session.spec.acceptance, num_levels)
+        return accepted_levels(session.luck, base, session.spec.acceptance, num_levels)
 
     def _forget_warmup(self) -> None:
         for verifier in self.verifiers.values():
