@@ -1,19 +1,20 @@
 """Between the link and the policy: messages become events, effects become messages.
 
 Owns the policy and its cluster state; nobody else touches them. Decides nothing. Subscription
-handlers decode and put events into one bounded inbox; one task takes them out, tells the policy,
-and performs what it asks for, so everything happens in one order.
+handlers decode and put events into one bounded inbox; one task takes out all that are there, tells
+the policy, and performs what it asks for, so everything happens in one order, and what arrived
+together is decided and sent together.
 """
 
 import asyncio
-import contextlib
+import math
 from time import thread_time
 from typing import Final, assert_never
 
 import orjson
 import structlog
 
-from specedge.clock import Timers
+from specedge.clock import Cancellable, Timers
 from specedge.errors import InvalidRequest, RetryableError
 from specedge.ids import SchedulerId, SessionKey
 from specedge.link.base import Link, Message, Subscription
@@ -55,9 +56,9 @@ from specedge_scheduler.policy.types import (
 
 INBOX_EVENTS: Final = 65_536  # beyond it the newest is dropped and counted: its sender repeats it
 STAT_PERIOD_S: Final = 1.0
-SHORTEST_WAIT_S: Final = 0.0002
 MAX_MESSAGE_CHARS: Final = 1000
 MAX_FIELD_CHARS: Final = 100
+TURN_ENDED: Final = TurnEnded()
 
 _log = structlog.get_logger("specedge.scheduler")
 
@@ -86,7 +87,10 @@ class Driver:
         self._metrics = metrics
         self._incarnation = incarnation
         self._spans = spans
-        self._inbox: asyncio.Queue[Event] = asyncio.Queue(INBOX_EVENTS)
+        self._inbox: list[Event] = []
+        self._awake = asyncio.Event()  # something is in the inbox, or a moment has come
+        self._alarm: Cancellable | None = None
+        self._alarm_s = math.inf  # when it rings
         self._heard: list[Subscription] = []
         self._stat_seq = 0
         self._next_stat_s = 0.0
@@ -110,32 +114,45 @@ class Driver:
     async def run(self) -> None:
         """Take events, perform effects. Runs until cancelled; what a single event does wrong is
         logged and costs that event alone."""
-        while True:
-            await self._perform_all(await self._next_events())
-            if self._clock.now_s() >= self._next_stat_s:
-                await self._report()
+        try:
+            while True:
+                await self._until_turn()
+                await self._take_turn()
+                if self._clock.now_s() >= self._next_stat_s:
+                    await self._report()
+        finally:
+            self._ring_at(math.inf)
 
     # ------------------------------------------------------------ in
 
-    async def _next_events(self) -> list[Event]:
-        """Everything that arrived, or nothing if the policy's own moment came first."""
-        events: list[Event] = []
-        if self._inbox.empty():
-            due_s = min(self._policy.next_due_s(), self._next_stat_s)
-            wait_s = max(SHORTEST_WAIT_S, due_s - self._clock.now_s())
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    events.append(await self._inbox.get())
-        while not self._inbox.empty():
-            events.append(self._inbox.get_nowait())
-        events.append(TurnEnded())
-        return events
+    async def _until_turn(self) -> None:
+        """Return when something has arrived, or the policy's own moment has come."""
+        if self._inbox:
+            return
+        self._awake.clear()
+        due_s = min(self._policy.next_due_s(), self._next_stat_s)
+        if due_s < self._alarm_s:  # else it rings in time, at worst for nothing
+            self._ring_at(due_s)
+        await self._awake.wait()
+
+    def _ring_at(self, due_s: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        self._alarm_s = due_s
+        if due_s < math.inf:
+            self._alarm = self._clock.call_at(due_s, self._on_alarm)
+
+    def _on_alarm(self) -> None:
+        self._alarm, self._alarm_s = None, math.inf
+        self._awake.set()
 
     def _tell(self, event: Event) -> None:
-        try:
-            self._inbox.put_nowait(event)
-        except asyncio.QueueFull:
+        if len(self._inbox) >= INBOX_EVENTS:
             self._metrics.dropped.labels("inbox_full").inc()
+            return
+        self._inbox.append(event)
+        self._awake.set()
 
     def _on_verifier(self, message: Message) -> None:
         address = subjects.parse_verifier(message.subject)
@@ -180,20 +197,26 @@ class Driver:
 
     # ------------------------------------------------------------ out
 
-    async def _perform_all(self, events: list[Event]) -> None:
-        decided_s = 0.0
+    async def _take_turn(self) -> None:
+        """Everything that arrived is told, then decided upon, then done."""
+        began_s = thread_time()
+        now_s = self._clock.now_s()
+        events, self._inbox = self._inbox, []
+        effects: list[Effect] = []
         for event in events:
-            try:
-                began_s = thread_time()
-                effects = self._policy.on(event, self._clock.now_s())
-                decided_s += thread_time() - began_s
-            except Exception:  # the task's root: one event must not stop the service
-                self._metrics.dropped.labels("failed").inc()
-                _log.exception("event_failed", kind=type(event).__name__)
-                continue
-            for effect in effects:
-                await self._perform(effect)
-        self._metrics.decisions.observe(decided_s)
+            effects += self._ask(event, now_s)
+        effects += self._ask(TURN_ENDED, now_s)
+        self._metrics.decisions.observe(thread_time() - began_s)
+        for effect in effects:
+            await self._perform(effect)
+
+    def _ask(self, event: Event, now_s: float) -> list[Effect]:
+        try:
+            return self._policy.on(event, now_s)
+        except Exception:  # the task's root: one event must not stop the service
+            self._metrics.dropped.labels("failed").inc()
+            _log.exception("event_failed", kind=type(event).__name__)
+            return []
 
     async def _perform(self, effect: Effect) -> None:
         self._metrics.note(effect)

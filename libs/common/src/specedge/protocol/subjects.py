@@ -10,6 +10,7 @@ Where a body is forwarded raw (context, cancel, close) the session goes into the
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from specedge.ids import (
@@ -28,6 +29,7 @@ ALL_UP: Final = "se.up.>"
 ALL_VERIFIERS: Final = "se.ver.>"
 ALL_SCHEDULERS: Final = "se.sch.>"
 DEFAULT_GROUP: Final = GroupId("main")
+SUBJECTS_KNOWN: Final = 16_384  # a session's drafts all come on one subject
 
 
 class Up(StrEnum):
@@ -150,6 +152,7 @@ def is_own_inbox(edge: EdgeId, reply: str | None) -> bool:
     return reply is not None and reply.startswith(edge_inbox(edge) + ".")
 
 
+@lru_cache(maxsize=SUBJECTS_KNOWN)
 def parse_up(subject: str) -> UpAddress | None:
     """Read an edge's subject; None if it is not one of ours."""
     match subject.split("."):
@@ -172,6 +175,7 @@ def parse_work(subject: str) -> WorkAddress | None:
     return None
 
 
+@lru_cache(maxsize=1024)
 def parse_verifier(subject: str) -> tuple[VerifierId, str] | None:
     """Read ``se.ver.<v>.stat`` or ``.bye``: the verifier and which of the two."""
     match subject.split("."):
