@@ -33,64 +33,39 @@ _RIDGE: Final = RIDGE * np.eye(NUM_FEATURES)
 
 
 class StepFit:
-    """One model: coefficients in ms per unit, for features of ``features_of``. Kept in information
-    form, the sums of xxᵀ and x·ms, which stays positive however alike the steps are."""
+    """One model: coefficients in ms per unit, for features of ``features_of``."""
 
-    __slots__ = ("_moment", "_spread", "coefficient", "error_ms", "knee_rows")
+    __slots__ = ("coefficient", "error_ms", "knee_rows")
 
     def __init__(self, knee_rows: int) -> None:
         self.knee_rows = knee_rows
         self.coefficient = [0.0] * NUM_FEATURES
         self.error_ms = 0.0  # moving average of what predictions were off by
-        self._spread = np.zeros((NUM_FEATURES, NUM_FEATURES))
-        self._moment = np.zeros(NUM_FEATURES)
 
     def predict_ms(self, x: Sequence[float]) -> float:
         """Of a step with these features."""
         a, b, b2, c, d = self.coefficient
         return a + b * x[1] + b2 * x[2] + c * x[3] + d * x[4]
 
-    def learn(self, x: Sequence[float], ms: float, bound_ms: float, *, solves: bool) -> None:
-        """Take a step in; what it is off by counts up to ``bound_ms``. ``solves``: the coefficients
-        follow at once, else with a later step."""
+    def judge(self, x: Sequence[float], ms: float, *, is_settled: bool) -> float:
+        """Count what the prediction was off by; how long the step is taken to have been: once
+        ``is_settled``, a stall counts no more than an outlier may."""
         expected_ms = self.predict_ms(x)
         error_ms = ms - expected_ms
+        bound_ms = math.inf
+        if is_settled:
+            bound_ms = max(OUTLIER * self.error_ms, LEAST_OUTLIER * expected_ms)
         self.error_ms += ERROR_WEIGHT * (abs(error_ms) - self.error_ms)
-        features = np.array(x)
-        self._spread = FORGETTING * self._spread + np.outer(features, features)
-        believed_ms = expected_ms + max(-bound_ms, min(bound_ms, error_ms))
-        self._moment = FORGETTING * self._moment + believed_ms * features
-        if solves:
-            self.coefficient = self._solve()
-
-    def _solve(self) -> list[float]:
-        """Least squares with every coefficient at least 0: who would be below is left out, and
-        the others are fitted again."""
-        matrix = self._spread + _RIDGE
-        found: list[float] = np.linalg.solve(matrix, self._moment).tolist()
-        kept = list(range(NUM_FEATURES))
-        while kept and min(found) < 0.0:
-            kept = [index for index, value in zip(kept, found, strict=True) if value > 0.0]
-            found = np.linalg.solve(matrix[np.ix_(kept, kept)], self._moment[kept]).tolist()
-        coefficient = [0.0] * NUM_FEATURES
-        for index, value in zip(kept, found, strict=True):
-            coefficient[index] = value
-        return coefficient
-
-
-def features_of(rows: int, context: int, prefill: int, knee_rows: int) -> tuple[float, ...]:
-    """(1, rows, rows beyond the knee, context, prefill), each in its unit."""
-    return (
-        1.0,
-        rows / ROWS_UNIT,
-        max(0, rows - knee_rows) / ROWS_UNIT,
-        context / CONTEXT_UNIT,
-        prefill / PREFILL_UNIT,
-    )
+        return expected_ms + max(-bound_ms, min(bound_ms, error_ms))
 
 
 class StepEstimator:
-    """One verifier's step times. Written by whoever holds its reports."""
+    """One verifier's step times. Written by whoever holds its reports.
+
+    What the fits have seen is kept in information form, the sums of xxᵀ and x·ms, which stays
+    positive however alike the steps are; of all fits in one array each, since a step is little work
+    and calling numpy for each fit by itself costs more than the work.
+    """
 
     def __init__(self) -> None:
         self.num_steps = 0
@@ -98,6 +73,9 @@ class StepEstimator:
         self._fits = tuple(StepFit(knee) for knee in KNEES_ROWS)
         self._best = self._fits[-1]
         self._last_seq = -1
+        num_fits = len(KNEES_ROWS)
+        self._spread = np.zeros((num_fits, NUM_FEATURES, NUM_FEATURES))
+        self._moment = np.zeros((num_fits, NUM_FEATURES, 1))
 
     @property
     def error_ms(self) -> float:
@@ -121,11 +99,16 @@ class StepEstimator:
         if self.num_steps and step.ms > 0:
             error_ms = abs(step.ms - self.predict_ms(decoded, step.context, step.prefill))
             self.error_ratio += ERROR_WEIGHT * (error_ms / step.ms - self.error_ratio)
-        for fit in self._fits:
-            x = features_of(decoded, step.context, step.prefill, fit.knee_rows)
-            # Solving is most of the work; once settled, coefficients change slowly.
-            solves = self.num_steps < SETTLED_STEPS or self.num_steps % SOLVE_EVERY == 0
-            fit.learn(x, step.ms, self._bound_ms(fit, x), solves=solves)
+        is_settled = self.num_steps >= SETTLED_STEPS
+        xs = [features_of(decoded, step.context, step.prefill, fit.knee_rows) for fit in self._fits]
+        believed_ms = [
+            fit.judge(x, step.ms, is_settled=is_settled)
+            for fit, x in zip(self._fits, xs, strict=True)
+        ]
+        self._learn(xs, believed_ms)
+        # Solving is most of the work; once settled, coefficients change slowly.
+        if not is_settled or self.num_steps % SOLVE_EVERY == 0:
+            self._solve()
         self.num_steps += 1
         self._best = min(self._fits, key=lambda fit: fit.error_ms)
         return True
@@ -136,7 +119,46 @@ class StepEstimator:
         x = features_of(rows, context, prefill, self._best.knee_rows)
         return self._best.predict_ms(x)
 
-    def _bound_ms(self, fit: StepFit, x: Sequence[float]) -> float:
-        if self.num_steps < SETTLED_STEPS:
-            return math.inf
-        return max(OUTLIER * fit.error_ms, LEAST_OUTLIER * fit.predict_ms(x))
+    def _learn(self, xs: Sequence[Sequence[float]], believed_ms: Sequence[float]) -> None:
+        features = np.array(xs)[:, :, None]  # (fits, features, 1)
+        self._spread *= FORGETTING
+        self._spread += features * features.transpose(0, 2, 1)
+        self._moment *= FORGETTING
+        self._moment += features * np.array(believed_ms)[:, None, None]
+
+    def _solve(self) -> None:
+        matrices = self._spread + _RIDGE
+        solutions = np.linalg.solve(matrices, self._moment)[:, :, 0].tolist()
+        for index, (fit, found) in enumerate(zip(self._fits, solutions, strict=True)):
+            if min(found) < 0.0:
+                found = _non_negative(matrices[index], self._moment[index, :, 0], found)
+            fit.coefficient = found
+
+
+def features_of(rows: int, context: int, prefill: int, knee_rows: int) -> tuple[float, ...]:
+    """(1, rows, rows beyond the knee, context, prefill), each in its unit."""
+    return (
+        1.0,
+        rows / ROWS_UNIT,
+        (rows - knee_rows) / ROWS_UNIT if rows > knee_rows else 0.0,
+        context / CONTEXT_UNIT,
+        prefill / PREFILL_UNIT,
+    )
+
+
+def _non_negative(
+    matrix: "np.ndarray[tuple[int, int], np.dtype[np.float64]]",
+    moment: "np.ndarray[tuple[int], np.dtype[np.float64]]",
+    found: list[float],
+) -> list[float]:
+    """Least squares with every coefficient at least 0, where ``found`` has some below: those are
+    left out, and the others are fitted again. ``matrix`` (features, features), ``moment``
+    (features,)."""
+    kept = list(range(NUM_FEATURES))
+    while kept and min(found) < 0.0:
+        kept = [index for index, value in zip(kept, found, strict=True) if value > 0.0]
+        found = np.linalg.solve(matrix[np.ix_(kept, kept)], moment[kept]).tolist()
+    coefficient = [0.0] * NUM_FEATURES
+    for index, value in zip(kept, found, strict=True):
+        coefficient[index] = value
+    return coefficient
