@@ -130,9 +130,7 @@ class StepEstimator:
         matrices = self._spread + _RIDGE
         solutions = np.linalg.solve(matrices, self._moment)[:, :, 0].tolist()
         for index, (fit, found) in enumerate(zip(self._fits, solutions, strict=True)):
-            if min(found) < 0.0:
-                found = _non_negative(matrices[index], self._moment[index, :, 0], found)
-            fit.coefficient = found
+            fit.coefficient = _non_negative(matrices[index], self._moment[index, :, 0], found)
 
 
 def features_of(rows: int, context: int, prefill: int, knee_rows: int) -> tuple[float, ...]:
@@ -151,9 +149,11 @@ def _non_negative(
     moment: "np.ndarray[tuple[int], np.dtype[np.float64]]",
     found: list[float],
 ) -> list[float]:
-    """Least squares with every coefficient at least 0, where ``found`` has some below: those are
-    left out, and the others are fitted again. ``matrix`` (features, features), ``moment``
+    """Least squares with every coefficient at least 0: ``found`` if that is so, else those below
+    are left out, and the others are fitted again. ``matrix`` (features, features), ``moment``
     (features,)."""
+    if min(found) >= 0.0:
+        return found
     kept = list(range(NUM_FEATURES))
     while kept and min(found) < 0.0:
         kept = [index for index, value in zip(kept, found, strict=True) if value > 0.0]

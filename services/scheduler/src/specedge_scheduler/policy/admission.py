@@ -43,8 +43,7 @@ class TokenBucket:
 
     def wait_ms(self, now_s: float) -> int:
         """0 if something may be taken now, else how long until it may."""
-        self._refill(now_s)
-        if self._level > 0:
+        if self._refill(now_s) > 0:
             return 0
         return max(RETRY_FLOOR_MS, math.ceil(-self._level / self._rate_per_s * 1000))
 
@@ -54,13 +53,13 @@ class TokenBucket:
 
     def is_full(self, now_s: float) -> bool:
         """Whether nothing was taken of late."""
-        self._refill(now_s)
-        return self._level >= self._capacity
+        return self._refill(now_s) >= self._capacity
 
-    def _refill(self, now_s: float) -> None:
-        gained = (now_s - self._at_s) * self._rate_per_s
-        self._level = min(self._capacity, self._level + gained)
+    def _refill(self, now_s: float) -> float:
+        level = self._level + (now_s - self._at_s) * self._rate_per_s
+        self._level = level = level if level < self._capacity else self._capacity
         self._at_s = now_s
+        return level
 
 
 def refuse_open(
@@ -162,9 +161,12 @@ def opened(verifier: Verifier, group: GroupId, max_batch_nodes: int) -> Opened:
 
 def refuse_draft(draft: Draft, limits: Limits) -> Rejected | None:
     """Why this draft is over what its session was allowed, or None."""
+    num_nodes, num_appended = len(draft.token), len(draft.append)
+    if num_nodes <= limits.nodes and num_appended <= limits.append and draft.run <= limits.grant:
+        return None
     over = (
-        ("token", len(draft.token), limits.nodes),
-        ("append", len(draft.append), limits.append),
+        ("token", num_nodes, limits.nodes),
+        ("append", num_appended, limits.append),
         ("run", draft.run, limits.grant),
     )
     for field, asked, allowed in over:

@@ -97,6 +97,16 @@ class FairRing(Generic[K]):
         elif tag > self._count:
             self._past[key] = tag
 
+    @property
+    def is_even(self) -> bool:
+        """Whether there is no member, and nobody who left is ahead: all start alike."""
+        return not self._tag and not self._past
+
+    def serve_once(self, most: int) -> None:
+        """As if each of many newcomers were served once, ``most`` at most, in the order of their
+        coming, and left. Only while ``is_even``."""
+        self._count += most
+
     def _set(self, key: K, tag: int) -> None:
         self._tag[key] = tag
         self._num_turns += 1
@@ -120,6 +130,8 @@ class BatchPlanner:
     ) -> list[tuple[SessionKey, PendingDraft]]:
         """The next batch out of ``waiting``: no more than ``room`` and one message's bytes allow.
         ``at_least_one``: it is not empty, however large the first round is."""
+        if self._takes_all(waiting, room):
+            return list(waiting.items())
         of_edge: dict[EdgeId, list[SessionKey]] = {}
         rows: dict[SessionKey, int] = {}
         for key, pending in waiting.items():
@@ -141,6 +153,23 @@ class BatchPlanner:
             chosen.append((key, pending))
             self._serve(key, rows[key], of_edge)
         return chosen
+
+    def _takes_all(self, waiting: Mapping[SessionKey, PendingDraft], room: BatchRoom) -> bool:
+        """Whether there is nothing to choose: everything fits, no edge has more than one round, and
+        nobody is ahead or was passed over. It is paid for then."""
+        if self._passed_over is not None or len(waiting) > room.sessions:
+            return False
+        if not self._edges.is_even or len({key.edge for key in waiting}) < len(waiting):
+            return False
+        rows = [room.rows_of(pending) for pending in waiting.values()]
+        if sum(rows) > room.rows:
+            return False
+        if sum([pending.context for pending in waiting.values()]) > room.context:
+            return False
+        if sum([message_bytes(pending) for pending in waiting.values()]) > BATCH_BYTES:
+            return False
+        self._edges.serve_once(max(rows, default=0))
+        return True
 
     def _enter(self, of_edge: Mapping[EdgeId, list[SessionKey]]) -> None:
         self._edges.set_members(of_edge)

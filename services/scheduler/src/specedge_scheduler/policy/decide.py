@@ -60,8 +60,10 @@ class SchedulerPolicy:
     def on(self, event: Event, now_s: float) -> list[Effect]:
         """Take an event in. Only ``TurnEnded`` sends batches."""
         match event:
-            case DraftArrived():
+            case DraftArrived():  # the usual ones first
                 return self._intake.on_draft(event, now_s)
+            case TurnEnded():
+                return self._on_turn_ended(now_s)
             case ContextArrived():
                 return self._intake.on_context(event, now_s)
             case StatArrived():
@@ -77,8 +79,6 @@ class SchedulerPolicy:
             case LoopStalled():
                 self.cluster.forgive_silence(now_s)
                 return []
-            case TurnEnded():
-                return self._on_turn_ended(now_s)
         assert_never(event)
 
     def next_due_s(self) -> float:

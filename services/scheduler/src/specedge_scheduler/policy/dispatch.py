@@ -118,7 +118,7 @@ class StaticDispatch:
 
 def hosted_rounds(waiting: Mapping[SessionKey, PendingDraft]) -> Rounds:
     """Grants: they go at once, since they join every step from then on by themselves."""
-    return tuple((key, one) for key, one in waiting.items() if one.is_hosted)[:MAX_HOSTED]
+    return tuple([(key, one) for key, one in waiting.items() if one.is_hosted][:MAX_HOSTED])
 
 
 def _complete_s(verifier: Verifier, group: list[SessionKey]) -> float:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Final
+from typing import Final, NamedTuple
 
 from specedge.ids import EdgeId
 from specedge_scheduler.policy.batching import BatchRoom
@@ -23,8 +23,7 @@ LOOK_AHEAD: Final = 16  # arrivals
 SAME_MOMENT_S: Final = 0.0002
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(NamedTuple):
     """What one session's round brings to a step, as usual or as it stands: ``at_s`` when."""
 
     at_s: float
