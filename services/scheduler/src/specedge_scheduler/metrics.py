@@ -1,8 +1,9 @@
 """What the scheduler counts, as Prometheus sees it. Fed by the driver; decides nothing."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from specedge.protocol.messages import Refused, Rejected
+from specedge.service.metrics import LoopHistogram
 from specedge_scheduler.cluster import Cluster
 from specedge_scheduler.policy.types import (
     AnswerOpen,
@@ -15,7 +16,10 @@ from specedge_scheduler.policy.types import (
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 SECOND_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
-DECISION_BUCKETS = (5e-5, 1e-4, 2e-4, 5e-4, 0.001, 0.002, 0.005, 0.01, 0.05)
+DECISION_BUCKETS = (
+    *(2e-5, 5e-5, 1e-4, 1.5e-4, 2e-4, 3e-4, 4e-4, 6e-4, 8e-4),
+    *(0.001, 0.0012, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.05),
+)
 
 
 class SchedulerMetrics:
@@ -25,7 +29,7 @@ class SchedulerMetrics:
         self.batches_sent = 0
         self.num_refused = 0
         # How full batches are: histogram_quantile(0.5, rate(specedge_verify_batch_size_bucket[1m]))
-        self._rows = Histogram(
+        self._rows = LoopHistogram(
             "specedge_verify_batch_size",
             "Rows of a batch sent to a verifier",
             buckets=ROW_BUCKETS,
@@ -33,7 +37,7 @@ class SchedulerMetrics:
         )
         # p99 wait for a place in a batch:
         # histogram_quantile(0.99, rate(specedge_request_queue_time_seconds_bucket[1m]))
-        self._held = Histogram(
+        self._held = LoopHistogram(
             "specedge_request_queue_time_seconds",
             "How long a round waited at the scheduler",
             buckets=SECOND_BUCKETS,
@@ -43,9 +47,10 @@ class SchedulerMetrics:
         self._batches = Counter(
             "specedge_batches", "Batches sent to verifiers", ["reason"], registry=registry
         )
+        self._batches_by: dict[str, Counter] = {}
         # p99 of what a turn of decisions costs this thread, waiting not counted:
         # histogram_quantile(0.99, rate(specedge_decision_seconds_bucket[1m]))
-        self.decisions = Histogram(
+        self.decisions = LoopHistogram(
             "specedge_decision_seconds",
             "CPU time of one turn of decisions",
             buckets=DECISION_BUCKETS,
@@ -96,7 +101,7 @@ class SchedulerMetrics:
         match effect:
             case SendBatch():
                 self.batches_sent += 1
-                self._batches.labels(effect.reason).inc()
+                self._count_batch(effect.reason)
                 self._rows.observe(effect.num_nodes)
                 for item in effect.batch.items:
                     self._held.observe(item.held_ms / 1000)
@@ -110,6 +115,12 @@ class SchedulerMetrics:
                 self._requeued.inc(effect.num_requeued)
             case _:
                 pass
+
+    def _count_batch(self, reason: str) -> None:
+        counter = self._batches_by.get(reason)
+        if counter is None:
+            counter = self._batches_by[reason] = self._batches.labels(reason)
+        counter.inc()
 
     def observe(self, cluster: Cluster) -> None:
         """Take the gauges from what is known."""
