@@ -59,7 +59,7 @@ class TorchDrafter:
         self.vocab_size = loaded.identity.vocab_size
         self.max_context_tokens = loaded.identity.max_context_tokens
         self.head = DraftHead(self.vocab_size, loaded.head_tokens)
-        self.head.check_width(loaded.model.get_output_embeddings().weight.shape[0])
+        self.head.check_width(loaded.model.get_output_embeddings().out_features)
         self.num_children = min(num_children, len(self.head))
         self._coupled = coupled
         self._recalls = recalls

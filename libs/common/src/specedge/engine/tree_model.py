@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from specedge.engine import model_fit, tree_attention
-from specedge.engine.few_rows_linear import quicken
 from specedge.engine.kv_cache import SlottedKVCache
+from specedge.engine.packed_linear import quicken
 from specedge.engine.step_table import Span, StepTable, chain_span, tree_span
 from specedge.engine.tree_attention import ATTENTION_NAME, TreeStep
 from specedge.errors import ModelUnusable

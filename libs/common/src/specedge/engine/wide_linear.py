@@ -9,10 +9,10 @@ The price is memory: such a layer's weights are held in fp32.
 import torch
 from torch import Tensor, nn
 
-from specedge.engine.few_rows_linear import StreamedLinear
+from specedge.engine.packed_linear import PanelLinear
 
 
-class WideLinear(StreamedLinear):
+class WideLinear(PanelLinear):
     """A bf16 linear layer whose weights are held in fp32; bf16 in, bf16 out, no gradients."""
 
     def __init__(self, narrow: nn.Linear) -> None:

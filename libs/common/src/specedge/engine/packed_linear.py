@@ -1,9 +1,9 @@
 """fp32 linear layers on a CPU that are quick for a few rows, where small trees are verified.
 
 torch multiplies one row by streaming the weights once; from two rows on it repacks the weights at
-every call, so that two rows cost nearly twice as much as one. On one thread, ``few_rows`` reads
-each weight once for up to eight rows. On several threads oneDNN's kernels, which take weights that
-were packed once, are the better part; such a layer holds its weights twice.
+every call, so that two rows cost nearly twice as much as one. On one thread, ``panels`` takes
+weights that were packed once, which is quicker for any number of rows. On several threads oneDNN's
+kernels for a few rows are the better part; such a layer holds its weights twice.
 """
 
 from typing import Final
@@ -13,34 +13,39 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 # Smaller layers stay in the processor's cache, where torch is quick enough.
-FEWEST_STREAMED_BYTES: Final = 256 << 10
-STREAMED_ROWS: Final = 16
+FEWEST_PACKED_BYTES: Final = 256 << 10
 INT8_MOST: Final = 127
 # Where oneDNN beat torch on AVX2: 2 rows took 0.72 of torch's own time, 5 rows 0.78, 8 rows 0.98.
-PACKED_ROWS: Final = range(2, 10)
+ONEDNN_ROWS: Final = range(2, 10)
 # A model whose layers are larger than this is not held twice.
-MOST_PACKED_BYTES: Final = 2 << 30
+MOST_ONEDNN_BYTES: Final = 2 << 30
 
 
-class StreamedLinear(nn.Linear):
+class PanelLinear(nn.Module):
     """An fp32 linear layer of ``weight`` (n, k) and ``bias`` on the CPU. No gradients; the weights
-    must not move any more. As many threads as torch has computed with so far are allowed: with
-    more than one, it is torch's own."""
+    must not change or move any more. Made while torch computes with several threads, or of few
+    weights, it is torch's own."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        super().__init__(weight.shape[1], weight.shape[0], bias=False, device="meta")
-        self.weight = nn.Parameter(weight.detach().contiguous(), requires_grad=False)
-        if bias is not None:
-            self.bias = nn.Parameter(bias.detach(), requires_grad=False)
-        self._streams = self.weight.nbytes >= FEWEST_STREAMED_BYTES
-        if self._streams and torch.get_num_threads() == 1:
-            _compile_for(self.weight)
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.bias = None if bias is None else bias.detach()
+        self._panels: _Panels | None = None
+        self._plain = weight.detach()
+        if weight.nbytes >= FEWEST_PACKED_BYTES and torch.get_num_threads() == 1:
+            self._panels = _Panels(self._plain)
+            del self._plain
+
+    @property
+    def weight(self) -> Tensor:
+        """(n, k) fp32. Unpacked at every call: for who cuts the layer to size, not for products."""
+        return self._plain if self._panels is None else self._panels.weight()
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is nn.Linear's)
         """(…, in) → (…, out), fp32."""
-        if not self._streams or not _are_few(input):
-            return functional.linear(input, self.weight, self.bias)
-        out = _streamed(input, self.weight)
+        if self._panels is None:
+            return functional.linear(input, self._plain, self.bias)
+        out = self._panels.product(input)
         return out if self.bias is None else out.add_(self.bias)
 
 
@@ -50,7 +55,6 @@ class Int8Linear(nn.Module):
     stays in the processor's cache, so that a target on the same machine has the memory to itself.
     Inputs and sums are fp32."""
 
-    weight: Tensor
     scale: Tensor
 
     def __init__(self, plain: nn.Linear) -> None:
@@ -58,20 +62,22 @@ class Int8Linear(nn.Module):
         self.in_features, self.out_features = plain.in_features, plain.out_features
         exact = plain.weight.detach().float()
         scale = exact.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / INT8_MOST
-        self.register_buffer("weight", (exact / scale[:, None]).round().to(torch.int8))
         self.register_buffer("scale", scale)
         self.bias = None if plain.bias is None else plain.bias.detach()
-        _compile_for(self.weight)
+        self._panels = _Panels((exact / scale[:, None]).round().to(torch.int8))
+
+    @property
+    def weight(self) -> Tensor:
+        """(n, k) int8, to be multiplied by ``scale`` (n,). Unpacked at every call."""
+        return self._panels.weight()
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (as nn.Linear's)
         """(…, in) → (…, out), fp32."""
-        if not _are_few(input):
-            return functional.linear(input, self.weight * self.scale[:, None], self.bias)
-        out = _streamed(input, self.weight).mul_(self.scale)
+        out = self._panels.product(input).mul_(self.scale)
         return out if self.bias is None else out.add_(self.bias)
 
 
-class PackedLinear(nn.Linear):
+class OneDnnLinear(nn.Linear):
     """An fp32 linear layer on the CPU with a second, packed copy of its weights. No gradients; the
     weights must not change any more."""
 
@@ -82,12 +88,12 @@ class PackedLinear(nn.Linear):
             self.bias = plain.bias
         # Not a buffer: it is neither stored nor moved.
         self._packed = torch.ops.mkldnn._reorder_linear_weight(
-            plain.weight.detach(), PACKED_ROWS.start
+            plain.weight.detach(), ONEDNN_ROWS.start
         )
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is nn.Linear's)
         """(…, in) → (…, out)."""
-        if input.numel() // self.in_features in PACKED_ROWS:
+        if input.numel() // self.in_features in ONEDNN_ROWS:
             packed: Tensor = torch.ops.mkldnn._linear_pointwise(
                 input, self._packed, self.bias, "none", [], ""
             )
@@ -105,46 +111,54 @@ def quicken(model: nn.Module, *, may_round: bool = False) -> int:
         for name, child in parent.named_children()
         if type(child) is nn.Linear and _is_fp32_on_cpu(child.weight)
     ]
-    streams = torch.get_num_threads() == 1
-    if not streams and not _can_be_packed([child.weight for _, _, child in found]):
+    packs = torch.get_num_threads() == 1
+    if not packs and not _can_be_held_twice([child.weight for _, _, child in found]):
         return 0
     with torch.no_grad():
         for parent, name, child in found:
-            setattr(parent, name, _quick(child, streams=streams, may_round=may_round))
+            setattr(parent, name, _quick(child, packs=packs, may_round=may_round))
     return len(found)
 
 
-def _quick(plain: nn.Linear, *, streams: bool, may_round: bool) -> nn.Module:
-    if not streams:
-        return PackedLinear(plain)
-    return Int8Linear(plain) if may_round else StreamedLinear(plain.weight, plain.bias)
+def _quick(plain: nn.Linear, *, packs: bool, may_round: bool) -> nn.Module:
+    if not packs:
+        return OneDnnLinear(plain)
+    return Int8Linear(plain) if may_round else PanelLinear(plain.weight, plain.bias)
 
 
-def _are_few(input: Tensor) -> bool:  # noqa: A002
-    rows = input.numel() // input.shape[-1]
-    return rows <= STREAMED_ROWS and torch.get_num_threads() == 1
+class _Panels:
+    """A weight (n, k) in panels, and their product. On one thread at a time."""
 
+    def __init__(self, weight: Tensor) -> None:
+        # numba: only where there are such layers
+        from specedge.engine import panel_block, panels
 
-def _streamed(input: Tensor, weight: Tensor) -> Tensor:  # noqa: A002
-    """input · weightᵀ, fp32."""
-    from specedge.engine import few_rows  # numba: only where there are such layers
+        self._unpack = panels.unpacked
+        self._panels = panels.packed(weight.numpy())
+        self._address = self._panels.ctypes.data
+        self._num_outputs, self._num_inputs = weight.shape
+        self._num_panels = len(self._panels)
+        self._num_filled = self._num_panels * panel_block.PANEL_OUTPUTS
+        self._product = panels.product_of(self._panels.dtype)
 
-    out = input.new_empty((*input.shape[:-1], len(weight)))
-    flat = input.detach().reshape(-1, input.shape[-1]).contiguous()
-    few_rows.product(flat.numpy(), weight.detach().numpy(), out.view(-1, len(weight)).numpy())
-    return out
+    def weight(self) -> Tensor:
+        return torch.from_numpy(self._unpack(self._panels, self._num_outputs))
 
-
-def _compile_for(weight: Tensor) -> None:
-    from specedge.engine import few_rows
-
-    few_rows.compile_for(weight.detach().numpy())
+    def product(self, input: Tensor) -> Tensor:  # noqa: A002
+        """input (…, k) · weightᵀ, fp32."""
+        x = input.to(torch.float32).contiguous()
+        out = torch.empty((*input.shape[:-1], self._num_filled))
+        rows = input.numel() // self._num_inputs
+        if rows:
+            sizes = rows, self._num_inputs, self._num_panels
+            self._product(x.data_ptr(), self._address, out.data_ptr(), *sizes)
+        return out if self._num_filled == self._num_outputs else out[..., : self._num_outputs]
 
 
 def _is_fp32_on_cpu(weight: Tensor) -> bool:
     return weight.dtype == torch.float32 and weight.device.type == "cpu"
 
 
-def _can_be_packed(weights: list[Tensor]) -> bool:
-    fits = sum(weight.nbytes for weight in weights) <= MOST_PACKED_BYTES
+def _can_be_held_twice(weights: list[Tensor]) -> bool:
+    fits = sum(weight.nbytes for weight in weights) <= MOST_ONEDNN_BYTES
     return fits and torch.backends.mkldnn.is_available()

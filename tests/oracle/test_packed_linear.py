@@ -6,14 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from specedge.engine import few_rows_linear
-from specedge.engine.few_rows_linear import (
+from specedge.engine import packed_linear
+from specedge.engine.packed_linear import (
     INT8_MOST,
-    PACKED_ROWS,
-    STREAMED_ROWS,
+    ONEDNN_ROWS,
     Int8Linear,
-    PackedLinear,
-    StreamedLinear,
+    OneDnnLinear,
+    PanelLinear,
     quicken,
 )
 from tests.oracle.tiny_models import build
@@ -36,8 +35,8 @@ def two_threads() -> Iterator[None]:
 
 
 @pytest.fixture
-def streamed_whatever_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(few_rows_linear, "FEWEST_STREAMED_BYTES", 0)
+def packed_whatever_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_linear, "FEWEST_PACKED_BYTES", 0)
 
 
 def assert_same_products(layer: nn.Module, plain: nn.Linear, rows: int) -> None:
@@ -52,25 +51,27 @@ def assert_same_products(layer: nn.Module, plain: nn.Linear, rows: int) -> None:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("rows", [*range(1, STREAMED_ROWS + 2), 40])
-def test_streamed_weights_give_the_plain_product(
-    rows: int, bias: bool, one_thread: None, streamed_whatever_the_size: None
+@pytest.mark.parametrize("rows", [*range(1, 20), 40, 200])
+def test_weights_in_panels_give_the_plain_product(
+    rows: int, bias: bool, one_thread: None, packed_whatever_the_size: None
 ) -> None:
     torch.manual_seed(rows)
     plain = nn.Linear(50, 83, bias=bias)
-    assert_same_products(StreamedLinear(plain.weight, plain.bias), plain, rows)
+    assert_same_products(PanelLinear(plain.weight, plain.bias), plain, rows)
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("rows", [1, 2, 3, 5, PACKED_ROWS.stop - 1, PACKED_ROWS.stop, 40])
-def test_packed_weights_give_the_plain_product(rows: int, bias: bool, two_threads: None) -> None:
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, ONEDNN_ROWS.stop - 1, ONEDNN_ROWS.stop, 40])
+def test_weights_packed_for_several_threads_give_the_plain_product(
+    rows: int, bias: bool, two_threads: None
+) -> None:
     torch.manual_seed(rows)
     plain = nn.Linear(48, 80, bias=bias)
-    assert_same_products(PackedLinear(plain), plain, rows)
+    assert_same_products(OneDnnLinear(plain), plain, rows)
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("rows", [1, 2, 4, 5, 7, 8, STREAMED_ROWS, STREAMED_ROWS + 1])
+@pytest.mark.parametrize("rows", [1, 2, 4, 5, 7, 8, 16, 200])
 def test_rounded_weights_give_the_product_with_rounded_weights(
     rows: int, bias: bool, one_thread: None
 ) -> None:
@@ -88,6 +89,24 @@ def test_rounded_weights_give_the_product_with_rounded_weights(
     assert_same_products(rounded, plain, rows)
 
 
+def test_a_row_has_the_same_product_whatever_it_is_batched_with(
+    one_thread: None, packed_whatever_the_size: None
+) -> None:
+    torch.manual_seed(1)
+    layer = PanelLinear(torch.randn(83, 50))
+    x = torch.randn(120, 50)
+    alone = torch.cat([layer(row[None]) for row in x])
+    for rows in (2, 3, 5, 6, 7, 11, 13, 97, 120):
+        assert torch.equal(layer(x[:rows]), alone[:rows])
+
+
+def test_a_packed_layer_still_tells_its_weights(
+    one_thread: None, packed_whatever_the_size: None
+) -> None:
+    weight = torch.randn(83, 50)
+    assert torch.equal(PanelLinear(weight).weight, weight)
+
+
 def test_a_model_is_rounded_only_where_it_may_be(one_thread: None) -> None:
     exact, drafter = build("llama"), build("llama")
     quicken(exact)
@@ -96,8 +115,8 @@ def test_a_model_is_rounded_only_where_it_may_be(one_thread: None) -> None:
     assert not any(isinstance(layer, nn.Linear) for layer in drafter.modules())
 
 
-def test_what_is_not_a_number_stays_so(one_thread: None, streamed_whatever_the_size: None) -> None:
-    layer = StreamedLinear(torch.randn(6, 40))
+def test_what_is_not_a_number_stays_so(one_thread: None, packed_whatever_the_size: None) -> None:
+    layer = PanelLinear(torch.randn(6, 40))
     x = torch.randn(3, 40)
     x[0, 3], x[1, 39] = torch.nan, torch.inf
 
@@ -110,7 +129,7 @@ def test_what_is_not_a_number_stays_so(one_thread: None, streamed_whatever_the_s
 
 @pytest.mark.parametrize("threads", ["one_thread", "two_threads"])
 def test_a_whole_model_is_made_quick_and_says_the_same(
-    threads: str, request: pytest.FixtureRequest, streamed_whatever_the_size: None
+    threads: str, request: pytest.FixtureRequest, packed_whatever_the_size: None
 ) -> None:
     request.getfixturevalue(threads)
     model = build("llama")
@@ -130,5 +149,5 @@ def test_what_is_not_fp32_stays_as_it_is(one_thread: None) -> None:
 def test_on_several_threads_a_large_model_is_not_held_twice(
     two_threads: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(few_rows_linear, "MOST_PACKED_BYTES", 1000)
+    monkeypatch.setattr(packed_linear, "MOST_ONEDNN_BYTES", 1000)
     assert quicken(build("llama")) == 0

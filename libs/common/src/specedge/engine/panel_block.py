@@ -1,0 +1,131 @@
+"""The innermost block of a product by panels, as LLVM instructions: some rows times one panel.
+
+Written out because a compiler given the loops keeps the sums in memory, or transposes: here they
+are in registers, two vectors of eight outputs for each row. Portable: LLVM lowers the vectors to
+what the processor has. Knows numba and nothing of torch.
+"""
+
+from typing import Any, Final
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+PANEL_OUTPUTS: Final = 16
+# Twelve sums, two vectors of weights and an input fill the sixteen registers of AVX2.
+MOST_ROWS: Final = 6
+
+_LANES: Final = 8
+_FLOAT: Final = ir.FloatType()
+_INT32: Final = ir.IntType(32)
+_BYTE_POINTER: Final = ir.IntType(8).as_pointer()
+_SUMS: Final = ir.VectorType(_FLOAT, _LANES)
+_FIRST_LANE: Final = ir.Constant(ir.VectorType(_INT32, _LANES), [0] * _LANES)
+_UNDEFINED: Final = ir.Constant(_SUMS, ir.Undefined)
+# Rows from which on the next panel is fetched by hand: below, memory is waited for anyway.
+_FETCHED_ROWS: Final = 3
+
+
+def block_of(num_rows: int) -> Any:
+    """A function for compiled code: ``block(panels, x, out, panel, row, num_inputs, num_panels)``.
+
+    It puts the products of ``num_rows`` rows of x (m, num_inputs), from ``row`` on, with panel
+    number ``panel`` into out (m, num_panels * PANEL_OUTPUTS). The arrays are pointers to C-ordered
+    float32, the panels' also to int8; the bounds are the caller's care.
+    """
+
+    @intrinsic
+    def block(
+        _: Any, panels: Any, x: Any, out: Any, panel: Any, row: Any, inputs: Any, count: Any
+    ) -> Any:
+        signature = types.void(panels, x, out, *[types.intp] * 4)
+
+        def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+            _Block(builder, *args).emit(num_rows)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return block
+
+
+class _Block:
+    """Emits the instructions at ``builder``'s place."""
+
+    def __init__(  # noqa: PLR0913
+        self,
+        builder: Any,
+        panels: Any,
+        x: Any,
+        out: Any,
+        panel: Any,
+        row: Any,
+        num_inputs: Any,
+        num_panels: Any,
+    ) -> None:
+        self._builder = builder
+        self._index: Any = num_inputs.type
+        width = self._index(PANEL_OUTPUTS)
+        self._num_inputs = num_inputs
+        self._panel_size = builder.mul(num_inputs, width)
+        self._panel = builder.gep(panels, [builder.mul(panel, self._panel_size)])
+        self._x, self._out = x, out
+        self._first_row = row
+        self._first_output = builder.mul(panel, width)
+        self._num_outputs = builder.mul(num_panels, width)
+
+    def emit(self, num_rows: int) -> None:
+        builder = self._builder
+        rows = [builder.add(self._first_row, self._index(row)) for row in range(num_rows)]
+        inputs = [builder.gep(self._x, [builder.mul(row, self._num_inputs)]) for row in rows]
+        zero = ir.Constant(_SUMS, [0.0] * _LANES)
+        halves = range(PANEL_OUTPUTS // _LANES)
+        sums = [[cgutils.alloca_once_value(builder, zero) for _ in halves] for _ in rows]
+        for pointer in (pointer for row in sums for pointer in row):
+            builder.store(zero, pointer)
+        with cgutils.for_range(builder, self._num_inputs) as loop:
+            place = builder.mul(loop.index, self._index(PANEL_OUTPUTS))
+            if num_rows >= _FETCHED_ROWS:
+                self._fetch_next_panel(place)
+            weights = [self._weights(place, half) for half in halves]
+            for of_row, of_input in zip(sums, inputs, strict=True):
+                self._add(of_row, weights, builder.load(builder.gep(of_input, [loop.index])))
+        for row, of_row in zip(rows, sums, strict=True):
+            self._store(row, of_row)
+
+    def _fetch_next_panel(self, place: Any) -> None:
+        builder = self._builder
+        address = builder.gep(self._panel, [builder.add(place, self._panel_size)])
+        kind = ir.FunctionType(ir.VoidType(), [_BYTE_POINTER, _INT32, _INT32, _INT32])
+        fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        for_reading, near, of_data = _INT32(0), _INT32(3), _INT32(1)
+        address = builder.bitcast(address, _BYTE_POINTER)
+        builder.call(fetch, [address, for_reading, near, of_data])
+
+    def _weights(self, place: Any, half: int) -> Any:
+        builder = self._builder
+        start = builder.gep(self._panel, [builder.add(place, self._index(half * _LANES))])
+        kind = start.type.pointee
+        as_vector = builder.bitcast(start, ir.VectorType(kind, _LANES).as_pointer())
+        if kind == _FLOAT:
+            return builder.load(as_vector, align=4)
+        return builder.sitofp(builder.load(as_vector, align=1), _SUMS)
+
+    def _add(self, sums: list[Any], weights: list[Any], value: Any) -> None:
+        builder = self._builder
+        first = builder.insert_element(_UNDEFINED, value, _INT32(0))
+        everywhere = builder.shuffle_vector(first, _UNDEFINED, _FIRST_LANE)
+        kind = ir.FunctionType(_SUMS, [_SUMS] * 3)
+        fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{_LANES}f32")
+        for pointer, of_outputs in zip(sums, weights, strict=True):
+            builder.store(
+                builder.call(fma, [everywhere, of_outputs, builder.load(pointer)]), pointer
+            )
+
+    def _store(self, row: Any, sums: list[Any]) -> None:
+        builder = self._builder
+        place = builder.add(builder.mul(row, self._num_outputs), self._first_output)
+        for half, pointer in enumerate(sums):
+            start = builder.gep(self._out, [builder.add(place, self._index(half * _LANES))])
+            as_vector = builder.bitcast(start, _SUMS.as_pointer())
+            builder.store(builder.load(pointer), as_vector, align=4)

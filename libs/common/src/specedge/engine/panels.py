@@ -1,0 +1,92 @@
+"""Products with a matrix that was packed once into panels, on one CPU thread.
+
+A panel holds sixteen outputs' weights, input by input, so that it streams from memory in the order
+it is used. While sixteen weights are in registers they meet up to six rows of the input: the
+register block of a GotoBLAS-like kernel (Goto & van de Geijn 2008), with the packing done at load.
+So one row is bound by memory, and five or six rows take no longer than one; torch repacks the
+weights at every call. Weights are float32, or int8 that the caller scales. Compiled by numba, in
+about a second for each kind of weights.
+
+An output is the sum over the inputs in their order, whatever number of rows is multiplied at once:
+a row's product does not depend on what it is batched with.
+"""
+
+import ctypes
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from numba import cfunc, types
+
+from specedge.engine.panel_block import MOST_ROWS, PANEL_OUTPUTS, block_of
+
+Weights = npt.NDArray[np.float32] | npt.NDArray[np.int8]
+# (x, panels, out, rows, inputs, panels): three addresses, three counts.
+Product = Callable[[int, int, int, int, int, int], None]
+
+# Of the input at a time: they stay in the processor's second cache while the panels pass.
+_CHUNK_ROWS: Final = 16 * MOST_ROWS
+
+
+def packed(weight: Weights) -> Weights:
+    """(n, k) weights as (ceil(n / PANEL_OUTPUTS), k, PANEL_OUTPUTS) panels; zeros fill the last."""
+    n, k = weight.shape
+    filled = np.zeros((-(-n // PANEL_OUTPUTS) * PANEL_OUTPUTS, k), dtype=weight.dtype)
+    filled[:n] = weight
+    return np.ascontiguousarray(filled.reshape(-1, PANEL_OUTPUTS, k).transpose(0, 2, 1))
+
+
+def unpacked(panels: Weights, num_outputs: int) -> Weights:
+    """The (num_outputs, k) weights that ``packed`` took."""
+    rows: Weights = panels.transpose(0, 2, 1).reshape(-1, panels.shape[1])
+    return rows[:num_outputs]
+
+
+def product_of(kind: "np.dtype[Any]") -> Product:
+    """The compiled product for panels of this dtype. ``product(x, panels, out, m, k, p)`` puts
+    x (m, k) float32 times p panels' weights transposed into out (m, p * PANEL_OUTPUTS) float32. x,
+    panels and out are the addresses of C-contiguous arrays, which the caller keeps alive; 0 < m.
+    """
+    if kind not in _products:
+        of_weights = types.float32 if kind == np.float32 else types.int8
+        floats, count = types.CPointer(types.float32), types.intp
+        signature = types.void(floats, types.CPointer(of_weights), floats, count, count, count)
+        # Kept: the machine code lives as long as what compiled it.
+        compiled = _compiled[kind] = cfunc(signature)(_product_by_panels)
+        # By way of ctypes, a call costs a microsecond, and other threads run meanwhile.
+        kinds = [ctypes.c_void_p] * 3 + [ctypes.c_ssize_t] * 3
+        _products[kind] = ctypes.CFUNCTYPE(None, *kinds)(compiled.address)
+    return _products[kind]
+
+
+_compiled: Final[dict[Any, Any]] = {}
+_products: Final[dict[Any, Product]] = {}
+_block_1, _block_2, _block_3 = block_of(1), block_of(2), block_of(3)
+_block_4, _block_5, _block_6 = block_of(4), block_of(5), block_of(6)
+
+
+def _product_by_panels(
+    x: Any, panels: Any, out: Any, num_rows: int, num_inputs: int, num_panels: int
+) -> None:
+    """Blocks of nearly equal height: one row left over would cost as much as four."""
+    for chunk in range(0, num_rows, _CHUNK_ROWS):
+        rows_here = min(_CHUNK_ROWS, num_rows - chunk)
+        num_blocks = (rows_here + MOST_ROWS - 1) // MOST_ROWS
+        for panel in range(num_panels):
+            row = chunk
+            for block in range(num_blocks):
+                rows = (rows_here - (row - chunk)) // (num_blocks - block)
+                if rows == 1:
+                    _block_1(panels, x, out, panel, row, num_inputs, num_panels)
+                elif rows == 2:
+                    _block_2(panels, x, out, panel, row, num_inputs, num_panels)
+                elif rows == 3:
+                    _block_3(panels, x, out, panel, row, num_inputs, num_panels)
+                elif rows == 4:
+                    _block_4(panels, x, out, panel, row, num_inputs, num_panels)
+                elif rows == 5:
+                    _block_5(panels, x, out, panel, row, num_inputs, num_panels)
+                else:
+                    _block_6(panels, x, out, panel, row, num_inputs, num_panels)
+                row += rows
