@@ -97,15 +97,11 @@ class FairRing(Generic[K]):
         elif tag > self._count:
             self._past[key] = tag
 
-    @property
-    def is_even(self) -> bool:
-        """Whether there is no member, and nobody who left is ahead: all start alike."""
-        return not self._tag and not self._past
-
-    def serve_once(self, most: int) -> None:
-        """As if each of many newcomers were served once, ``most`` at most, in the order of their
-        coming, and left. Only while ``is_even``."""
-        self._count += most
+    def in_turn(self) -> list[K]:
+        """All members, whose turn is first first; for those who are served once and then leave."""
+        tag = self._tag
+        self._turns = sorted([turn for turn in self._turns if tag.get(turn[2]) == turn[0]])
+        return list(dict.fromkeys([key for _, _, key in self._turns]))
 
     def _set(self, key: K, tag: int) -> None:
         self._tag[key] = tag
@@ -130,8 +126,9 @@ class BatchPlanner:
     ) -> list[tuple[SessionKey, PendingDraft]]:
         """The next batch out of ``waiting``: no more than ``room`` and one message's bytes allow.
         ``at_least_one``: it is not empty, however large the first round is."""
-        if self._takes_all(waiting, room):
-            return list(waiting.items())
+        key_of = {key.edge: key for key in waiting}
+        if len(key_of) == len(waiting):
+            return self._plan_one_each(waiting, key_of, room, at_least_one)
         of_edge: dict[EdgeId, list[SessionKey]] = {}
         rows: dict[SessionKey, int] = {}
         for key, pending in waiting.items():
@@ -154,22 +151,48 @@ class BatchPlanner:
             self._serve(key, rows[key], of_edge)
         return chosen
 
-    def _takes_all(self, waiting: Mapping[SessionKey, PendingDraft], room: BatchRoom) -> bool:
-        """Whether there is nothing to choose: everything fits, no edge has more than one round, and
-        nobody is ahead or was passed over. It is paid for then."""
-        if self._passed_over is not None or len(waiting) > room.sessions:
-            return False
-        if not self._edges.is_even or len({key.edge for key in waiting}) < len(waiting):
-            return False
-        rows = [room.rows_of(pending) for pending in waiting.values()]
-        if sum(rows) > room.rows:
-            return False
-        if sum([pending.context for pending in waiting.values()]) > room.context:
-            return False
-        if sum([message_bytes(pending) for pending in waiting.values()]) > BATCH_BYTES:
-            return False
-        self._edges.serve_once(max(rows, default=0))
-        return True
+    def _plan_one_each(
+        self,
+        waiting: Mapping[SessionKey, PendingDraft],
+        key_of: Mapping[EdgeId, SessionKey],
+        room: BatchRoom,
+        at_least_one: bool,
+    ) -> list[tuple[SessionKey, PendingDraft]]:
+        """``plan`` where no edge has more than one round: an order once, in place of a choice for
+        each round."""
+        self._enter_one_each(key_of)
+        order = [key_of[edge] for edge in self._edges.in_turn()][: max(0, room.sessions)]
+        if order and self._passed_over is not None:
+            key, self._passed_over = self._passed_over, None
+            if key in waiting:
+                order = [key, *[other for other in order if other != key]][: room.sessions]
+        chosen: list[tuple[SessionKey, PendingDraft]] = []
+        rows_left, context_left, bytes_left = room.rows, room.context, BATCH_BYTES
+        for key in order:
+            pending = waiting[key]
+            rows = room.rows_of(pending)
+            rows_left -= rows
+            context_left -= pending.context
+            bytes_left -= message_bytes(pending)
+            is_over = rows_left < 0 or context_left < 0 or bytes_left < 0
+            if is_over and (chosen or not at_least_one):
+                self._passed_over = key  # it is first in the next batch
+                break
+            chosen.append((key, pending))
+            self._edges.pay(key.edge, rows)
+            self._edges.leave(key.edge)
+            if ring := self._sessions.get(key.edge):
+                ring.pay(key, rows)
+                ring.leave(key)
+        return chosen
+
+    def _enter_one_each(self, key_of: Mapping[EdgeId, SessionKey]) -> None:
+        """Rings of edges' sessions are not begun; those that stand are kept in step."""
+        self._edges.set_members(key_of)
+        for edge in [edge for edge in self._sessions if edge not in key_of]:
+            del self._sessions[edge]
+        for edge, ring in self._sessions.items():
+            ring.set_members((key_of[edge],))
 
     def _enter(self, of_edge: Mapping[EdgeId, list[SessionKey]]) -> None:
         self._edges.set_members(of_edge)
