@@ -11,19 +11,22 @@ client with these faults cured at their root:
 - waiting requests and flushes learnt of a loss by their timeouts only: here at once;
 - a broker that offers no TLS was spoken to in the clear even where TLS was wanted.
 
-They are cured by overriding private methods, hence the check of the version.
+They are cured by overriding private methods, hence the check of the version. So is one cost: a task
+and a queue for each subscription. Here messages wait for the loop's next turn in ``_Inbox``, all
+that were read together, and are handed over in one go.
 """
 
 import asyncio
 import contextlib
 import re
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import nats.aio.client
 from nats import errors
-from nats.aio.msg import Msg
 from nats.aio.transport import TcpTransport
+from nats.protocol import command
 
 from specedge.credentials.nkey import UserKey
 from specedge.errors import (
@@ -47,7 +50,6 @@ __all__ = ["NatsLink", "NatsOptions"]
 
 CURED_VERSION: Final = "2.16."
 END_TIMEOUT_S: Final = 0.5  # for each step of closing that waits for the peer
-PENDING_BYTES_LIMIT: Final = 64 * 1024 * 1024  # undelivered, per subscription
 PING: Final = b"PING\r\n"
 
 _REFUSED: Final = re.compile(r"authorization violation|authentication (revoked|expired)", re.I)
@@ -146,6 +148,38 @@ class _Transport(TcpTransport):
             self._io_writer.transport.abort()
 
 
+class _Inbox:
+    """What has arrived for one subscription and waits for the loop's next turn. ``on_drop`` is told
+    of what found it full."""
+
+    __slots__ = ("_deliver", "_max_pending", "_on_drop", "_pending")
+
+    def __init__(
+        self, deliver: Callable[[Message], None], max_pending: int, on_drop: Callable[[str], None]
+    ) -> None:
+        self._deliver = deliver
+        self._max_pending = max_pending
+        self._on_drop = on_drop
+        self._pending: deque[Message] = deque()
+
+    def put(self, message: Message) -> None:
+        """It is delivered in its turn, or dropped."""
+        if len(self._pending) >= self._max_pending:
+            self._on_drop(message.subject)
+            return
+        self._pending.append(message)
+        if len(self._pending) == 1:
+            asyncio.get_running_loop().call_soon(self._hand_over)
+
+    def lose(self) -> None:
+        """Deliver nothing more of what is here."""
+        self._pending.clear()
+
+    def _hand_over(self) -> None:
+        while self._pending:
+            self._deliver(self._pending.popleft())
+
+
 class _Client(nats.aio.client.Client):
     """nats-py's client for a single connection: it neither reconnects nor closes by itself.
 
@@ -169,6 +203,24 @@ class _Client(nats.aio.client.Client):
         self._wants_tls = wants_tls
         self._on_end = on_end
         self._on_denial = on_denial
+        self._inboxes: dict[int, _Inbox] = {}
+
+    async def listen(self, subject: str, inbox: _Inbox) -> int:
+        """Have the broker send what matches ``subject``, and put it into ``inbox``. Returns the
+        subscription's number."""
+        self._sid += 1
+        number = self._sid
+        self._inboxes[number] = inbox
+        await self._send_command(command.sub_cmd(subject, "", number))
+        await self._flush_pending()
+        return number
+
+    async def forget(self, number: int) -> None:
+        """No more of that subscription."""
+        inbox = self._inboxes.pop(number, None)
+        if inbox is not None:
+            inbox.lose()
+            await self._send_unsubscribe(number)
 
     def watch_loops(self) -> None:
         """Once connected: a read or write loop that ends, for whatever reason, ends all."""
@@ -212,6 +264,15 @@ class _Client(nats.aio.client.Client):
             return
         await super()._process_pong()
 
+    async def _process_msg(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
+    ) -> None:
+        inbox = self._inboxes.get(sid)
+        if inbox is None:  # replies to requests, and late ones of subscriptions that ended
+            await super()._process_msg(sid, subject, reply, data, headers)
+            return
+        inbox.put(Message(subject.decode(), data, reply.decode() if reply else None))
+
     async def _process_op_err(self, e: Exception) -> None:
         self._on_end(Loss(str(e) or type(e).__name__))
 
@@ -224,6 +285,8 @@ class _Client(nats.aio.client.Client):
     async def _close(self, status: int, do_cbs: bool = True) -> None:
         self._bounded.is_ending = True
         self.fail_waiters()
+        for inbox in self._inboxes.values():
+            inbox.lose()
         await super()._close(status, do_cbs)
 
 
@@ -305,24 +368,16 @@ class _NatsConnection:
     ) -> Unsubscribe:
         """See ``Connection.subscribe``."""
         self._check_open()
-
-        async def on_message(message: Msg) -> None:
-            deliver(Message(message.subject, message.data, message.reply or None))
-
+        inbox = _Inbox(deliver, max_pending, self._events.on_drop)
         try:
-            subscription = await self._client.subscribe(
-                subject,
-                cb=on_message,
-                pending_msgs_limit=max_pending,
-                pending_bytes_limit=PENDING_BYTES_LIMIT,
-            )
+            number = await self._client.listen(subject, inbox)
         except (errors.Error, OSError) as error:
             raise LinkDown(str(error)) from error
 
         async def unsubscribe() -> None:
             if self.is_open:
                 with contextlib.suppress(errors.Error, OSError):
-                    await subscription.unsubscribe()
+                    await self._client.forget(number)
 
         return unsubscribe
 
