@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import pytest
+
 from specedge.ids import GroupId, SessionKey, VerifierId
 from specedge.protocol.messages import StepReport
 from specedge_scheduler.policy.decide import SchedulerPolicy
@@ -292,18 +294,28 @@ def test_the_barrier_waits_for_its_group_but_not_for_ever() -> None:
     assert 9.8 < waited_s < 10.2  # half of the twenty seconds that B's round has
 
 
-def test_where_rows_are_dear_a_draft_keeps_its_best_eight_nodes() -> None:
-    desk = Desk(sessions=8)
+def dear_rows(desk: Desk, row_ms: float) -> None:
+    """Reports from which the desk learns that a row costs so much."""
     for number in range(60):
         rows = 8 + 4 * number % 400
-        ms = 100.0 + 0.01 * rows + 1.0 * max(0, rows - 32)
         desk._steps += 1
         report = StepReport(
-            seq=desk._steps, rows=rows, prefill=0, context=9, sessions=1, ms=ms
-        )  # fmt: skip
+            seq=desk._steps, rows=rows, prefill=0, context=9, sessions=1, ms=100 + row_ms * rows
+        )
         told = stat(1000 + number, last=desk._last, steps=(report,), slots=64)
         desk.tell(StatArrived(V, told))
 
-    (batch,) = desk.draft(A, B, C, D, *(key(letter) for letter in "EFGH"), nodes=20)
 
-    assert [len(item.token) for item in batch.batch.items] == [8] * 8
+@pytest.mark.parametrize(("row_ms", "sizes"), [(0.001, [20, 20]), (20.0, [4, 4])])
+def test_a_draft_is_cut_where_its_rows_cost_more_than_they_yield(
+    row_ms: float, sizes: list[int]
+) -> None:
+    desk = Desk()  # two of three tokens of each draft were right so far
+    dear_rows(desk, row_ms)
+    for _ in range(40):
+        desk.step(A, B, step_s=0.1 + 4 * row_ms / 1000)
+    dear_rows(desk, row_ms)
+
+    (batch,) = desk.draft(C, D, nodes=20)
+
+    assert [len(item.token) for item in batch.batch.items] == sizes

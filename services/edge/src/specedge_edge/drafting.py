@@ -244,7 +244,8 @@ class SessionProposer:
         self._committed += committed.tokens
         self._news.append(committed)
         if self._pacing is not None:
-            self._pacing.observe(committed, self._source.clock.now_s())
+            num_sent = 0 if self._out is None else self._out.num_drafted
+            self._pacing.observe(committed, self._source.clock.now_s(), num_sent)
         if committed.round_trip_s is not None:
             self._trips.observe(committed.round_trip_s)
         if committed.was_tree and self._out is not None:

@@ -1,10 +1,12 @@
 """How long a session may draft before its verifier would wait for it: verdicts say when the next
-draft is wanted. Until then passes cost nothing, so a round is as deep as that allows."""
+draft is wanted. Until then passes cost nothing, so a round is as deep as that allows. And how many
+nodes: no more than verifiers try of late."""
 
 from dataclasses import replace
 from typing import Final
 
 from specedge.drafting.controller import Decision
+from specedge.drafting.size_limit import SizeLimit
 from specedge.protocol.effects import Committed
 from specedge_edge.proactive import TRIP_WEIGHT, MovingMean, PassTime
 
@@ -19,11 +21,13 @@ class RoundPacing:
     def __init__(self, pass_time: PassTime) -> None:
         self._pass_time = pass_time
         self._network = MovingMean(TRIP_WEIGHT)
+        self._size = SizeLimit()
         self._due_s: float | None = None  # when the next draft should leave
 
-    def observe(self, committed: Committed, now_s: float) -> None:
-        """A verdict came now."""
+    def observe(self, committed: Committed, now_s: float, num_sent: int = 0) -> None:
+        """A verdict came now, on a draft of ``num_sent`` nodes."""
         timing, trip_s = committed.verdict.timing, committed.round_trip_s
+        self._size.note(num_sent, committed.verdict.kept)
         if trip_s is not None:
             cloud_s = (timing.held + timing.queue + timing.draft + timing.step) / 1e3
             self._network.add(max(0.0, trip_s - cloud_s))
@@ -34,14 +38,22 @@ class RoundPacing:
             self._due_s = now_s + timing.next / 1e3 - self._network.value
 
     def paced(self, decision: Decision, now_s: float) -> Decision:
-        """``decision`` with the passes that there is time for after this verdict: where a rule
-        weighs passes, these cost nothing; where none does, they are as many as are run, one at
-        least. As it is, if nobody said when the draft is wanted."""
-        pass_s = self._pass_time.seconds
-        if decision.policy is None or self._due_s is None or pass_s <= 0:
+        """``decision`` with no more nodes than are tried, and with the passes that there is time
+        for after this verdict: where a rule weighs passes, these cost nothing; where none does,
+        they are as many as are run, one at least. As it is, if nobody said when the draft is
+        wanted."""
+        policy, rule = decision.policy, decision.rule
+        if policy is None:
             return decision
-        left = (self._due_s - now_s) / pass_s
-        if decision.rule is not None:
-            return replace(decision, rule=replace(decision.rule, free_passes=max(0, int(left))))
-        passes = max(1, int(left + SLACK))
-        return replace(decision, policy=replace(decision.policy, passes=passes))
+        policy = replace(policy, budget=int(min(policy.budget, self._size.most)))
+        left = self._passes_left(now_s)
+        if left is None:
+            return replace(decision, policy=policy)
+        if rule is not None:
+            free = replace(rule, free_passes=max(0, int(left)))
+            return replace(decision, policy=policy, rule=free)
+        return replace(decision, policy=replace(policy, passes=max(1, int(left + SLACK))))
+
+    def _passes_left(self, now_s: float) -> float | None:
+        pass_s = self._pass_time.seconds
+        return None if self._due_s is None or pass_s <= 0 else (self._due_s - now_s) / pass_s

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from specedge.ids import EdgeId, SessionKey
+from specedge.protocol.messages import MAX_NODES
+from specedge_scheduler.pipeline import PendingDraft
 from specedge_scheduler.policy.batching import BatchPlanner, BatchRoom, node_cap
 from specedge_scheduler.policy.dispatch import Plan, Rounds, hosted_rounds, room_of
 from specedge_scheduler.policy.pace import places_in
@@ -22,10 +24,11 @@ from specedge_scheduler.policy.prospects import (
     outlook,
     places_of,
 )
+from specedge_scheduler.policy.row_worth import RowWorth
+from specedge_scheduler.policy.trials import Trials
 from specedge_scheduler.policy.types import SchedulerLimits
 from specedge_scheduler.views import Session, Verifier
 
-KNEE_NODES: Final = 8  # of each draft, that go however dear rows are
 EARLY_SHARE: Final = 0.15  # of a step before its end, a full batch goes: nothing is lost by it
 
 
@@ -35,6 +38,9 @@ class JustInTimeDispatch:
     def __init__(self, limits: SchedulerLimits) -> None:
         self._limits = limits
         self._planner = BatchPlanner()
+        self._worth = RowWorth()
+        self._trials = Trials()
+        self._cap = MAX_NODES  # of the last batch
         self._held_since_s: float | None = None  # first decision to hold, while nothing runs
 
     def plan(self, verifier: Verifier, now_s: float) -> Plan:
@@ -60,11 +66,13 @@ class JustInTimeDispatch:
 
     def _top_up(self, verifier: Verifier, room: BatchRoom, rounds: int, rows: int) -> Plan:
         """Who comes between the staging and the step may still be in time."""
-        left = BatchRoom(room.rows - rows, room.sessions - rounds, room.context)
+        left = BatchRoom(room.rows - rows, room.sessions - rounds, room.context, self._cap)
         if left.is_none:
             return Plan(reason="full")
         chosen = tuple(self._planner.plan(verifier.waiting, left, at_least_one=False))
-        return Plan(chosen, "topped_up", next_s=self._next_s(verifier, left, chosen))
+        self._worth.note(chosen, self._cap)
+        next_s = self._next_s(verifier, left, chosen)
+        return Plan(chosen, "topped_up", nodes=self._cap, next_s=next_s)
 
     def _hold_or_go(
         self, verifier: Verifier, room: BatchRoom, now_s: float, start_s: float
@@ -88,15 +96,20 @@ class JustInTimeDispatch:
 
     def _is_saturated(self, verifier: Verifier, room: BatchRoom) -> bool:
         waiting = verifier.waiting.values()
-        rows = sum(one.num_rows for one in waiting) / len(waiting)
+        rows = sum(self._rows_of(one) for one in waiting) / len(waiting)
         context = sum(one.context for one in waiting) / len(waiting)
         drafting = sum(not one.is_hosted for one in verifier.sessions.values())
         places = max(1, min(room.sessions, int(room.rows / rows), drafting))
         step_ms = verifier.estimator.predict_ms(round(places * rows), round(places * context))
         return is_saturated(verifier, drafting, places, step_ms / 1000)
 
+    def _rows_of(self, pending: PendingDraft) -> int:
+        return pending.num_rows - max(0, len(pending.draft.token) - self._cap)
+
     def _may_hold(self, verifier: Verifier, now_s: float) -> bool:
         """Holds follow one another, each for somebody else: together no longer than a step."""
+        if not self._trials.habits.holds:
+            return False
         if verifier.pipeline.ends_s is not None and now_s < verifier.pipeline.ends_s:
             return True
         if self._held_since_s is None:
@@ -109,16 +122,27 @@ class JustInTimeDispatch:
         cap = self._node_cap(verifier, room)
         room = BatchRoom(room.rows, room.sessions, room.context, cap)
         chosen = tuple(self._planner.plan(verifier.waiting, room))
+        self._trials.note(self._worth.note(chosen, cap), len(verifier.sessions), now_s)
         return Plan(chosen, reason, nodes=cap, next_s=self._next_s(verifier, room, chosen))
 
     def _node_cap(self, verifier: Verifier, room: BatchRoom) -> int:
-        """More wait than fit: drafts are cut rather than left for the step after. Where rows become
-        dear before the step is full, they are cut there, but not below what is worth most."""
+        """More wait than fit: drafts are cut rather than left for the step after. Where rows are
+        dear, they are cut to what pays."""
         waiting = list(verifier.waiting.values())[: room.sessions]
-        knee, rows = verifier.estimator.knee_rows, room.rows
-        if knee is not None:
-            rows = min(rows, max(knee, len(waiting) * (1 + KNEE_NODES)))
-        return node_cap(waiting, BatchRoom(rows))
+        self._cap = MAX_NODES
+        if self._worth.is_known:
+            self._cap = self._dear_cap(verifier, room, waiting)
+        return min(self._cap, node_cap(waiting, BatchRoom(room.rows)))
+
+    def _dear_cap(
+        self, verifier: Verifier, room: BatchRoom, waiting: Sequence[PendingDraft]
+    ) -> int:
+        estimator = verifier.estimator
+        context = sum(one.context for one in waiting)
+        rest_s = 0.0 if self._is_saturated(verifier, room) else verifier.usual.turnaround_s
+        return self._worth.best_cap(
+            waiting, lambda rows: estimator.predict_ms(rows, context), rest_s * 1000
+        )
 
     # ------------------------------------------------------------ when the next draft is wanted
 
@@ -129,9 +153,9 @@ class JustInTimeDispatch:
         be in. The steps in between are those of the sessions that are not in this one."""
         drafting = [one for one in verifier.sessions.values() if not one.is_hosted]
         others = len(drafting) - len(chosen)
-        if others <= 0 or not chosen:
+        if others <= 0 or not chosen or not self._trials.habits.tells:
             return {}
-        usual_rows = max(1.0, sum(one.num_rows for _, one in chosen) / len(chosen))
+        usual_rows = max(1.0, sum(self._rows_of(one) for _, one in chosen) / len(chosen))
         places = max(1, min(room.sessions, int(room.rows / usual_rows)))
         full_s = self._usual_step_s(verifier, chosen, min(places, len(drafting)))
         if not is_saturated(verifier, len(drafting), places, full_s):
@@ -159,7 +183,7 @@ class JustInTimeDispatch:
 
     def _usual_step_s(self, verifier: Verifier, chosen: Rounds, num_rounds: int) -> float:
         share = num_rounds / len(chosen)
-        rows = share * sum(one.num_rows for _, one in chosen)
+        rows = share * sum(self._rows_of(one) for _, one in chosen)
         context = share * sum(one.context for _, one in chosen)
         return verifier.estimator.predict_ms(round(rows), round(context)) / 1000
 

@@ -1,0 +1,121 @@
+"""What the rows of a draft are worth to a step: learned from what was accepted. Pure.
+
+A draft's last nodes are its least likely ones. Where a row costs a verifier time that others wait
+for, they are worth less than what the same time yields elsewhere: drafts are cut there. What counts
+is not what edges promise, but what their rounds yielded, level by level.
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from itertools import accumulate
+from typing import Final
+
+from specedge.ids import SessionKey
+from specedge.protocol.messages import MAX_NODES
+from specedge_scheduler.pipeline import PendingDraft
+
+MEMORY: Final = 512.0  # rounds that reached a level
+DOUBT: Final = 8.0  # rounds that what the level above yields is worth to a level
+LONGER: Final = 0.99  # of the best rate is enough for a longer draft: only what goes is learned
+SETTLED_ROUNDS: Final = 32  # at the first level, before anything is cut
+LEAST_NODES: Final = 4  # of a draft, that go however dear rows are
+MOST_LEVELS: Final = 32  # told apart
+SIZES_TRIED: Final = 12
+SESSIONS_KEPT: Final = 1024
+
+# Milliseconds of a step with so many rows of these rounds.
+StepOfRows = Callable[[int], float]
+
+
+class RowWorth:
+    """One verifier's sessions together. ``note`` every round that goes, in order."""
+
+    def __init__(self) -> None:
+        # Per level: rounds whose draft was right so far and went on, and those right there too.
+        self._seen: list[float] = []
+        self._right: list[float] = []
+        self._last: dict[SessionKey, tuple[int, int, int]] = {}  # round, committed, levels sent
+
+    @property
+    def is_known(self) -> bool:
+        """Whether enough was seen to cut by."""
+        return bool(self._seen) and self._seen[0] >= SETTLED_ROUNDS
+
+    def note(self, rounds: Iterable[tuple[SessionKey, PendingDraft]], max_nodes: int) -> float:
+        """These go now, with at most so many nodes each; what they start from tells what their
+        sessions' last rounds yielded. How many tokens they are worth together."""
+        if len(self._last) > SESSIONS_KEPT:
+            self._last.clear()
+        worth = list(accumulate(self._reach()))
+        tokens = 0.0
+        for key, pending in rounds:
+            draft = pending.draft
+            committed = draft.base + len(draft.append)
+            last = self._last.get(key)
+            if last is not None and last[0] == draft.round - 1:
+                self._learn(committed - last[1] - 1, last[2])
+            num_levels = max(levels_of(draft.parent[:max_nodes]), default=0)
+            self._last[key] = draft.round, committed, num_levels
+            tokens += worth[min(num_levels, MOST_LEVELS)]
+        return tokens
+
+    def best_cap(
+        self, rounds: Collection[PendingDraft], step_ms: StepOfRows, rest_ms: float
+    ) -> int:
+        """How many nodes of each draft yield most tokens per second, if ``rest_ms`` of the time per
+        step passes however long it is. ``MAX_NODES``: all of them."""
+        gains = self._gains(rounds)
+        rows = sum(1 + len(pending.draft.append) for pending in rounds)
+        tokens = float(len(rounds))
+        stride = max(1, len(gains) // SIZES_TRIED)
+        rates: list[tuple[int, float]] = []
+        for num_nodes, (gain, num_drafts) in enumerate(gains, start=1):
+            tokens, rows = tokens + gain, rows + num_drafts
+            is_tried = num_nodes % stride == 0 or num_nodes == len(gains)
+            if is_tried and num_nodes >= LEAST_NODES:
+                rates.append((num_nodes, tokens / max(rest_ms + step_ms(rows), 1e-6)))
+        enough = LONGER * max((rate for _, rate in rates), default=0.0)
+        cap = max((num_nodes for num_nodes, rate in rates if rate >= enough), default=len(gains))
+        return cap if cap < len(gains) else MAX_NODES
+
+    def _gains(self, rounds: Collection[PendingDraft]) -> list[tuple[float, int]]:
+        """Of the first nodes of all drafts, of the second ones, …: tokens that they add, and how
+        many there are."""
+        reach = self._reach()
+        size = max((len(pending.draft.token) for pending in rounds), default=0)
+        gains, counts = [0.0] * size, [0] * size
+        for pending in rounds:
+            levels = levels_of(pending.draft.parent)
+            num_at = [0] * (len(levels) + 2)
+            for level in levels:
+                num_at[level] += 1
+            for node, level in enumerate(levels):
+                gains[node] += reach[min(level, MOST_LEVELS)] / num_at[level]
+                counts[node] += 1
+        return list(zip(gains, counts, strict=True))
+
+    def _reach(self) -> list[float]:
+        """By level, 0 … ``MOST_LEVELS``: how often the accepted path goes so far."""
+        reach, chance = [1.0], 0.5
+        for level in range(MOST_LEVELS):
+            if level < len(self._seen):
+                chance = (self._right[level] + DOUBT * chance) / (self._seen[level] + DOUBT)
+            reach.append(reach[-1] * chance)
+        return reach
+
+    def _learn(self, num_accepted: int, num_levels: int) -> None:
+        kept = 1.0 - 1.0 / MEMORY
+        for level in range(min(num_accepted + 1, num_levels, MOST_LEVELS)):
+            if level == len(self._seen):
+                self._seen.append(0.0)
+                self._right.append(0.0)
+            self._seen[level] = kept * self._seen[level] + 1.0
+            is_right = level < num_accepted
+            self._right[level] = kept * self._right[level] + (1.0 if is_right else 0.0)
+
+
+def levels_of(parents: Iterable[int]) -> list[int]:
+    """Of each node, how many levels it is below the root; parents as in ``Draft``."""
+    levels: list[int] = []
+    for parent in parents:
+        levels.append(1 if parent < 0 else levels[parent] + 1)
+    return levels
