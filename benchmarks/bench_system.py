@@ -15,20 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from benchmarks.children import COMMON_FLAGS, running, url_of
 from benchmarks.pinned import Cores
-from specedge.cli.child import Child
-from specedge.cli.failure import CommandFailed
 from specedge.cli.stack import EDGE_MODULE, LOOPBACK, SCHEDULER_MODULE, VERIFIER_MODULE, ProcessPlan
-from specedge.cli.supervisor import describe_exit, last_words
-from specedge.cli.waiting import until_ready, watch_readiness
 from specedge.link.broker import Broker
-from specedge.service.runtime import Tasks
 
 PINNED: Final = "benchmarks.pinned"
 PROXY: Final = "benchmarks.delay_proxy"
-READY_WITHIN_S: Final = 300.0
-GRACE_S: Final = 8.0
-COMMON_FLAGS: Final = ("--http-port", "0", "--http-host", LOOPBACK, "--log-format", "json")
 
 
 class Link:
@@ -71,8 +64,8 @@ class Cloud:
             )
             for each in names
         ]
-        async with _running(plans, self.run_dir) as children:
-            yield [_url(child) for child in children]
+        async with running(plans, self.run_dir) as children:
+            yield [url_of(child) for child in children]
 
 
 @contextlib.asynccontextmanager
@@ -87,8 +80,8 @@ async def cloud(run_dir: Path, cores: Cores, verifier_flags: Sequence[str]) -> A
             _plan("scheduler", cores.others, SCHEDULER_MODULE, broker.url, []),
             _plan("verifier-1", cores.verifier, VERIFIER_MODULE, broker.url, flags),
         ]
-        async with _running(plans, run_dir) as (_, verifier):
-            yield Cloud(link, _url(verifier), cores, run_dir)
+        async with running(plans, run_dir) as (_, verifier):
+            yield Cloud(link, url_of(verifier), cores, run_dir)
 
 
 @contextlib.asynccontextmanager
@@ -105,35 +98,6 @@ async def _link(port: int) -> AsyncIterator[Link]:
     finally:
         process.stdin.close()  # which ends it
         await process.wait()
-
-
-@contextlib.asynccontextmanager
-async def _running(plans: Sequence[ProcessPlan], run_dir: Path) -> AsyncIterator[list[Child]]:
-    """Children that are ready. That one ends before its time ends the measurement."""
-    children = [Child(plan, run_dir=run_dir) for plan in plans]
-    ending = asyncio.Event()
-
-    async def keep(child: Child) -> None:
-        code = await child.run_once()
-        if not ending.is_set():
-            raise CommandFailed(f"{child.name} {describe_exit(code)}", hint=last_words(child))
-
-    async with Tasks() as tasks:
-        for child in children:
-            tasks.start(keep(child), name=child.name)
-            tasks.start(watch_readiness(child, lambda *_: None), name=f"watch {child.name}")
-        try:
-            async with asyncio.timeout(READY_WITHIN_S):
-                await until_ready(children)
-            yield children
-        finally:
-            ending.set()
-            await asyncio.gather(*(child.stop(GRACE_S) for child in children))
-
-
-def _url(child: Child) -> str:
-    assert child.http_url is not None, "a ready child has said where it listens"
-    return child.http_url
 
 
 def _plan(name: str, core: str, module: str, nats_url: str, flags: Sequence[str]) -> ProcessPlan:

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.children import COMMON_FLAGS, running, url_of
 from benchmarks.scrape import Reading, read
 from specedge.cli.child import Child
 from specedge.cli.failure import CommandFailed
-from specedge.cli.stack import LOOPBACK, SCHEDULER_MODULE, VERIFIER_MODULE, ProcessPlan
-from specedge.cli.supervisor import describe_exit, last_words
-from specedge.cli.waiting import until_ready, watch_readiness
+from specedge.cli.stack import SCHEDULER_MODULE, VERIFIER_MODULE, ProcessPlan
+from specedge.cli.supervisor import describe_exit
 from specedge.errors import InvalidRequest
 from specedge.link.base import Message
 from specedge.link.broker import Broker
@@ -33,9 +33,7 @@ from specedge.protocol.messages import Stat, StepReport
 from specedge.service.runtime import Tasks
 
 FLEET: Final = "specedge_edge.fleet"
-READY_WITHIN_S: Final = 60.0
 GRACE_S: Final = 5.0
-COMMON_FLAGS: Final = ("--http-port", "0", "--http-host", LOOPBACK, "--log-format", "json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +136,7 @@ async def _measure(
 
 async def _read_all(children: Sequence[Child]) -> list[Reading]:
     """The scheduler's counters, then each verifier's."""
-    return [await asyncio.to_thread(read, _url(child)) for child in children]
+    return [await asyncio.to_thread(read, url_of(child)) for child in children]
 
 
 class _FleetProcess:
@@ -226,34 +224,12 @@ async def _services(run_dir: Path, url: str, flags: CellFlags) -> AsyncIterator[
         name = f"verifier-{number}"
         own = ["--engine", "emulated", "--verifier-id", name, *flags.verifier]
         plans.append(_plan(name, VERIFIER_MODULE, url, own))
-    children = [Child(plan, run_dir=run_dir) for plan in plans]
-    ending = asyncio.Event()
-
-    async def keep(child: Child) -> None:
-        code = await child.run_once()
-        if not ending.is_set():
-            raise CommandFailed(f"{child.name} {describe_exit(code)}", hint=last_words(child))
-
-    async with Tasks() as tasks:
-        for child in children:
-            tasks.start(keep(child), name=child.name)
-            tasks.start(watch_readiness(child, lambda *_: None), name=f"watch {child.name}")
-        try:
-            async with asyncio.timeout(READY_WITHIN_S):
-                await until_ready(children)
-            yield children
-        finally:
-            ending.set()
-            await asyncio.gather(*(child.stop(GRACE_S) for child in children))
+    async with running(plans, run_dir) as children:
+        yield children
 
 
 def _plan(name: str, module: str, url: str, flags: Sequence[str]) -> ProcessPlan:
     return ProcessPlan(name, module, ("--nats-url", url, *COMMON_FLAGS, *flags))
-
-
-def _url(child: Child) -> str:
-    assert child.http_url is not None, "a ready child has said where it listens"
-    return child.http_url
 
 
 def _cpu_seconds(pids: Mapping[str, int | None]) -> dict[str, float]:

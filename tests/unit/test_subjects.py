@@ -57,6 +57,11 @@ def test_what_a_verifier_says_is_read_back() -> None:
         "se.ver.V.stat",
         f"se.dn.{EDGE}.w.{SESSION}",
         f"se.dn.{EDGE}.v.x",
+        f"se.up.{EDGE}.open.{SESSION}\n",
+        f"se.up.{EDGE}\n.open.{SESSION}",
+        f"se.up.{EDGE}.draft.v1\n.{SESSION}",
+        "se.work.v1\n.batch",
+        "se.ver.v1\n.stat",
     ],
 )
 def test_anything_else_is_nobody_subject(subject: str) -> None:

@@ -11,9 +11,9 @@ GroupId = NewType("GroupId", str)  # a scheduler group: the <target> of an edge'
 Round = NewType("Round", int)  # per session, from 0
 Slot = NewType("Slot", int)  # a lease in a KV cache
 
-SERVICE_NAME: Final = re.compile(r"^[a-z0-9-]{1,32}$")
-EDGE_ID: Final = re.compile(r"^U[A-Z2-7]{55}$")
-SESSION_ID: Final = re.compile(r"^[0-9a-f]{32}$")
+SERVICE_NAME: Final = re.compile(r"^[a-z0-9-]{1,32}\Z")
+EDGE_ID: Final = re.compile(r"^U[A-Z2-7]{55}\Z")
+SESSION_ID: Final = re.compile(r"^[0-9a-f]{32}\Z")
 
 
 class SessionKey(NamedTuple):
