@@ -16,6 +16,7 @@ BENCHMARKS: Final = {
     "policy": "benchmarks.policy_grid",
     "scale": "benchmarks.scale",
     "emulate": "benchmarks.emulate",
+    "against": "benchmarks.against",
 }
 
 

@@ -87,11 +87,12 @@ def _drafting(edges: EdgeSpec) -> list[str]:
         return ["--mode", "hosted"]
     agreement = ",".join(f"{share:g}" for share in edges.acceptance)
     nodes = edges.nodes or depth.max
+    branch = -(-nodes // max(1, depth.min)) if edges.nodes else 1
     return [
         *("--pass-ms", f"{edges.draft_pass_ms:g}", "--agreement", f"{agreement}"),
         *("--depth", str(depth.max), "--passes", str(depth.min)),
         *("--paced", str(depth.min < depth.max).lower(), "--budget", str(nodes)),
-        *("--branch", str(max(1, -(-nodes // max(1, depth.min)))), "--beams", "1"),
+        *("--branch", str(branch), "--beams", "1"),
         *("--proactive", str(edges.proactive is not None).lower()),
     ]
 

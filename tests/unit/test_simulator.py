@@ -21,7 +21,7 @@ from specedge_scheduler.sim.draws import Stream, normal, uniform, uniforms
 from specedge_scheduler.sim.events import VirtualTime
 from specedge_scheduler.sim.scenario import EdgeSpec, LoadSpec, read_scenario
 from specedge_scheduler.sim.sweeps import find_capacity, variations
-from specedge_scheduler.sim.world import edge_id, next_arrival_s
+from specedge_scheduler.sim.world import edge_id, next_arrival_s, simulate
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL: dict[str, object] = {
@@ -196,3 +196,26 @@ def test_made_up_keys_are_well_formed_and_distinct() -> None:
 
     assert all(EDGE_ID.match(name) for name in names)
     assert len(set(names)) == 100
+
+
+def test_without_a_share_what_was_right_to_the_end_and_one_level_on_was_prepared() -> None:
+    homes = {
+        "count": 4,
+        "depth": 3,
+        "acceptance": [0.8],
+        "proactive": {},
+        "session": {"prompt_tokens": 8, "output_tokens": 1000},
+    }
+    fields = SMALL | {"duration_s": 30.0, "edges": [homes]}
+
+    assert simulate(read_scenario(fields)).hit_share == pytest.approx(0.8**4, abs=0.04)
+
+
+def test_what_the_services_take_comes_on_top_of_link_and_device() -> None:
+    def token_ms(**times: float) -> float:
+        one = {"count": 1, "depth": 2, "acceptance": [0.0], "draft_ms": times.get("draft_ms", 0.0)}
+        own = {"answer_ms": times.get("answer_ms", 0.0), "device": {"fixed_ms": 20.0}}
+        fields = SMALL | {"edges": [one], "verifiers": [own]}
+        return simulate(read_scenario(fields)).ms_per_token_mean
+
+    assert token_ms(draft_ms=3.0, answer_ms=4.0) == pytest.approx(token_ms() + 7.0, abs=0.2)

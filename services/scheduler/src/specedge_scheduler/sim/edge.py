@@ -74,9 +74,12 @@ class SimSession:
         self._pass_s = spec.draft_pass_ms / 1000
         self._depth = spec.depth_range
         link = spec.link_spec
+        # The edge only sees how long it takes in all, and halves it.
         self._down_s = link.round_trip_ms / 2000
         # A draft must be on its way by so much before the next batch is formed.
-        self._lead_s = self._down_s + GUARD_DEVIATIONS * link.jitter_ms / 1000 + GUARD_S
+        self._lead_s = (
+            self._down_s + spec.draft_ms / 1000 + GUARD_DEVIATIONS * link.jitter_ms / 1000 + GUARD_S
+        )
         params = SessionParams.model_construct(
             model="emulated",
             weights="aa",
@@ -92,6 +95,7 @@ class SimSession:
         self._sent_s: float | None = None
         self._next_s: float | None = None  # when the next batch is formed, by the edge's clock
         self._head_start = 0
+        self._depth_out = 0  # levels of the last draft
         self._step_s = 0.05  # of the last step that it was in
         self._yields = expected_tokens(spec.acceptance, self._depth.max)
         self._opened_s = self._first_s = self._last_s = 0.0
@@ -162,9 +166,9 @@ class SimSession:
         self._num_tokens += num_tokens
         self._last_s = now_s
         self._next_s = now_s - self._down_s + timing.next / 1000 if timing.next else None
-        self._head_start = self._prepared(now_s)
+        self._head_start = self._prepared(now_s, num_tokens)
 
-    def _prepared(self, now_s: float) -> int:
+    def _prepared(self, now_s: float, num_tokens: int) -> int:
         """Levels of the next draft that are there already."""
         if self.spec.proactive is None or self._sent_s is None:
             return 0
@@ -172,9 +176,18 @@ class SimSession:
         passes = int((now_s - self._sent_s) / self._pass_s) if self._pass_s else self._depth.max + 1
         if passes < 1:
             return 0
-        is_hit = uniform(self.text, self._machine.base, _HIT) < self.spec.proactive.hit
+        is_hit = self._is_hit(self.spec.proactive.hit, num_tokens)
         self._measures.note_bet(is_hit)
         return min(passes - 1, self._depth.max) if is_hit else 0
+
+    def _is_hit(self, share: float | None, num_tokens: int) -> bool:
+        """Whether the verdict that committed so many tokens was the one that was prepared for."""
+        base = self._machine.base
+        if share is not None:
+            return uniform(self.text, base, _HIT) < share
+        depth, acceptance = num_tokens - 1, self.spec.acceptance
+        chance = acceptance[min(depth, len(acceptance) - 1)]
+        return depth == self._depth_out and self.luck[base - 1] < chance
 
     def _draft(self, ask: AskDraft) -> None:
         """Draft now; the machine is told when it is done."""
@@ -182,6 +195,7 @@ class SimSession:
         most = min(self._depth.max, self._left(), ask.max_nodes)
         depth = self._choose_depth(min(self._depth.min, most), most, now_s)
         done_s = now_s + max(0, depth - self._head_start) * self._pass_s
+        self._depth_out = depth
         tree = line_tree(depth, self.spec.nodes if depth else 0)
         self._time.call_at(done_s, self._say, ask, tree)
 

@@ -18,6 +18,13 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 INLINE_SOURCE = "the scenario file"
 
+# What the services' own work adds, in milliseconds: medians of spans of the real services under
+# `python -m benchmarks against`, on two cores. See ADR 32.
+DRAFT_MS = 1.2  # from a draft's end to its arrival at the scheduler, beside the link's time
+CLUSTER_MS = 0.5  # from scheduler to verifier, or back, until the other one acts on it
+STEP_GAP_MS = 0.5  # between two steps, where work waits
+ANSWER_MS = 2.5  # from a step's end until its verdicts are out, beside the next step
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,14 +55,16 @@ class VerifierSpec(_Part):
     slots       sessions that it can hold
     step_rows   rows of one step
     overhead_ms  host's own time between two steps
-    hosts       what an hour of each costs is the device's
+    answer_ms   from a step's end until its verdicts are out, and then its report: they are worked
+                out while the next step runs
     """
 
     count: Annotated[int, Field(ge=1, le=10_000)] = 1
     device: str | DeviceSpec = Field(default_factory=DeviceSpec)
     slots: Annotated[int, Field(ge=1)] = 64
     step_rows: Annotated[int, Field(ge=2)] = 1024
-    overhead_ms: NotNegative = 0.2
+    overhead_ms: NotNegative = STEP_GAP_MS
+    answer_ms: NotNegative = ANSWER_MS
 
     @field_validator("device")
     @classmethod
@@ -88,9 +97,13 @@ class DepthRange(_Part):
 
 
 class ProactiveSpec(_Part):
-    """Drafting on while a draft is out: ``hit`` is the share of verdicts that were prepared."""
+    """Drafting on while a draft is out.
 
-    hit: Share = 0.0
+    hit  share of verdicts that were prepared. None: as the levels have it, which is how emulated
+         devices have it: when the whole draft was right, and the level after it was, too
+    """
+
+    hit: Share | None = None
 
 
 class LoadSpec(_Part):
@@ -120,6 +133,7 @@ class EdgeSpec(_Part):
 
     sessions         that each runs side by side
     draft_pass_ms    one level of its draft
+    draft_ms         to send a draft: host, broker, scheduler; the link's time comes on top
     depth            levels: a number, or a range from which it takes what time allows
     nodes            of each draft, however many levels; 0: one a level
     acceptance       chance of each level, given the one above; the last one goes on
@@ -132,6 +146,7 @@ class EdgeSpec(_Part):
     count: Annotated[int, Field(ge=1, le=100_000)] = 1
     sessions: Annotated[int, Field(ge=1, le=1024)] = 1
     draft_pass_ms: NotNegative = 10.0
+    draft_ms: NotNegative = DRAFT_MS
     depth: Annotated[int, Field(ge=0, le=64)] | DepthRange = 5
     nodes: Annotated[int, Field(ge=0, le=1023)] = 0
     acceptance: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.75,)
@@ -188,7 +203,7 @@ class SchedulerSpec(_Part):
     batch_sessions: Annotated[int, Field(ge=0)] = SchedulerLimits.max_batch_sessions
     objective_ms: NotNegative = SchedulerLimits.objective_ms
     sessions_per_edge: Annotated[int, Field(ge=1)] = SchedulerLimits.sessions_per_edge
-    cluster_ms: NotNegative = 0.3
+    cluster_ms: NotNegative = CLUSTER_MS
 
     def limits(self) -> SchedulerLimits:
         """As the policy takes them."""

@@ -106,6 +106,7 @@ class SimVerifier:
         self._slots = spec.slots
         self._step_rows = spec.step_rows
         self._overhead_s = spec.overhead_ms / 1000
+        self._answer_s = spec.answer_ms / 1000
         self._time = ports.time
         self._judge = ports.judge
         self._say = ports.say
@@ -304,17 +305,22 @@ class SimVerifier:
         self._ended_s = self._time.now_s
         self._note(parts, ms)
         rows = sum(part.rows for part in parts)
-        rounds = [part for part in parts if part.want.tree is not None]
         for part in parts:
             if part.want.tree is None:
                 self._feed(part.key, Stepped(None, step_ms=ms, step_rows=rows))
         if self._wants:
             self._wakes = True
             self._time.call_at(self._time.now_s + self._overhead_s, self._begin)
-        for part in rounds:
-            self._answer(part, ms, rows)
-        # The service reports when the next step has begun and the verdicts are out.
-        self._time.call_at(self._time.now_s + self._overhead_s, self._tell)
+        # As the service does: the next step begins, then verdicts go out, then the report.
+        self._time.call_at(self._time.now_s + self._answer_s, self._finish, parts, ms, rows)
+
+    def _finish(self, parts: list[_Part], ms: float, rows: int) -> None:
+        if self.is_dead:
+            return
+        for part in parts:
+            if part.want.tree is not None:
+                self._answer(part, ms, rows)
+        self._tell()
         self._wake()
 
     def _answer(self, part: _Part, ms: float, rows: int) -> None:

@@ -214,12 +214,14 @@ class World:
         self._to_scheduler(delay_s, OpenAsked(session.key, decode(OpenRequest, payload), reply_to))
 
     def _send_up(self, session: SimSession, kind: Up, payload: bytes) -> None:
-        delay_s = self._edge_of[session.key].delay_s()
+        edge = self._edge_of[session.key]
+        delay_s = edge.delay_s()
         if delay_s is None:
             return
         key = session.key
         event: Event
         if kind is Up.DRAFT:
+            delay_s += edge.spec.draft_ms / 1000
             event = DraftArrived(key, decode(Draft, payload))
         elif kind is Up.CONTEXT:
             event = ContextArrived(key, decode_context_header(payload), payload)

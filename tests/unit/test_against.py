@@ -1,0 +1,51 @@
+"""When the simulator counts as telling the truth, and when the machine was too slow to say."""
+
+import pytest
+
+from benchmarks.against import BEYOND, LATE, SCENARIOS, Comparison, exit_code, slowness
+from benchmarks.emulate import flags_of
+from benchmarks.paper_stack import CellOutcome
+from benchmarks.scrape import Reading
+from specedge.profiles import DeviceProfile
+from specedge.protocol.messages import StepReport
+from specedge_scheduler.sim.__main__ import read_file
+from specedge_scheduler.sim.scenario import read_scenario
+
+DEVICE = DeviceProfile("own", "this test", fixed_ms=20.0, row_ms=1.0, prefill_token_ms=0.5)
+
+
+def compared(throughput: float = 1.0, token_ms: float = 1.0, slow: float = 1.0) -> Comparison:
+    """The simulator's figures as shares of the emulation's."""
+    emulated = {"tokens_per_s": 200.0, "ms_per_token_p50": 40.0}
+    simulated = {"tokens_per_s": 200.0 * throughput, "ms_per_token_p50": 40.0 * token_ms}
+    return Comparison("file", emulated, simulated, slow)
+
+
+@pytest.mark.parametrize(
+    ("found", "code"),
+    [
+        ([compared(1.09, 0.92)], 0),
+        ([compared(1.12)], BEYOND),
+        ([compared(), compared(token_ms=0.88)], BEYOND),
+        ([compared(slow=1.2)], LATE),
+        ([compared(0.5, slow=1.2)], LATE),
+        ([compared(0.5), compared(slow=1.2)], BEYOND),
+    ],
+)
+def test_the_exit_code_says_whether_the_worlds_agree(found: list[Comparison], code: int) -> None:
+    assert exit_code(found, tolerance=0.1) == code
+
+
+def test_steps_that_take_longer_than_their_device_says_show() -> None:
+    def step(seq: int, ms: float) -> StepReport:
+        return StepReport(seq=seq, rows=14, prefill=4, context=100, sessions=2, ms=ms)
+
+    none = Reading({}, {})
+    outcome = CellOutcome([], none, none, [step(0, 32.0), step(1, 48.0)], wall_s=1.0)
+
+    assert slowness(outcome, DEVICE) == pytest.approx(80.0 / 64.0)
+
+
+@pytest.mark.parametrize("file", sorted(SCENARIOS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_scenarios_can_be_emulated(file: object) -> None:
+    assert flags_of(read_scenario(read_file(file))).fleets  # type: ignore[arg-type]
