@@ -10,7 +10,7 @@ ARGS ?=
 PROMPTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check lint-deploy k8s-alerts format test test-compose test-pods demo up bench bench-acceptance bench-controller bench-engine bench-paper bench-policy bench-scale clean
+.PHONY: help setup check lint-deploy k8s-alerts format test test-compose test-pods demo up bench bench-acceptance bench-controller bench-engine bench-paper bench-policy bench-scale bench-sim clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -100,6 +100,9 @@ bench-policy: $(STAMP) ## Batches just in time against barrier and greedy, in vi
 
 bench-scale: $(STAMP) ## What the scheduler costs: 300 emulated edges on 12 emulated verifiers
 	$(BIN)/python -m benchmarks scale $(ARGS)
+
+bench-sim: $(STAMP) ## The simulator against the real services on emulated devices (3 minutes)
+	$(BIN)/python -m benchmarks against $(ARGS)
 
 bench-engine: $(STAMP) ## Measure engine, round sizes, round overhead and memory
 	PROMPTS="$(PROMPTS)" $(BIN)/python -m benchmarks engine
