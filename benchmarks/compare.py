@@ -31,8 +31,8 @@ from specedge.cli.failure import CommandFailed
 from specedge.engine.loading import DEFAULT_MODEL
 from specedge.engine.shipped import AUTO, chosen_drafter
 
-SWEEP: Final = "1x2,2x4,3x4,4x7"
-QUICK: Final = {"prompts": 6, "tokens": 24, "sweep": "2x4,3x4", "sweep_prompts": 2}
+SWEEP: Final = "2x5,3x5,4x5,4x11"
+QUICK: Final = {"prompts": 6, "tokens": 24, "sweep": "2x5,3x5", "sweep_prompts": 2}
 
 
 def main(argv: Sequence[str]) -> None:

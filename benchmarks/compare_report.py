@@ -131,11 +131,11 @@ def _ratios_of(ours: Measured, columns: Sequence[Measured]) -> dict[str, float]:
     mine = ours.figures
     plain = _baseline(columns, Kind.PLAIN, ours.column.streams)
     server_only = _baseline(columns, Kind.SERVER_ONLY, ours.column.streams)
-    waiting, fixed = None, None
-    if _is_adaptive(ours.column):
-        fixed = _sibling(columns, ours.column, proactive=True)
-    else:
-        waiting = _sibling(columns, ours.column, proactive=False)
+    is_adaptive = _is_adaptive(ours.column)
+    waiting = _sibling(columns, ours.column, proactive=False, adaptive=is_adaptive)
+    fixed = None
+    if is_adaptive:
+        fixed = _sibling(columns, ours.column, proactive=True, adaptive=False)
     found: dict[str, float] = {}
     for name, theirs in (("plain", plain), ("server_only", server_only)):
         if theirs is not None:
@@ -164,14 +164,16 @@ def _baseline(columns: Sequence[Measured], kind: Kind, streams: int) -> Figures 
     return None if nearest is None else nearest.figures
 
 
-def _sibling(columns: Sequence[Measured], ours: Column, *, proactive: bool) -> Figures | None:
-    """Edges with fixed sizes, proactive or not, under the same load."""
+def _sibling(
+    columns: Sequence[Measured], ours: Column, *, proactive: bool, adaptive: bool
+) -> Figures | None:
+    """Edges with such drafts, proactive or not, under the same load."""
     for each in columns:
         theirs = each.column
         if (
             theirs.kind is ours.kind
             and theirs.proactive == proactive
-            and not _is_adaptive(theirs)
+            and _is_adaptive(theirs) == adaptive
             and (theirs.streams, theirs.edges, theirs.round_trip_ms)
             == (ours.streams, ours.edges, ours.round_trip_ms)
         ):

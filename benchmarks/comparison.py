@@ -119,13 +119,16 @@ class Comparison:
         on = self._drafting_flags(setting, proactive=True)
         off = self._drafting_flags(setting, proactive=False)
         by_itself = self._drafting_flags(ADAPTIVE, proactive=True)
+        by_itself_waiting = self._drafting_flags(ADAPTIVE, proactive=False)
         async with (
             where.edges("hosted", 1, self._hosted_flags()) as hosted,
             where.edges("proactive", most, on) as proactive,
             where.edges("waiting", most, off) as waiting,
             where.edges("adaptive", 1, by_itself) as adaptive,
+            where.edges("adaptive-waiting", 1, by_itself_waiting) as adaptive_waiting,
         ):
-            await check_drafting(EDGE_DRAFTS, [*proactive, *waiting, *adaptive])
+            drafting = [*proactive, *waiting, *adaptive, *adaptive_waiting]
+            await check_drafting(EDGE_DRAFTS, drafting)
             of_edges = {True: proactive, False: waiting}
             asked = {
                 Column(Kind.PLAIN, streams, delay_ms): hosted for delay_ms in plan.delays_ms
@@ -139,6 +142,8 @@ class Comparison:
                 Column(Kind.SPECEDGE, streams, delay_ms, 1, True, ADAPTIVE): adaptive
                 for delay_ms in plan.delays_ms
             }
+            farthest = Column(Kind.SPECEDGE, streams, max(plan.delays_ms), 1, False, ADAPTIVE)
+            asked[farthest] = adaptive_waiting
             prefill = await self._prefill(where, hosted)
             seen = await self._observe_all(where, asked)
         first = next(iter(asked))
@@ -209,7 +214,7 @@ class Comparison:
         plan = self._plan
         tries = 2 * len(plan.sweep)
         edge_groups = sum(1 + 2 * min(2, streams) for streams in plan.streams)
-        columns = len(plan.delays_ms) * (2 * len(plan.streams) + edge_groups)
+        columns = len(plan.delays_ms) * (2 * len(plan.streams) + edge_groups) + len(plan.streams)
         return len(plan.streams) * tries + HALVES * columns
 
     # ------------------------------------------------------------ what runs
