@@ -26,6 +26,7 @@ class SizeLimit:
             self.most, self._num_whole = num_tried, 0
             return
         self._num_whole += 1
-        if self._num_whole >= WHOLE_ROUNDS and num_sent >= self.most:
+        # Trees come in levels: what is nearly as large as allowed says as much.
+        if self._num_whole >= WHOLE_ROUNDS and num_sent * (1.0 + GROWTH) >= self.most:
             self._num_whole = 0
             self.most += math.ceil(GROWTH * self.most)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from specedge.drafting.size_limit import SizeLimit
 from specedge.ids import SessionKey
 from specedge.protocol.edge_session import EdgeSession
 from specedge.protocol.edge_states import EdgeState
@@ -37,9 +38,9 @@ from specedge_scheduler.sim.events import VirtualTime
 from specedge_scheduler.sim.measures import Measures
 from specedge_scheduler.sim.scenario import EdgeSpec
 
-GUARD_DEVIATIONS: Final = 2.0  # of the jitter that are left for the way
-GUARD_S: Final = 0.001
-LATE_GAIN: Final = 1.075  # that a draft which comes too late for the next batch must promise
+TRIP_WEIGHT: Final = 0.2  # of the newest trip, in what trips take of late
+SLACK: Final = 0.2  # of a pass, by how much a draft may be late for its batch
+LATE_GAIN: Final = 9.075  # that a draft which comes too late for the next batch must promise
 CONFIG: Final = EdgeSessionConfig(open_s=5.0)
 
 _HIT = 1  # what a draw is about
@@ -58,8 +59,11 @@ class EdgePorts:
 
 
 class SimSession:
-    """One session of one edge, from its opening to its end. ``text`` names what it is about, and
-    ``luck`` is drawn for each of its positions."""
+    """One session of one edge, from its opening to its end.
+
+    text    names what it is about       luck  drawn for each of its positions
+    yields  its rounds' tokens by levels, 0 …, on average
+    """
 
     def __init__(self, key: SessionKey, spec: EdgeSpec, text: int, ports: EdgePorts) -> None:
         self.key = key
@@ -73,13 +77,11 @@ class SimSession:
         self._on_end = ports.on_end
         self._pass_s = spec.draft_pass_ms / 1000
         self._depth = spec.depth_range
+        # Nodes of a level: a draft that is less deep is as wide, and so smaller.
+        self._width = max(1.0, spec.nodes / max(1, self._depth.max))
+        self._size = SizeLimit()
         link = spec.link_spec
-        # The edge only sees how long it takes in all, and halves it.
         self._down_s = link.round_trip_ms / 2000
-        # A draft must be on its way by so much before the next batch is formed.
-        self._lead_s = (
-            self._down_s + spec.draft_ms / 1000 + GUARD_DEVIATIONS * link.jitter_ms / 1000 + GUARD_S
-        )
         params = SessionParams.model_construct(
             model="emulated",
             weights="aa",
@@ -93,11 +95,13 @@ class SimSession:
         self._timer_s: float | None = None
         self._is_timer_out = False
         self._sent_s: float | None = None
-        self._next_s: float | None = None  # when the next batch is formed, by the edge's clock
+        self._nodes_out = 0
+        self._network_s: float | None = None  # of a trip, what was neither waiting nor a step
+        self._due_s: float | None = None  # when the next draft should leave
         self._head_start = 0
         self._depth_out = 0  # levels of the last draft
         self._step_s = 0.05  # of the last step that it was in
-        self._yields = expected_tokens(spec.acceptance, self._depth.max)
+        self.yields = expected_tokens(spec.acceptance, self._depth.max)
         self._opened_s = self._first_s = self._last_s = 0.0
         self._num_tokens = 0
 
@@ -165,7 +169,8 @@ class SimSession:
             )
         self._num_tokens += num_tokens
         self._last_s = now_s
-        self._next_s = now_s - self._down_s + timing.next / 1000 if timing.next else None
+        self._size.note(self._nodes_out, effect.verdict.kept)
+        self._due_s = self._due(effect, now_s)
         self._head_start = self._prepared(now_s, num_tokens)
 
     def _prepared(self, now_s: float, num_tokens: int) -> int:
@@ -180,6 +185,19 @@ class SimSession:
         self._measures.note_bet(is_hit)
         return min(passes - 1, self._depth.max) if is_hit else 0
 
+    def _due(self, committed: Committed, now_s: float) -> float | None:
+        """When the next draft should leave, as an edge's pacing has it: ``next`` counts from the
+        step's end to the draft's arrival, so what the network took of late is taken off."""
+        timing, trip_s = committed.verdict.timing, committed.round_trip_s
+        if trip_s is not None:
+            away_s = max(0.0, trip_s - (timing.held + timing.queue + timing.step) / 1000)
+            if self._network_s is None:
+                self._network_s = away_s
+            self._network_s += TRIP_WEIGHT * (away_s - self._network_s)
+        if not timing.next or self._network_s is None:
+            return None
+        return now_s + timing.next / 1000 - self._network_s
+
     def _is_hit(self, share: float | None, num_tokens: int) -> bool:
         """Whether the verdict that committed so many tokens was the one that was prepared for."""
         base = self._machine.base
@@ -192,11 +210,13 @@ class SimSession:
     def _draft(self, ask: AskDraft) -> None:
         """Draft now; the machine is told when it is done."""
         now_s = self._time.now_s
-        most = min(self._depth.max, self._left(), ask.max_nodes)
+        most_nodes = min(ask.max_nodes, self._size.most)
+        most = min(self._depth.max, self._left(), int(most_nodes / self._width + 0.5))
         depth = self._choose_depth(min(self._depth.min, most), most, now_s)
         done_s = now_s + max(0, depth - self._head_start) * self._pass_s
         self._depth_out = depth
-        tree = line_tree(depth, self.spec.nodes if depth else 0)
+        tree = line_tree(depth, round(depth * self._width))
+        self._nodes_out = tree.num_drafted
         self._time.call_at(done_s, self._say, ask, tree)
 
     def _choose_depth(self, least: int, most: int, now_s: float) -> int:
@@ -204,14 +224,14 @@ class SimSession:
         who comes too late may wait for a whole step. Where nobody said when, what pays."""
         head = min(self._head_start, most)
         free, left_s, gain = max(head, least), 0.0, 1.0
-        if self._next_s is not None:
-            left_s, gain = self._next_s - now_s, LATE_GAIN
-            passes = int((left_s - self._lead_s) / self._pass_s) if self._pass_s else most
-            free = min(max(free, head + passes), most)
+        if self._due_s is not None:
+            left_s, gain = self._due_s - now_s, LATE_GAIN
+            passes = int(left_s / self._pass_s + SLACK) if self._pass_s else most
+            free = min(head + max(1, passes), most)
 
         def rate(depth: int) -> float:
-            arrives_s = (depth - head) * self._pass_s + self._down_s
-            return self._yields[depth] / (max(left_s, arrives_s) + self._step_s + self._down_s)
+            left_for_s = max(left_s, (depth - head) * self._pass_s)
+            return self._yields[depth] / (left_for_s + (self._network_s or 0.0) + self._step_s)
 
         best = max(range(free, most + 1), key=rate, default=free)
         return best if best == free or rate(best) > gain * rate(free) else free

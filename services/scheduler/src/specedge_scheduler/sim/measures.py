@@ -37,6 +37,8 @@ class Figures:
     """A run in numbers.
 
     tokens_per_s         of all edges
+    expected_tokens_per_s  the same, if each round yielded what its levels yield on average: what
+                         is left when the texts' luck is taken out
     tokens_per_busy_s    per second that verifiers computed
     busy_share           of the verifiers' time
     gap_p99_ms           between two steps with work on either side
@@ -50,6 +52,7 @@ class Figures:
     """
 
     tokens_per_s: float
+    expected_tokens_per_s: float
     tokens_per_busy_s: float
     busy_share: float
     gap_p99_ms: float
@@ -95,6 +98,7 @@ class Measures:
         self._since_s = since_s
         self._paces: dict[SessionKey, _Pace] = {}
         self._num_nodes = 0
+        self._num_expected = 0.0
         self._held_ms = 0.0
         self._bets: Counter[bool] = Counter()
         self._ends: Counter[str] = Counter()
@@ -120,6 +124,11 @@ class Measures:
         pace.seconds += seconds
         self._num_nodes += verdict.kept
         self._held_ms += verdict.timing.held
+
+    def note_judged(self, expected_tokens: float) -> None:
+        """A round was verified that yields so much on average."""
+        if self._counts:
+            self._num_expected += expected_tokens
 
     def note_bet(self, is_hit: bool) -> None:
         """A verdict came that could have been prepared."""
@@ -161,6 +170,7 @@ class Measures:
             groups[pace.group].append(pace)
         return Figures(
             tokens_per_s=tokens / seconds,
+            expected_tokens_per_s=self._num_expected / seconds,
             tokens_per_busy_s=_ratio(tokens, busy_s),
             busy_share=busy_s / (seconds * len(tallies)),
             gap_p99_ms=1000 * _percentile(gaps_s, 99),

@@ -150,6 +150,7 @@ class World:
         session = self.sessions.get(key)
         if session is None:
             return 0
+        self.measures.note_judged(session.yields[num_levels])
         return accepted_levels(session.luck, base, session.spec.acceptance, num_levels)
 
     def _forget_warmup(self) -> None:
