@@ -40,7 +40,7 @@ from specedge_scheduler.sim.scenario import EdgeSpec
 
 TRIP_WEIGHT: Final = 0.2  # of the newest trip, in what trips take of late
 SLACK: Final = 0.2  # of a pass, by how much a draft may be late for its batch
-LATE_GAIN: Final = 9.075  # that a draft which comes too late for the next batch must promise
+LATE_GAIN: Final = 1.075  # that a draft which comes too late for the next batch must promise
 CONFIG: Final = EdgeSessionConfig(open_s=5.0)
 
 _HIT = 1  # what a draw is about
@@ -231,7 +231,7 @@ class SimSession:
 
         def rate(depth: int) -> float:
             left_for_s = max(left_s, (depth - head) * self._pass_s)
-            return self._yields[depth] / (left_for_s + (self._network_s or 0.0) + self._step_s)
+            return self.yields[depth] / (left_for_s + (self._network_s or 0.0) + self._step_s)
 
         best = max(range(free, most + 1), key=rate, default=free)
         return best if best == free or rate(best) > gain * rate(free) else free
