@@ -119,14 +119,18 @@ class Pipeline:
                 self._learn_trip(new[0], finished, now_s)
             for seq, batch in self.sent.items():
                 batch.has_begun = batch.has_begun or seq <= stat.begun
-        self._predict_end(stat, bool(new), now_s)
+        self._predict_end(stat, bool(new), bool(finished), now_s)
         return finished
 
-    def _predict_end(self, stat: Stat, has_ended: bool, now_s: float) -> None:
+    def _predict_end(self, stat: Stat, has_ended: bool, has_finished: bool, now_s: float) -> None:
         if stat.running > 0:
             if has_ended or self.ends_s is None:
                 self.began_s = now_s
-                self.ends_s = now_s + self._predict_s(stat.running, _hosted_rows(stat))
+            # A heartbeat between a step's end and its verdicts still lists the batch that was in
+            # it: when that is finished, the step that runs is known better.
+            if has_ended or has_finished or self.ends_s is None:
+                step_s = self._predict_s(stat.running, _hosted_rows(stat))
+                self.ends_s = self.began_s + step_s
             return
         coming = [batch for batch in self.sent.values() if not batch.is_hosted]
         if not coming:
