@@ -34,6 +34,7 @@ SHOWN: Final = (*JUDGED, "tokens_per_round", "rounds_per_step")
 SEEDS: Final = 4
 ATTEMPTS: Final = 3
 MOST_SLOW: Final = 1.02  # steps of an emulated device may take so many times what they should
+MOST_LATE_MS: Final = 2.0  # p99 of how late an edge's emulated device hands its outcomes over
 LATE, BEYOND = 2, 1  # exit codes
 
 
@@ -57,7 +58,13 @@ class Comparison:
     @property
     def has_kept_up(self) -> bool:
         """Whether the machine was quick enough for the emulation to mean anything."""
-        return self.slowness <= MOST_SLOW
+        return self.slowness <= MOST_SLOW and self.emulated["late_p99_ms"] <= MOST_LATE_MS
+
+    @property
+    def reproach(self) -> str:
+        """Of a machine that did not keep up."""
+        late_ms = self.emulated["late_p99_ms"]
+        return f"steps {self.slowness:.2f} times as long, edges' devices {late_ms:.1f} ms late"
 
     def agrees(self, tolerance: float) -> bool:
         """Whether nothing that is judged differs by more."""
@@ -95,7 +102,7 @@ def compare(file: Path) -> Comparison:
         found = Comparison(file.stem, emulated_figures(outcome), simulated, slow)
         if found.has_kept_up:
             return found
-        say(f"{file.stem}: steps took {slow:.2f} times their time, so it says nothing")
+        say(f"{file.stem}: too slow a machine to tell: {found.reproach}")
     return found
 
 
@@ -131,7 +138,7 @@ def _show(found: Sequence[Comparison], tolerance: float) -> None:
             first = one.file if name == SHOWN[0] else ""
             table.add_row(first, name, f"{emulated:.2f}", f"{simulated:.2f}", ratio)
         if not one.has_kept_up:
-            table.add_row("", f"not kept up: steps {one.slowness:.2f} times as long")
+            table.add_row("", f"not kept up: {one.reproach}")
         elif not one.agrees(tolerance):
             table.add_row("", f"differs by more than {tolerance:.0%}")
     Console().print(table)

@@ -14,9 +14,11 @@ from specedge_scheduler.sim.scenario import read_scenario
 DEVICE = DeviceProfile("own", "this test", fixed_ms=20.0, row_ms=1.0, prefill_token_ms=0.5)
 
 
-def compared(throughput: float = 1.0, token_ms: float = 1.0, slow: float = 1.0) -> Comparison:
+def compared(
+    throughput: float = 1.0, token_ms: float = 1.0, slow: float = 1.0, late_ms: float = 0.5
+) -> Comparison:
     """The simulator's figures as shares of the emulation's."""
-    emulated = {"tokens_per_s": 200.0, "ms_per_token_p50": 40.0}
+    emulated = {"tokens_per_s": 200.0, "ms_per_token_p50": 40.0, "late_p99_ms": late_ms}
     simulated = {"tokens_per_s": 200.0 * throughput, "ms_per_token_p50": 40.0 * token_ms}
     return Comparison("file", emulated, simulated, slow)
 
@@ -29,6 +31,7 @@ def compared(throughput: float = 1.0, token_ms: float = 1.0, slow: float = 1.0) 
         ([compared(), compared(token_ms=0.88)], BEYOND),
         ([compared(slow=1.2)], LATE),
         ([compared(0.5, slow=1.2)], LATE),
+        ([compared(0.5, late_ms=9.0)], LATE),
         ([compared(0.5), compared(slow=1.2)], BEYOND),
     ],
 )
