@@ -49,6 +49,7 @@ class Cluster:
         else:
             verifier.gaps.add(now_s - verifier.seen_s, now_s)
         verifier.stat, verifier.seen_s = stat, now_s
+        verifier.deaf_until_s = -math.inf
         self.changed.add(name)
         for batch in verifier.pipeline.note_stat(stat, stat.epoch == self.epoch, now_s):
             self._release(batch, now_s)
@@ -107,6 +108,7 @@ class Cluster:
         num_cut = sum(max(0, len(one.draft.token) - max_nodes) for _, one in items)
         num_rows = sum(one.num_rows for _, one in items) - num_cut
         is_hosted = all(one.is_hosted for _, one in items)
+        verifier.deaf_until_s = -math.inf
         verifier.pipeline.note_sent(seq, SentBatch(items, now_s, num_rows, is_hosted), now_s)
         for key, pending in items:
             session = self.sessions[key]
@@ -205,8 +207,10 @@ class Cluster:
         if session.verifier is None:
             self.homeless[session.key] = session
         else:
-            self.verifiers[session.verifier].waiting[session.key] = pending
-            self.changed.add(session.verifier)
+            verifier = self.verifiers[session.verifier]
+            verifier.waiting[session.key] = pending
+            if pending.is_hosted or pending.arrived_s >= verifier.deaf_until_s:
+                self.changed.add(session.verifier)
 
     def _put_back(self, batch: SentBatch) -> int:
         count = 0

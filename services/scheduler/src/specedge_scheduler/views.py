@@ -3,6 +3,7 @@
 Changed by ``Cluster`` only.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -109,7 +110,8 @@ class Usual:
 @dataclass(slots=True)
 class Verifier:
     """A live verifier: its last report, the batches it was sent, the sessions that live there and
-    those of their rounds that wait here, oldest first."""
+    those of their rounds that wait here, oldest first. ``deaf_until_s``: edges' rounds that come
+    before then are news to nobody, unless the verifier itself is heard of."""
 
     name: VerifierId
     stat: Stat
@@ -120,6 +122,7 @@ class Verifier:
     usual: Usual = field(default_factory=Usual)
     sessions: dict[SessionKey, Session] = field(default_factory=dict)
     waiting: dict[SessionKey, PendingDraft] = field(default_factory=dict)
+    deaf_until_s: float = -math.inf
 
     @property
     def sent(self) -> dict[int, SentBatch]:

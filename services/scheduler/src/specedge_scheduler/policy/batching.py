@@ -7,9 +7,8 @@ gets everything.
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from specedge.ids import EdgeId, SessionKey
 from specedge.protocol.messages import MAX_NODES
@@ -28,8 +27,7 @@ LEAST_NODES: Final = 2
 UNBOUNDED: Final = 1 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class BatchRoom:
+class BatchRoom(NamedTuple):
     """What a batch may hold: rows, rounds, KV rows attended over, nodes of each round."""
 
     rows: int

@@ -183,6 +183,7 @@ class SchedulerPolicy:
             plan = self._dispatches[verifier.name].plan(verifier, now_s)
             if not plan.rounds:
                 self._wake_at(verifier.name, plan.wake_s)
+                verifier.deaf_until_s = plan.wake_s if plan.is_deaf else -math.inf
                 break
             effects.append(self._send_batch(verifier, plan, now_s))
         self.cluster.changed.discard(verifier.name)

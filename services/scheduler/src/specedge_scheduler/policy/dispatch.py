@@ -7,8 +7,7 @@ sessions, each of which goes when all of its own wait. Pure.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from specedge.ids import SessionKey
 from specedge.protocol.messages import MAX_NODES
@@ -22,8 +21,7 @@ MAX_HOSTED: Final = 128  # grants of one message: they fit it however long they 
 BARRIER_SHARE: Final = 0.5  # of a round's time that it waits for the others of its group at most
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """What to do now with one verifier.
 
     rounds  to be sent as one batch; empty: nothing goes now
@@ -31,6 +29,8 @@ class Plan:
     wake_s  when to ask again even if nothing happens
     nodes   how many nodes of each go
     next_s  per edge's round: from the step's end until its next draft is wanted; 0: at once
+    is_deaf whether edges' rounds that come before ``wake_s`` change nothing of this: then it is not
+            asked for each of them
     """
 
     rounds: Rounds = ()
@@ -38,6 +38,7 @@ class Plan:
     wake_s: float = math.inf
     nodes: int = MAX_NODES
     next_s: Mapping[SessionKey, float] | None = None
+    is_deaf: bool = False
 
 
 class Dispatch(Protocol):

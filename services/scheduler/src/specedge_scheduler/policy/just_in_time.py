@@ -59,7 +59,7 @@ class JustInTimeDispatch:
             return self._hold_or_go(verifier, room, now_s, max(now_s, stage_s))
         early_s = stage_s - EARLY_SHARE * (pipeline.ends_s - pipeline.began_s)
         if now_s < early_s:
-            return Plan(reason="early", wake_s=early_s)
+            return Plan(reason="early", wake_s=early_s, is_deaf=True)
         if not _is_full(verifier, room):
             return Plan(reason="early", wake_s=stage_s)
         return self._go(verifier, room, "full", now_s)
