@@ -22,6 +22,7 @@ from rich.table import Table
 from benchmarks.figures import say
 from benchmarks.paper_stack import CellFlags, CellOutcome, run_cell
 from specedge.errors import InvalidRequest
+from specedge_scheduler.sim.drafts import expected_tokens
 from specedge_scheduler.sim.scenario import EdgeSpec, Scenario, read_scenario
 
 EDGES_PER_FLEET: Final = 16
@@ -66,7 +67,7 @@ def _fleets(
     if edges.leaves_s is not None or edges.load.kind == "bursty" or edges.load.think_s:
         message = "edges that leave, think or come in bursts cannot be emulated"
         raise InvalidRequest(message, field=f"edges.{number}")
-    common = [*_drafting(edges), *_link(edges), "--sessions", str(edges.sessions)]
+    common = [*_drafting(edges, scenario), *_link(edges), "--sessions", str(edges.sessions)]
     common += ["--prompt-tokens", str(edges.session.prompt_tokens)]
     common += ["--tokens", str(edges.session.output_tokens)]
     common += ["--warm-up-s", f"{scenario.warmup_s:g}"]
@@ -81,7 +82,21 @@ def _fleets(
     return flags
 
 
-def _drafting(edges: EdgeSpec) -> list[str]:
+def usual_passes(edges: EdgeSpec, scenario: Scenario) -> int:
+    """After a verdict that tells no time: what yields most tokens per second by itself, as a
+    simulated edge has it."""
+    depth, spec = edges.depth_range, scenario.verifiers[0]
+    yields = expected_tokens(edges.acceptance, depth.max)
+    hosts_ms = edges.draft_ms + scenario.scheduler.cluster_ms + spec.answer_ms
+
+    def rate(passes: int) -> float:
+        away_ms = edges.link_spec.round_trip_ms + hosts_ms + spec.profile.step_ms(rows=1 + passes)
+        return yields[passes] / (passes * edges.draft_pass_ms + away_ms)
+
+    return max(range(depth.min, depth.max + 1), key=rate)
+
+
+def _drafting(edges: EdgeSpec, scenario: Scenario) -> list[str]:
     depth = edges.depth_range
     if depth.max == 0:
         return ["--mode", "hosted"]
@@ -90,7 +105,7 @@ def _drafting(edges: EdgeSpec) -> list[str]:
     branch = -(-nodes // max(1, depth.min)) if edges.nodes else 1
     return [
         *("--pass-ms", f"{edges.draft_pass_ms:g}", "--agreement", f"{agreement}"),
-        *("--depth", str(depth.max), "--passes", str(depth.min)),
+        *("--depth", str(depth.max), "--passes", str(usual_passes(edges, scenario))),
         *("--paced", str(depth.min < depth.max).lower(), "--budget", str(nodes)),
         *("--branch", str(branch), "--beams", "1"),
         *("--proactive", str(edges.proactive is not None).lower()),

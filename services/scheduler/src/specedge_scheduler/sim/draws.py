@@ -3,6 +3,7 @@
 So two policies meet the same texts and the same delays, and differ in nothing but themselves.
 """
 
+import math
 from array import array
 from statistics import NormalDist
 from typing import Final
@@ -60,3 +61,8 @@ class Stream:
     def normal(self) -> float:
         """The next number of mean 0 and deviation 1."""
         return _NORMAL.inv_cdf(self.uniform())
+
+    def host_s(self, mean_ms: float) -> float:
+        """Seconds that software took which takes ``mean_ms`` on average: never under half of it,
+        now and then several times as long. Spans of the real services are spread like that."""
+        return mean_ms / 2000 * (1.0 - math.log(self.uniform()))

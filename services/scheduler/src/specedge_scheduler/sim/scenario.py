@@ -18,8 +18,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 INLINE_SOURCE = "the scenario file"
 
-# What the services' own work adds, in milliseconds: medians of spans of the real services under
-# `python -m benchmarks against`, on two cores. See ADR 32.
+# What the services' own work adds on average, in milliseconds: from spans of the real services
+# under `python -m benchmarks against`, on two cores. See ADR 32.
 DRAFT_MS = 1.2  # from a draft's end to its arrival at the scheduler, beside the link's time
 CLUSTER_MS = 0.5  # from scheduler to verifier, or back, until the other one acts on it
 STEP_GAP_MS = 0.5  # between two steps, where work waits
@@ -55,8 +55,8 @@ class VerifierSpec(_Part):
     slots       sessions that it can hold
     step_rows   rows of one step
     overhead_ms  host's own time between two steps
-    answer_ms   from a step's end until its verdicts are out, and then its report: they are worked
-                out while the next step runs
+    answer_ms   from a step's end until its verdicts are out: the next step begins first
+                and their report follows them
     """
 
     count: Annotated[int, Field(ge=1, le=10_000)] = 1

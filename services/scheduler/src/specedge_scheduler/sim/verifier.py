@@ -42,6 +42,7 @@ from specedge.protocol.messages import (
 )
 from specedge.protocol.verifier_session import VerifierSession
 from specedge_scheduler.sim.drafts import VOCABULARY, line_choice, num_levels
+from specedge_scheduler.sim.draws import Stream
 from specedge_scheduler.sim.events import VirtualTime
 from specedge_scheduler.sim.scenario import VerifierSpec
 
@@ -84,12 +85,14 @@ class VerifierTally:
 
 @dataclass(frozen=True, slots=True)
 class VerifierPorts:
-    """What a verifier meets: time, the text's judge, edges and schedulers."""
+    """What a verifier meets: time, the text's judge, edges and schedulers; ``host`` draws what its
+    own software takes."""
 
     time: VirtualTime
     judge: Judge
     say: Callable[[SessionKey, DownMessage], None]
     report: Callable[[VerifierId, Stat], None]
+    host: Stream
 
 
 class SimVerifier:
@@ -106,7 +109,8 @@ class SimVerifier:
         self._slots = spec.slots
         self._step_rows = spec.step_rows
         self._overhead_s = spec.overhead_ms / 1000
-        self._answer_s = spec.answer_ms / 1000
+        self._answer_ms = spec.answer_ms
+        self._host = ports.host
         self._time = ports.time
         self._judge = ports.judge
         self._say = ports.say
@@ -312,7 +316,8 @@ class SimVerifier:
             self._wakes = True
             self._time.call_at(self._time.now_s + self._overhead_s, self._begin)
         # As the service does: the next step begins, then verdicts go out, then the report.
-        self._time.call_at(self._time.now_s + self._answer_s, self._finish, parts, ms, rows)
+        answered_s = self._time.now_s + self._host.host_s(self._answer_ms)
+        self._time.call_at(answered_s, self._finish, parts, ms, rows)
 
     def _finish(self, parts: list[_Part], ms: float, rows: int) -> None:
         if self.is_dead:

@@ -60,6 +60,7 @@ class _Edge:
         self._link = spec.link_spec
         self._delays = Stream(world.scenario.seed, number, 1)
         self._arrivals = Stream(world.scenario.seed, number, 2)
+        self.host = Stream(world.scenario.seed, number, 5)
         self.num_sessions = 0
 
     def delay_s(self) -> float | None:
@@ -128,7 +129,8 @@ class World:
 
     def _start_verifier(self, number: int, incarnation: int) -> None:
         spec, name = self._specs[number], VerifierId(f"v{number}")
-        ports = VerifierPorts(self.time, self._judge, self._say_down, self._report)
+        host = Stream(self.scenario.seed, number, 6)
+        ports = VerifierPorts(self.time, self._judge, self._say_down, self._report, host)
         verifier = SimVerifier(name, incarnation, spec, ports)
         self.verifiers[name] = verifier
         # Heartbeats of many verifiers do not fall on one moment.
@@ -222,7 +224,7 @@ class World:
         key = session.key
         event: Event
         if kind is Up.DRAFT:
-            delay_s += edge.spec.draft_ms / 1000
+            delay_s += edge.host.host_s(edge.spec.draft_ms)
             event = DraftArrived(key, decode(Draft, payload))
         elif kind is Up.CONTEXT:
             event = ContextArrived(key, decode_context_header(payload), payload)
