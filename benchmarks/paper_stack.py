@@ -116,11 +116,11 @@ async def _measure(
     clock = asyncio.get_running_loop()
     observer.steps.clear()
     before = await _read_all(children)
-    began_s, cpu_s = clock.time(), _cpu_seconds(pids)
+    began_s, cpu_s = clock.time(), cpu_seconds(pids)
     for fleet in fleets:
         await fleet.until("over")
     wall_s = clock.time() - began_s
-    used_s = {name: late - cpu_s[name] for name, late in _cpu_seconds(pids).items()}
+    used_s = {name: late - cpu_s[name] for name, late in cpu_seconds(pids).items()}
     after = await _read_all(children)
     steps = list(observer.steps.values())
     figures = [await fleet.until("measured") for fleet in fleets]
@@ -232,7 +232,7 @@ def _plan(name: str, module: str, url: str, flags: Sequence[str]) -> ProcessPlan
     return ProcessPlan(name, module, ("--nats-url", url, *COMMON_FLAGS, *flags))
 
 
-def _cpu_seconds(pids: Mapping[str, int | None]) -> dict[str, float]:
+def cpu_seconds(pids: Mapping[str, int | None]) -> dict[str, float]:
     """Used so far; nothing where the system does not tell."""
     tick = os.sysconf("SC_CLK_TCK")
     used = {}
