@@ -45,3 +45,13 @@ def test_another_load_begins_with_the_usual_habits() -> None:
     trials.note(1.0, 16, 1000.0)
 
     assert trials.habits == trials._kept == Habits()
+
+
+def test_a_trial_that_clearly_loses_is_broken_off() -> None:
+    trials, now_s, in_trial = Trials(), 0.0, 0
+    for _ in range(4 * SPAN_BATCHES):
+        now_s += 0.1
+        in_trial += trials.habits != Habits()
+        trials.note(1.0 if trials.habits == Habits() else 0.5, 8, now_s)
+
+    assert 0 < in_trial < 2 * 0.6 * SPAN_BATCHES  # two habits were tried

@@ -12,6 +12,8 @@ from typing import Final
 SPAN_BATCHES: Final = 48  # that one way of working is judged by
 SETTLE_BATCHES: Final = 12  # of these, before it shows
 GAIN: Final = 1.02  # that a change must bring
+LOSS: Final = 0.95  # at which a trial is broken off, and not repeated soon
+LEAST_BATCHES: Final = 12  # counted, before it is
 FIRST_WAIT: Final = 1  # spans between two trials of a habit; twice as long after each that lost
 LONGEST_WAIT: Final = 64
 OTHER_LOAD: Final = 1.25  # times as many sessions, or as few: all is tried anew
@@ -58,8 +60,14 @@ class Trials:
             self._session_s += num_sessions * (now_s - self._last_s)
         self._num_batches += 1
         self._last_s = now_s
-        if self._num_batches >= SPAN_BATCHES:
-            self._end_span(self._tokens / max(self._session_s, 1e-9))
+        rate = self._tokens / max(self._session_s, 1e-9)
+        if self._num_batches >= SPAN_BATCHES or self._is_lost(rate):
+            self._end_span(rate)
+
+    def _is_lost(self, rate: float) -> bool:
+        num_counted = self._num_batches - SETTLE_BATCHES - 1
+        is_trial = self.habits != self._kept
+        return is_trial and num_counted >= LEAST_BATCHES and rate < LOSS * self._before
 
     def _start_over(self, num_sessions: int) -> None:
         self._load = num_sessions
@@ -93,7 +101,8 @@ class Trials:
             self.habits = self._kept = _other(self._kept, name)
             self._waits = dict.fromkeys(HABITS, FIRST_WAIT)
         else:
-            self._waits[name] = min(LONGEST_WAIT, 2 * self._waits[name])
+            longer = 4 if self._tried < LOSS * usual else 2
+            self._waits[name] = min(LONGEST_WAIT, longer * self._waits[name])
         self._due[name] = self._waits[name]
 
 
