@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 def plot(cells: "Sequence[Cell]", path: Path) -> None:
     """Write the PNG."""
     trips = sorted({cell.round_trip_ms for cell in cells})
-    figure, axes = pyplot.subplots(1, len(trips), figsize=(3.2 * len(trips), 3.4), sharey=True)
+    size = (3.2 * len(trips), 3.4)
+    figure, rows = pyplot.subplots(1, len(trips), figsize=size, sharey=True, squeeze=False)
+    axes = rows[0]
     for axis, trip in zip(axes, trips, strict=True):
         here = [cell for cell in cells if cell.round_trip_ms == trip]
         where = range(len(here))
         axis.plot(where, [c.static for c in here], "s--", color="0.5", label="barrier, best depth")
+        axis.plot(where, [c.sized for c in here], "s:", color="0.7", label="barrier, best size too")
         axis.plot(where, [c.greedy for c in here], "o--", color="tab:orange", label="greedy, best")
         axis.plot(where, [c.jit for c in here], "o-", color="tab:blue", label="just in time")
         for at, cell in zip(where, here, strict=True):

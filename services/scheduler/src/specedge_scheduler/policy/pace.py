@@ -8,7 +8,7 @@ from specedge_scheduler.policy.batching import BatchRoom
 from specedge_scheduler.views import Verifier
 
 FIRST_SESSIONS: Final = 8  # at a verifier of which nothing is known, where an objective is to hold
-ADMITTED_SHARE: Final = 0.75  # of the objective that may be used up: texts differ, and so do sessions
+ADMITTED_SHARE: Final = 0.75  # of the objective that may be used up: texts differ
 OVERLOADED: Final = 1.25  # times as slow as elsewhere
 
 
