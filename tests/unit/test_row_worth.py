@@ -43,7 +43,7 @@ def fixed_and_rows(fixed_ms: float, row_ms: float):  # type: ignore[no-untyped-d
 
 
 def test_levels_are_counted_from_the_root() -> None:
-    assert levels_of((-1, 0, -1, 1, 2)) == [1, 2, 1, 3, 2]
+    assert levels_of((-1, 0, -1, 1, 2)) == (1, 2, 1, 3, 2)
 
 
 def test_nothing_is_known_before_some_rounds() -> None:

@@ -319,3 +319,29 @@ def test_a_draft_is_cut_where_its_rows_cost_more_than_they_yield(
     (batch,) = desk.draft(C, D, nodes=20)
 
     assert [len(item.token) for item in batch.batch.items] == sizes
+
+
+def test_rounds_that_come_long_before_a_batch_is_formed_are_only_noted() -> None:
+    desk = Desk()
+    desk.draft(A)
+    desk.beat()
+    desk.draft(B)  # far from the step's end: the answer is "not yet", whoever else comes
+    began = desk.policy.cluster.verifiers[V].deaf_until_s
+
+    event = DraftArrived(C, draft(0, budget_ms=20_000))
+    desk.policy.on(event, desk.now_s)
+
+    assert began > desk.now_s
+    assert V not in desk.policy.cluster.changed
+    assert {one for batch in desk.wake(0.3) for one in sessions_in(batch)} >= {B, C}
+
+
+def test_a_report_makes_a_verifier_heard_again() -> None:
+    desk = Desk()
+    desk.draft(A)
+    desk.beat()
+    desk.draft(B)
+
+    desk.end_step()  # sooner than was expected
+
+    assert {one for batch in desk.sent for one in sessions_in(batch)} >= {A, B}

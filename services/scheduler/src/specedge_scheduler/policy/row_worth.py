@@ -6,6 +6,7 @@ is not what edges promise, but what their rounds yielded, level by level.
 """
 
 from collections.abc import Callable, Collection, Iterable
+from functools import lru_cache
 from itertools import accumulate
 from typing import Final
 
@@ -21,6 +22,7 @@ LEAST_NODES: Final = 4  # of a draft, that go however dear rows are
 MOST_LEVELS: Final = 32  # told apart
 SIZES_TRIED: Final = 12
 SESSIONS_KEPT: Final = 1024
+SHAPES_KEPT: Final = 4096  # a draft is looked at each time its batch is thought about
 
 # Milliseconds of a step with so many rows of these rounds.
 StepOfRows = Callable[[int], float]
@@ -88,8 +90,11 @@ class RowWorth:
             num_at = [0] * (len(levels) + 2)
             for level in levels:
                 num_at[level] += 1
+            worth = [
+                reach[min(level, MOST_LEVELS)] / max(1, num) for level, num in enumerate(num_at)
+            ]
             for node, level in enumerate(levels):
-                gains[node] += reach[min(level, MOST_LEVELS)] / num_at[level]
+                gains[node] += worth[level]
                 counts[node] += 1
         return list(zip(gains, counts, strict=True))
 
@@ -113,9 +118,10 @@ class RowWorth:
             self._right[level] = kept * self._right[level] + (1.0 if is_right else 0.0)
 
 
-def levels_of(parents: Iterable[int]) -> list[int]:
+@lru_cache(maxsize=SHAPES_KEPT)
+def levels_of(parents: tuple[int, ...]) -> tuple[int, ...]:
     """Of each node, how many levels it is below the root; parents as in ``Draft``."""
     levels: list[int] = []
     for parent in parents:
         levels.append(1 if parent < 0 else levels[parent] + 1)
-    return levels
+    return tuple(levels)
