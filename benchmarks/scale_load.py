@@ -23,7 +23,7 @@ from specedge.link.nats import NatsLink, NatsOptions
 from specedge.protocol.messages import BatchItem
 from specedge.protocol.subjects import edge_inbox, service_inbox
 from specedge.service.logging import configure_logging
-from specedge.service.runtime import ServiceContext, run_service, settle_heap
+from specedge.service.runtime import ServiceContext, Tasks, run_service, settle_heap
 
 AWAY_SHARES: Final = (0.5, 0.9)  # of a step: two groups of edges alternate
 
@@ -45,7 +45,7 @@ async def _play(context: ServiceContext, arguments: argparse.Namespace) -> None:
     def answer(key: SessionKey, item: BatchItem) -> None:
         edges[key.edge].answer(item)
 
-    async with AsyncExitStack() as links:
+    async with AsyncExitStack() as links, Tasks() as players:
 
         async def connect(name: str, inbox: str) -> NatsLink:
             options = NatsOptions((arguments.nats_url,), name, inbox)
@@ -58,8 +58,8 @@ async def _play(context: ServiceContext, arguments: argparse.Namespace) -> None:
             link = await connect(name, service_inbox(name))
             verifier = ScriptedVerifier(name, link, context.clock, step_s, answer)
             await verifier.start()
-            context.tasks.start(verifier.beat(), name="beat")
-            context.tasks.start(verifier.run(), name="step")
+            players.start(verifier.beat(), name="beat")
+            players.start(verifier.run(), name="step")
         for number in range(arguments.edges):
             edge = _edge_id(number)
             link = await connect(f"edge-{number}", edge_inbox(edge))
@@ -67,7 +67,7 @@ async def _play(context: ServiceContext, arguments: argparse.Namespace) -> None:
             await edges[edge].start()
         settle_heap()
         for one in edges.values():
-            context.tasks.start(one.run(), name="edge")
+            players.start(one.run(), name="edge")
         await asyncio.sleep(arguments.warm_up_s)
         await _measure(tally, arguments.measure_s)
 
