@@ -17,11 +17,13 @@ from specedge.ids import SessionKey
 from specedge.protocol import codec
 from specedge.protocol.edge_session import EdgeSession
 from specedge.protocol.effects import (
+    AheadArrived,
     Answered,
     AskDraft,
     Committed,
     ContextArrived,
     Drafted,
+    DraftedAhead,
     DropSlot,
     EdgeEvent,
     Ended,
@@ -49,7 +51,7 @@ from specedge.protocol.effects import (
     Withdraw,
     WorkArrived,
 )
-from specedge.protocol.messages import BatchItem, Identity, Limits, SessionParams, Verdict
+from specedge.protocol.messages import Ahead, BatchItem, Identity, Limits, SessionParams, Verdict
 from specedge.protocol.subjects import Up
 from specedge.protocol.verifier_session import VerifierSession
 from specedge.protocol.verifier_states import VerifierState
@@ -112,6 +114,7 @@ class EdgeNode:
     request_open: Callable[["EdgeNode", float], None]
     grants: str = "never"  # "always" | "sometimes"
     accuracy: float = 0.7
+    sends_ahead: bool = False
     got: list[int] = field(default_factory=list)
     ended: Ended | None = None
     is_linked: bool = True
@@ -143,6 +146,8 @@ class EdgeNode:
             case SendUp(kind, payload):
                 if self.is_linked:
                     self.send_up(self.key, kind, payload)
+                if kind is Up.DRAFT:
+                    self._draft_on()
             case SetTimer(at_s):
                 if self._timer is not None:
                     self._timer.cancel()
@@ -154,10 +159,13 @@ class EdgeNode:
                 delay_s = self.random.choice((0.0, 0.01, 0.05))
                 event = self._draft(max_nodes, base)
                 self.clock.call_at(self.clock.now_s() + delay_s, lambda: self._answer(event))
-            case Committed(tokens, _, verdict, round_trip_s):
+            case Committed(tokens, _, verdict, round_trip_s, next_tree):
                 assert tokens == (*verdict.path, verdict.bonus)
                 assert round_trip_s is None or round_trip_s >= 0
                 self.got += tokens
+                if next_tree is not None:
+                    assert next_tree.token[0] == verdict.bonus
+                    self._draft_on()
                 if self.grants == "sometimes" and self.random.random() < 0.1:
                     self.clock.call_at(self.clock.now_s(), lambda: self.feed(SwitchAsked()))
             case Ended():
@@ -166,6 +174,16 @@ class EdgeNode:
     def _answer(self, event: Drafted) -> None:
         if self.ended is None:
             self.feed(event)
+
+    def _draft_on(self) -> None:
+        """A tree on today's root, said at any time from now on: also when it is too late."""
+        if not self.sends_ahead or self.random.random() < 0.2:
+            return
+        committed, num_nodes = self.session.committed.tolist(), self.random.randrange(40)
+        tree = random_tree(self.random, committed, num_nodes, self.params, self.accuracy)
+        event = DraftedAhead(tree, self.random.randrange(9), len(committed))
+        delay_s = self.random.choice((0.0, 0.005, 0.02, 0.1))
+        self.clock.call_at(self.clock.now_s() + delay_s, lambda: self.ended or self.feed(event))
 
     def _draft(self, max_nodes: int, base: int) -> Drafted:
         committed = self.session.committed.tolist()
@@ -259,6 +277,10 @@ class VerifierNode:
         if self.is_up:
             deadline_s = self.clock.now_s() + item.budget_ms / 1e3
             self.feed(SessionKey(item.e, item.s), WorkArrived(item, deadline_s))
+
+    def on_ahead(self, key: SessionKey, ahead: Ahead) -> None:
+        if self.is_up and key in self.held:
+            self.feed(key, AheadArrived(ahead))
 
     def on_ending(self, key: SessionKey) -> None:
         if self.is_up and key in self.held:

@@ -11,6 +11,7 @@ from specedge.protocol import codec
 from specedge.protocol.edge_session import EdgeSession
 from specedge.protocol.effects import LinkRestored
 from specedge.protocol.messages import (
+    Ahead,
     Body,
     Draft,
     Identity,
@@ -26,7 +27,7 @@ from specedge.protocol.round_timer import EdgeSessionConfig
 from specedge.protocol.subjects import Up
 from tests.properties.session_nodes import VOCAB, EdgeNode, VerifierNode
 
-LIMITS = Limits(nodes=12, append=16, context=40_000, grant=8)
+LIMITS = Limits(nodes=12, append=16, context=40_000, grant=8, ahead=24)
 IDENTITY = Identity(
     model="emulated", weights="ab12", tokenizer="cd34", vocab_size=VOCAB, max_context=40_000
 )
@@ -53,6 +54,7 @@ class Request:
     min_tokens: int = 0
     grants: str = "never"
     accuracy: float = 0.7
+    sends_ahead: bool = False
 
 
 class World:
@@ -112,6 +114,7 @@ class World:
             *(key, params, prompt, session, self.clock, self.random, self._up, self._open),
             grants=request.grants,
             accuracy=request.accuracy,
+            sends_ahead=request.sends_ahead,
         )
         self.edges[key] = edge
         edge.start()
@@ -209,6 +212,10 @@ class World:
     def _relay(self, key: SessionKey, kind: Up, payload: bytes) -> None:
         if kind is Up.DRAFT:
             self._relay_draft(key, codec.decode(Draft, payload))
+        elif kind is Up.AHEAD:
+            ahead = codec.decode(Ahead, payload)
+            if (name := self.places.get(key)) is not None:
+                self._carry(lambda: self.verifiers[name].on_ahead(key, ahead))
         elif kind is Up.CONTEXT:
             codec.decode_context_header(payload)
             if (name := self._place(key)) is not None:

@@ -25,6 +25,7 @@ requests = st.builds(
     min_tokens=st.sampled_from((0, 0, 4)),
     grants=st.sampled_from(("never", "always", "sometimes")),
     accuracy=st.sampled_from((0.0, 0.7, 1.0)),
+    sends_ahead=st.booleans(),
 )
 own_accuracies = st.sampled_from((None, 0.5, 1.0))
 networks = st.builds(
@@ -195,3 +196,68 @@ def test_a_calm_hosted_run_with_a_perfect_drafter_takes_fewer_rounds_than_tokens
 
     assert_right(edge)
     assert edge.session.round < 45
+
+
+def test_a_calm_run_goes_on_from_drafts_sent_ahead_without_sending_their_rounds() -> None:
+    world = World(7, network=Network(latency_s=0.002))
+
+    edge = world.start(Request(max_tokens=120, seed=3, accuracy=1.0, sends_ahead=True))
+    world.run()
+
+    assert_right(edge)
+    assert edge.session.counters["followed"] > 5
+    assert edge.session.counters["resyncs"] == edge.session.counters["resends"] == 0
+    assert_nothing_stays(world)
+
+
+@lean
+@given(
+    seed=seeds,
+    request_seed=st.integers(0, 1000),
+    network=networks,
+    num_verifiers=st.integers(1, 2),
+    fail_rate=st.sampled_from((0.0, 0.1)),
+    hold_s=st.sampled_from((0.0, 0.05)),
+    migration=st.sampled_from((0.0, 0.2)),
+    grants=st.sampled_from(("never", "sometimes")),
+    accuracy=st.sampled_from((0.7, 1.0)),
+    crash_s=st.floats(0.05, 2),
+    cut_s=st.floats(0.05, 2),
+)
+def test_drafts_sent_ahead_cost_no_token_whatever_is_lost_late_or_said_again(
+    seed,
+    request_seed,
+    network,
+    num_verifiers,
+    fail_rate,
+    hold_s,
+    migration,
+    grants,
+    accuracy,
+    crash_s,
+    cut_s,
+) -> None:
+    world = World(
+        seed,
+        network=network,
+        num_verifiers=num_verifiers,
+        fail_rate=fail_rate,
+        hold_s=hold_s,
+        migration=migration,
+    )
+    request = Request(
+        prompt_len=30,
+        max_tokens=60,
+        seed=request_seed,
+        grants=grants,
+        accuracy=accuracy,
+        sends_ahead=True,
+    )
+    edge = world.start(request)
+    world.at(crash_s, lambda: world.crash("v0", 0.3))
+    world.at(cut_s, lambda: world.cut(edge, 0.2))
+
+    world.run()
+
+    assert_right(edge)
+    assert_nothing_stays(world)

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from specedge.ids import Round
-from specedge.protocol.messages import MAX_NODES, Draft, Verdict
+from specedge.protocol.messages import MAX_NODES, Ahead, Draft, Verdict
 from specedge.protocol.token_log import TokenLog
-from specedge.protocol.wire_tree import to_wire
+from specedge.protocol.wire_tree import continued, first_nodes, to_wire
 from specedge.tree.token_tree import TokenTree
 
 FIRST_ROUND: Final = Round(0)
@@ -21,6 +21,8 @@ class EdgeRound:
     sent_s     when each try of this round was sent
     tree       what is out: a tree, or None for a grant of ``run`` tokens up to base ``grant_end``
     has_asked_for_gap  a verdict beyond this round came, and the round was asked for
+    sent_ahead what was sent beyond ``tree``, on the same root; None: nothing
+    is_ahead   this round's own draft was sent ahead, with the round before
     """
 
     number: Round = FIRST_ROUND
@@ -30,6 +32,8 @@ class EdgeRound:
     run: int = 0
     grant_end: int = 0
     has_asked_for_gap: bool = False
+    sent_ahead: TokenTree | None = None
+    is_ahead: bool = False
 
     def advance(self) -> None:
         """The round was answered."""
@@ -37,6 +41,36 @@ class EdgeRound:
         self.try_ = -1
         self.sent_s.clear()
         self.has_asked_for_gap = False
+        self.sent_ahead, self.is_ahead = None, False
+
+    def say_ahead(self, log: TokenLog, tree: TokenTree, nodes: int, max_nodes: int) -> Ahead:
+        """The first ``max_nodes`` of ``tree``, which was drafted beyond what is out."""
+        self.sent_ahead = first_nodes(tree, min(max_nodes, MAX_NODES))
+        token, parent = to_wire(self.sent_ahead, MAX_NODES)
+        return Ahead(
+            round=self.number,
+            base=len(log),
+            hash=log.hash_at(len(log)),
+            token=token,
+            parent=parent,
+            nodes=nodes,
+        )
+
+    def next_tree(self, verdict: Verdict) -> TokenTree | None:
+        """What the verifier tries already by this verdict: of what was sent ahead, the nodes that
+        it says. None: nothing, or nothing that is known here."""
+        if verdict.ahead == 0 or self.sent_ahead is None:
+            return None
+        tree = continued(self.sent_ahead, (*verdict.path, verdict.bonus), verdict.ahead)
+        return tree if tree.num_drafted == verdict.ahead else None
+
+    def follow(self, tree: TokenTree, now_s: float) -> None:
+        """The round was answered, and the next one, with ``tree``, is at the verifier as if it had
+        been sent now."""
+        self.advance()
+        self.tree, self.run, self.is_ahead = tree, 0, True
+        self.try_ = 0
+        self.sent_s[0] = now_s
 
     def has_tried(self, verdict: Verdict) -> bool:
         """Whether ``verdict`` looked at the tree that is out: a grant that ran ahead may have

@@ -28,6 +28,7 @@ from specedge.protocol.effects import (
     CloseAsked,
     Committed,
     Drafted,
+    DraftedAhead,
     EdgeEffect,
     EdgeEvent,
     Ended,
@@ -191,9 +192,10 @@ class EdgeSession:
                 self._request_open(now_s)
             case LinkRestored():
                 self._on_link_restored(now_s)
+            case DraftedAhead():
+                self._on_drafted_ahead(event)
             case SwitchAsked():
-                if self._state is EdgeState.HOSTED:
-                    self._ask_draft()
+                self._on_switch_asked()
             case CancelAsked() | CloseAsked():
                 self._end("cancelled" if isinstance(event, CancelAsked) else "closed")
 
@@ -245,6 +247,10 @@ class EdgeSession:
             self._ask_base = len(self._log)
             self._out.append(AskDraft(self.round, self._opened.limits.nodes, self._ask_base))
 
+    def _on_switch_asked(self) -> None:
+        if self._state is EdgeState.HOSTED:
+            self._ask_draft()
+
     def _on_drafted(self, event: Drafted, now_s: float) -> None:
         if self._ask_base is None or self._opened is None:
             raise ProtocolViolation("a draft that nobody asked for")
@@ -257,6 +263,17 @@ class EdgeSession:
         self._ask_base = None
         self._state = EdgeState.HOSTED if event.run else EdgeState.AWAITING
         self._say(now_s)
+
+    def _on_drafted_ahead(self, event: DraftedAhead) -> None:
+        """Pass on what would be of use to whoever runs the round that is out."""
+        is_out = self._state is EdgeState.AWAITING and event.base == len(self._log)
+        if not is_out or self._current.sent_ahead is not None:
+            self.counters["stale_ahead"] += 1
+            return
+        assert self._opened is not None
+        if (most := self._opened.limits.ahead) > 0:
+            ahead = self._current.say_ahead(self._log, event.tree, event.nodes, most)
+            self._out.append(SendUp(Up.AHEAD, encode(ahead)))
 
     def _carry_over(self, tree: TokenTree, base: int) -> TokenTree:
         """The part of a tree drafted at ``base`` that still stands on today's root."""
@@ -315,12 +332,16 @@ class EdgeSession:
         was_tree = self._state is EdgeState.AWAITING and self._current.has_tried(verdict)
         sent_s = self._current.sent_s.get(verdict.try_)
         self._timer.observe(now_s - (self._heard_s if sent_s is None else sent_s))
-        round_trip_s = now_s - sent_s if was_tree and sent_s is not None else None
+        was_sent = was_tree and not (self._current.is_ahead and verdict.try_ == 0)
+        round_trip_s = now_s - sent_s if was_sent and sent_s is not None else None
+        next_tree = self._current.next_tree(verdict)
         self._log.extend(tokens)
         self._verifier = verdict.at or self._verifier
-        self._out.append(Committed(tokens, was_tree, verdict, round_trip_s))
+        self._out.append(Committed(tokens, was_tree, verdict, round_trip_s, next_tree))
         if verdict.final is not None:
             self._end(verdict.final)
+        elif next_tree is not None:
+            self._follow(next_tree, now_s)
         else:
             self._begin_round(now_s)
 
@@ -333,11 +354,21 @@ class EdgeSession:
             and verdict.hash == self._log.hash_after(tokens)
         )
 
-    def _begin_round(self, now_s: float) -> None:
-        self._current.advance()
+    def _follow(self, tree: TokenTree, now_s: float) -> None:
+        """The verifier tries the next round already: it is out, though it was never sent."""
+        self.counters["followed"] += 1
+        self._current.follow(tree, now_s)
+        self._note_advance(now_s)
+        self._wait(now_s)
+
+    def _note_advance(self, now_s: float) -> None:
         self._timer.reset()
         self._heard_s = self._advanced_s = now_s
         self._no_verifier_since_s = None
+
+    def _begin_round(self, now_s: float) -> None:
+        self._current.advance()
+        self._note_advance(now_s)
         left = self._current.grant_end - len(self._log)
         if self._state is EdgeState.HOSTED and left > 0:
             self._wait(now_s)

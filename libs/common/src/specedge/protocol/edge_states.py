@@ -13,6 +13,7 @@ from specedge.protocol.effects import (
     CancelAsked,
     CloseAsked,
     Drafted,
+    DraftedAhead,
     EdgeEvent,
     LinkRestored,
     OpenAnswered,
@@ -45,20 +46,21 @@ def _to(*states: EdgeState) -> frozenset[EdgeState]:
 
 
 # Events that change nothing where they stand here: answers that come late or for another state,
-# and wishes that are already met. They are counted.
+# and wishes that are already met or come too late. They are counted.
 _LATE_OPEN: Final = (Opened, Refused, OpenFailed)
 _LATE_ANSWER: Final = (Verdict, Progress, Cold, Rejected)
+_WISHES: Final = (SwitchAsked, DraftedAhead)
 
 EDGE_TRANSITIONS: Final[Mapping[EdgeState, Mapping[type, frozenset[EdgeState]]]] = {
     S.NEW: {
-        **dict.fromkeys((*_LATE_OPEN, *_LATE_ANSWER, LinkRestored, SwitchAsked), _to(S.NEW)),
+        **dict.fromkeys((*_LATE_OPEN, *_LATE_ANSWER, LinkRestored, *_WISHES), _to(S.NEW)),
         Started: _to(S.OPENING),
         TimerDue: _to(S.NEW),
         CancelAsked: _to(S.ENDED),
         CloseAsked: _to(S.ENDED),
     },
     S.OPENING: {
-        **dict.fromkeys((*_LATE_ANSWER, LinkRestored, SwitchAsked), _to(S.OPENING)),
+        **dict.fromkeys((*_LATE_ANSWER, LinkRestored, *_WISHES), _to(S.OPENING)),
         Opened: _to(S.DRAFTING, S.ENDED),
         Refused: _to(S.OPENING, S.ENDED),
         OpenFailed: _to(S.OPENING, S.ENDED),
@@ -67,7 +69,7 @@ EDGE_TRANSITIONS: Final[Mapping[EdgeState, Mapping[type, frozenset[EdgeState]]]]
         CloseAsked: _to(S.ENDED),
     },
     S.DRAFTING: {
-        **dict.fromkeys((*_LATE_OPEN, Progress, Cold, LinkRestored, SwitchAsked), _to(S.DRAFTING)),
+        **dict.fromkeys((*_LATE_OPEN, Progress, Cold, LinkRestored, *_WISHES), _to(S.DRAFTING)),
         Drafted: _to(S.AWAITING, S.HOSTED),
         Verdict: _to(S.DRAFTING, S.ENDED),
         Rejected: _to(S.DRAFTING, S.ENDED),
@@ -76,7 +78,7 @@ EDGE_TRANSITIONS: Final[Mapping[EdgeState, Mapping[type, frozenset[EdgeState]]]]
         CloseAsked: _to(S.ENDED),
     },
     S.AWAITING: {
-        **dict.fromkeys((*_LATE_OPEN, SwitchAsked), _to(S.AWAITING)),
+        **dict.fromkeys((*_LATE_OPEN, *_WISHES), _to(S.AWAITING)),
         Verdict: _to(S.AWAITING, S.DRAFTING, S.ENDED),
         Rejected: _to(S.AWAITING, S.ENDED),
         Progress: _to(S.AWAITING),
@@ -95,12 +97,12 @@ EDGE_TRANSITIONS: Final[Mapping[EdgeState, Mapping[type, frozenset[EdgeState]]]]
         Cold: _to(S.HOSTED),
         TimerDue: _to(S.HOSTED, S.ENDED),
         LinkRestored: _to(S.HOSTED),
-        SwitchAsked: _to(S.HOSTED),
+        **dict.fromkeys(_WISHES, _to(S.HOSTED)),
         CancelAsked: _to(S.ENDED),
         CloseAsked: _to(S.ENDED),
     },
     S.ENDED: {
-        **dict.fromkeys((*_LATE_OPEN, *_LATE_ANSWER, LinkRestored, SwitchAsked), _to(S.ENDED)),
+        **dict.fromkeys((*_LATE_OPEN, *_LATE_ANSWER, LinkRestored, *_WISHES), _to(S.ENDED)),
         Drafted: _to(S.ENDED),
         TimerDue: _to(S.ENDED),
         CancelAsked: _to(S.ENDED),

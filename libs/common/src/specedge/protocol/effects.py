@@ -11,6 +11,7 @@ from specedge.errors import SpecEdgeError
 from specedge.ids import Round
 from specedge.params import DraftPolicy as DraftPolicy
 from specedge.protocol.messages import (
+    Ahead,
     BatchItem,
     ContextHeader,
     DownMessage,
@@ -59,6 +60,22 @@ class Drafted:
     base: int | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class DraftedAhead:
+    """What was drafted beyond the round that is out, for the verifier to go on with if the verdict
+    leads into it. Sent at most once a round, and dropped where it comes too late or nobody takes
+    such: nothing is owed for it.
+
+    tree   on the same root as the round's own, what lies between included, ordered for the wire
+    nodes  that the next round is to try at most
+    base   how many tokens were committed when it was drafted
+    """
+
+    tree: TokenTree
+    nodes: int
+    base: int
+
+
 @dataclass(frozen=True, slots=True)
 class SwitchAsked:
     """The driver would rather answer now than when the grant is half used: to draft again, or to
@@ -101,6 +118,7 @@ EdgeEvent = (
     | Answered
     | TimerDue
     | LinkRestored
+    | DraftedAhead
     | SwitchAsked
     | CancelAsked
     | CloseAsked
@@ -149,13 +167,17 @@ class Committed:
     tokens     path + bonus, in order
     was_tree   whether the verdict answers a drafted tree of this edge (else it was hosted)
     verdict    the message itself, for its timing and log-probabilities
-    round_trip_s  from the send of the try that was answered to now; None if hosted
+    round_trip_s  from the send of the try that was answered to now; None if hosted, or if it was
+                  never sent, since its draft had been sent ahead
+    next_tree  the next round's draft, if the verifier tries it already: it was sent ahead. Then no
+               ``AskDraft`` follows
     """
 
     tokens: tuple[int, ...]
     was_tree: bool
     verdict: Verdict
     round_trip_s: float | None
+    next_tree: TokenTree | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +211,13 @@ class WorkArrived:
 
     item: BatchItem
     deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class AheadArrived:
+    """A draft sent ahead, its bytes validated."""
+
+    ahead: Ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +287,7 @@ class EndingArrived:
 VerifierEvent = (
     ContextArrived
     | WorkArrived
+    | AheadArrived
     | SlotGiven
     | SlotDenied
     | SlotTaken
@@ -305,6 +335,7 @@ class WantStep:
                  ``VerifierSession.grant_left`` tokens when the step begins
     deadline_s   earliest first, if the driver must choose; None: no deadline. The machine itself
                  withdraws and rejects what has expired, and each progress message extends it
+    is_ahead     its draft was sent ahead: no batch brought it
     """
 
     start: int
@@ -312,6 +343,7 @@ class WantStep:
     tree: TokenTree | None
     deadline_s: float | None
     is_hosted: bool = False
+    is_ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)

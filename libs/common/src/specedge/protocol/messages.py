@@ -106,12 +106,14 @@ class Limits(Part):
     append   committed tokens a draft may carry; more go as context
     context  prompt plus generated tokens
     grant    tokens of one hosted grant; 0: hosted sessions are not offered
+    ahead    nodes of a draft sent ahead; 0: they are not taken
     """
 
     nodes: Count
     append: Count
     context: Count
     grant: Count
+    ahead: Count = 0
 
 
 class OpenRequest(Body):
@@ -206,13 +208,39 @@ class Draft(Body):
     @field_validator("parent")
     @classmethod
     def _parents_precede(cls, parents: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
-        tokens = info.data.get("token")
-        if tokens is not None and len(parents) != len(tokens):
-            raise ValueError("must have as many entries as token")
-        for node, parent in enumerate(parents):
-            if not -1 <= parent < node:
-                raise ValueError(f"entry {node} must be -1 or an earlier node")
-        return parents
+        return _checked(parents, info)
+
+
+def _checked(parents: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+    tokens = info.data.get("token")
+    if tokens is not None and len(parents) != len(tokens):
+        raise ValueError("must have as many entries as token")
+    for node, parent in enumerate(parents):
+        if not -1 <= parent < node:
+            raise ValueError(f"entry {node} must be -1 or an earlier node")
+    return parents
+
+
+class Ahead(Body):
+    """Edge → scheduler → verifier: what the edge drafted beyond a round that is out, in case that
+    the verdict leads into it. A hint: it is used or dropped, and never answered.
+
+    round, base, hash   of the round that is out, as its draft said them
+    token, parent       as in a draft, on the same root, what lies between included
+    nodes               of the part that the verdict leads to, how many are to be tried at most
+    """
+
+    round: Count
+    base: Annotated[int, Field(ge=1, lt=2**31)]
+    hash: Hash
+    token: tuple[TokenIdField, ...] = Field(default=(), max_length=MAX_NODES)
+    parent: tuple[int, ...] = Field(default=(), max_length=MAX_NODES, validate_default=True)
+    nodes: Count
+
+    @field_validator("parent")
+    @classmethod
+    def _parents_precede(cls, parents: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        return _checked(parents, info)
 
 
 class BatchItem(Draft):
@@ -281,6 +309,7 @@ class Verdict(Answer):
     path   accepted token ids     bonus  the target's own next token
     kept   how many nodes of the edge's draft were tried
     own    how many nodes of the verifier's own draft were tried instead, in a hosted round
+    ahead  the next round is being tried without a draft: with so many nodes of what was sent ahead
     final  why nothing follows, or None
     """
 
@@ -288,6 +317,7 @@ class Verdict(Answer):
     bonus: TokenIdField
     kept: Count = 0
     own: Count = 0
+    ahead: Count = 0
     base: Annotated[int, Field(ge=1, lt=2**31)]
     hash: Hash
     final: Literal["stop", "length"] | None = None
@@ -368,6 +398,15 @@ class SessionReport(Part):
     state: str = Field(max_length=16)
 
 
+class AheadReport(Part):
+    """A round that its verifier runs, or lets wait for a step, without a batch: its draft was sent
+    ahead. ``rows`` of a step."""
+
+    e: str
+    s: str
+    rows: Count
+
+
 class Stat(Body):
     """Verifier → schedulers, every 100 ms and after each step. Absolute figures: a lost one heals.
 
@@ -381,6 +420,7 @@ class Stat(Body):
     queued    rows waiting
     running   rows of the step running now, 0 if idle
     hosted    hosted rounds waiting
+    ahead     rounds at hand whose drafts were sent ahead
     busy_s    seconds that the engine computed since its start, drafting of its own included
     """
 
@@ -399,6 +439,7 @@ class Stat(Body):
     running: Count = 0
     step_rows: Count = 0
     hosted: Count = 0
+    ahead: tuple[AheadReport, ...] = ()
     busy_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     steps: tuple[StepReport, ...] = ()
     draining: bool = False

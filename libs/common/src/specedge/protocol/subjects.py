@@ -38,6 +38,7 @@ class Up(StrEnum):
     OPEN = "open"
     CONTEXT = "ctx"
     DRAFT = "draft"
+    AHEAD = "ahead"
     CANCEL = "cancel"
     CLOSE = "close"
     RENEW = "renew"
@@ -47,6 +48,7 @@ class Work(StrEnum):
     """What a scheduler says to a verifier."""
 
     CONTEXT = "ctx"
+    AHEAD = "ahead"
     BATCH = "batch"
     CANCEL = "cancel"
     CLOSE = "close"
@@ -54,7 +56,7 @@ class Work(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class UpAddress:
-    """A subject of an edge, read back. ``target`` only for CONTEXT and DRAFT."""
+    """A subject of an edge, read back. ``target`` only for CONTEXT, DRAFT and AHEAD."""
 
     kind: Up
     key: SessionKey
@@ -83,6 +85,11 @@ def up_context(key: SessionKey, target: str) -> str:
 def up_draft(key: SessionKey, target: str) -> str:
     """Edge → scheduler: a draft. ``target`` is the scheduler group's name."""
     return f"se.up.{key.edge}.draft.{target}.{key.session}"
+
+
+def up_ahead(key: SessionKey, target: str) -> str:
+    """Edge → scheduler → verifier: a draft sent ahead. ``target`` is the scheduler group's name."""
+    return f"se.up.{key.edge}.ahead.{target}.{key.session}"
 
 
 def up_cancel(key: SessionKey) -> str:
@@ -158,7 +165,7 @@ def parse_up(subject: str) -> UpAddress | None:
     match subject.split("."):
         case ["se", "up", edge, ("open" | "cancel" | "close") as kind, session]:
             return _up(Up(kind), edge, session, None)
-        case ["se", "up", edge, ("ctx" | "draft") as kind, target, session]:
+        case ["se", "up", edge, ("ctx" | "draft" | "ahead") as kind, target, session]:
             return _up(Up(kind), edge, session, target)
     return None
 
@@ -168,8 +175,8 @@ def parse_work(subject: str) -> WorkAddress | None:
     match subject.split("."):
         case ["se", "work", verifier, "batch"] if SERVICE_NAME.match(verifier):
             return WorkAddress(Work.BATCH, VerifierId(verifier))
-        case ["se", "work", verifier, ("ctx" | "cancel" | "close") as kind, edge, session]:
-            key = session_key(edge, session)
+        case ["se", "work", verifier, ("ctx" | "ahead" | "cancel" | "close") as kind, *of]:
+            key = session_key(*of) if len(of) == 2 else None
             if key is not None and SERVICE_NAME.match(verifier):
                 return WorkAddress(Work(kind), VerifierId(verifier), key)
     return None

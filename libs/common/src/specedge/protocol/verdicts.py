@@ -51,10 +51,18 @@ def decide(
 
 
 def verdict_of(
-    outcome: Outcome, job: Job, log: TokenLog, *, at: str, num_tried: int, step: Stepped
+    outcome: Outcome,
+    job: Job,
+    log: TokenLog,
+    *,
+    at: str,
+    num_tried: int,
+    num_ahead: int,
+    step: Stepped,
 ) -> Verdict:
-    """The message, once ``log`` holds the outcome's tokens; ``num_tried`` nodes were tried. Figures
-    rounded: they are for people, and every digit costs a byte."""
+    """The message, once ``log`` holds the outcome's tokens; ``num_tried`` nodes were tried, and
+    ``num_ahead`` of what was sent ahead are tried next. Figures rounded: they are for people, and
+    every digit costs a byte."""
     timing = Timing(
         held=round(job.item.held_ms, 2),
         queue=round(step.queue_ms, 2),
@@ -71,6 +79,7 @@ def verdict_of(
         bonus=outcome.tokens[-1],
         kept=0 if job.is_hosted else num_tried,
         own=num_tried if job.is_hosted else 0,
+        ahead=num_ahead,
         base=len(log),
         hash=log.hash_at(len(log)),
         final=outcome.final,

@@ -3,8 +3,10 @@ asked of the engine, what was answered. All changes are made by ``verifier_sessi
 
 from dataclasses import dataclass
 
-from specedge.protocol.messages import BatchItem, Draft, Verdict
+from specedge.protocol.messages import Ahead, BatchItem, Draft, Verdict
 from specedge.protocol.prefix_hash import hash_tokens, to_hex
+from specedge.protocol.token_log import TokenLog
+from specedge.protocol.wire_tree import continued, from_wire, to_wire
 from specedge.tree.token_tree import IntArray, TokenTree
 
 
@@ -43,6 +45,8 @@ class Job:
 
     deadline_s  None from a grant's second round on
     grant_end   the base at which a grant is used up; 0: a draft, not a grant
+    ahead       what the edge drafted beyond this round's draft; None: nothing came, or not yet
+    is_ahead    its own draft was sent ahead, with the round before: nobody asked for it since
     """
 
     item: BatchItem
@@ -53,6 +57,8 @@ class Job:
     deadline_s: float | None
     budget_s: float
     grant_end: int = 0
+    ahead: Ahead | None = None
+    is_ahead: bool = False
 
     @property
     def is_hosted(self) -> bool:
@@ -65,10 +71,41 @@ class Job:
         Of a draft: 0."""
         return max(self.grant_end - self.base, 1) if self.is_hosted else 0
 
+    def is_beneath(self, ahead: Ahead) -> bool:
+        """Whether ``ahead`` was drafted beyond this very round."""
+        start = (ahead.round, ahead.base, ahead.hash)
+        return start == (self.round, self.base, self.hash) and not self.is_hosted
+
     def is_asked_by(self, draft: Draft) -> bool:
         """Whether ``draft`` asks for this very round, of this kind."""
         start = (draft.round, draft.base + len(draft.append), hash_at_start(draft))
         return start == (self.round, self.base, self.hash) and (draft.run > 0) == self.is_hosted
+
+
+def job_ahead(job: Job, log: TokenLog, now_s: float, max_nodes: int) -> Job | None:
+    """The round after ``job``, whose verdict ``log`` holds already, with the draft that was sent
+    ahead: None unless the verdict leads to nodes of it. At most ``max_nodes`` are tried."""
+    if job.ahead is None:
+        return None
+    base, root = len(log), int(log.view(job.base - 1, job.base)[0])
+    tree = from_wire(root, job.ahead)
+    tree = continued(tree, log.view(job.base, base), min(job.ahead.nodes, max_nodes))
+    if tree.num_drafted == 0:
+        return None
+    token, parent = to_wire(tree, max_nodes)
+    own = {"round": job.round + 1, "try_": 0, "base": base, "hash": log.hash_at(base)}
+    unheld = {"append": (), "held_ms": 0.0, "next_ms": 0.0}
+    item = job.item.model_copy(update={**own, **unheld, "token": token, "parent": parent})
+    return Job(
+        item=item,
+        round=item.round,
+        try_=0,
+        base=base,
+        hash=item.hash,
+        deadline_s=now_s + job.budget_s,
+        budget_s=job.budget_s,
+        is_ahead=True,
+    )
 
 
 @dataclass(slots=True, eq=False)

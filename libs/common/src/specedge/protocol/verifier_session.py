@@ -23,6 +23,7 @@ from specedge.errors import ProtocolViolation
 from specedge.ids import SessionKey
 from specedge.protocol.context_intake import ContextIntake
 from specedge.protocol.effects import (
+    AheadArrived,
     ContextArrived,
     DropSlot,
     EndingArrived,
@@ -45,6 +46,7 @@ from specedge.protocol.effects import (
     WorkArrived,
 )
 from specedge.protocol.messages import (
+    Ahead,
     BatchItem,
     Cold,
     Identity,
@@ -61,6 +63,7 @@ from specedge.protocol.verifier_job import (
     Job,
     VerifierSessionConfig,
     WantedStep,
+    job_ahead,
 )
 from specedge.protocol.verifier_states import VERIFIER_TRANSITIONS, VerifierState
 from specedge.protocol.wire_tree import from_wire
@@ -70,6 +73,7 @@ from specedge.protocol.work_checks import (
     find_context_fault,
     find_place_fault,
     find_work_fault,
+    is_sound_ahead,
 )
 from specedge.tree.token_tree import IntArray, TokenTree
 
@@ -116,6 +120,7 @@ class VerifierSession:
         self._asked: tuple[int, int] | None = None  # newest (round, try) that the edge named
         self._line: dict[int, int] = {}  # rounds of the running grant → base each starts from
         self._last: Answered | None = None
+        self._before_last: Answered | None = None  # if the edge may not have seen it when it knows
         self._progress_at_s: float | None = None
         self._timer_at_s: float | None = None
 
@@ -155,6 +160,18 @@ class VerifierSession:
     def grant_left(self) -> int:
         """Tokens that the grant's present round may commit; 0: no grant runs."""
         return 0 if self._job is None else self._job.grant_left
+
+    @property
+    def expects_more(self) -> bool:
+        """Whether the round at hand may be followed by another at once: something was drafted
+        beyond it, and sent ahead."""
+        return self._job is not None and self._job.ahead is not None
+
+    @property
+    def rows_ahead(self) -> int:
+        """Rows of the round at hand if its draft was sent ahead; 0: it was not, or none is."""
+        job = self._job
+        return 1 + len(job.item.token) if job is not None and job.is_ahead else 0
 
     @property
     def last_round(self) -> int:
@@ -198,6 +215,8 @@ class VerifierSession:
                 self._on_context(event)
             case WorkArrived():
                 self._on_work(event, now_s)
+            case AheadArrived(ahead):
+                self._on_ahead(ahead)
             case SlotGiven() | SlotDenied() | SlotTaken():
                 self._on_slot(event)
             case StepBegun(num_chain):
@@ -264,9 +283,8 @@ class VerifierSession:
             self._asked = arrival.name
             if item.run == 0:
                 self._end_grant()
-        if self._last is not None and self._last.answers(item):
+        if self._answer_again(item):
             self.counters["answered_again"] += 1
-            self._out.append(Reply(self._last.verdict.model_copy(update={"try_": item.try_})))
         elif not is_newer:
             self.counters["stale_work"] += 1
         elif self._is_outrun(item):
@@ -275,6 +293,29 @@ class VerifierSession:
             self._next = None if self._refresh(arrival) else arrival  # the older one is outdated
         else:
             self._take(arrival, now_s)
+
+    def _answer_again(self, item: BatchItem) -> bool:
+        """Whether the round was answered: then that is said again, and what followed upon it, which
+        the edge has not heard of either."""
+        for answered in (self._last, self._before_last):
+            if answered is not None and answered.answers(item):
+                verdict = answered.verdict.model_copy(update={"try_": item.try_})
+                self._out.append(Reply(verdict))
+                if answered is self._before_last and self._last is not None:
+                    self._out.append(Reply(self._last.verdict))
+                return True
+        return False
+
+    def _on_ahead(self, ahead: Ahead) -> None:
+        """Keep it for the end of the round that it was drafted beyond. A hint: what is wrong, late
+        or too much is dropped, and nothing is said."""
+        job = self._job
+        if not is_sound_ahead(ahead, self._limits, self._identity.vocab_size):
+            self.counters["ahead_refused"] += 1
+        elif job is None or job.ahead is not None or not job.is_beneath(ahead):
+            self.counters["ahead_out_of_turn"] += 1
+        else:
+            job.ahead = ahead
 
     def _end_grant(self) -> None:
         """The edge drafts again: nothing is hosted after the step under way, if there is one."""
@@ -422,7 +463,10 @@ class VerifierSession:
             self._step = step
             deadline_s = None if self._job is None else self._job.deadline_s
             is_hosted = step.job is not None and step.job.is_hosted
-            self._out.append(WantStep(step.start, step.chain, step.tree, deadline_s, is_hosted))
+            is_ahead = step.job is not None and step.job.is_ahead
+            self._out.append(
+                WantStep(step.start, step.chain, step.tree, deadline_s, is_hosted, is_ahead)
+            )
 
     def _on_slot(self, event: SlotGiven | SlotDenied | SlotTaken) -> None:
         match event:
@@ -448,7 +492,7 @@ class VerifierSession:
                 if step.job is None:
                     self._rows += step.num_chain
                 else:
-                    self._publish(step, step.job, event)
+                    self._publish(step, step.job, event, now_s)
         arrival, self._next = self._next, None
         if arrival is None:
             return
@@ -457,7 +501,7 @@ class VerifierSession:
         else:
             self._take(arrival, now_s)
 
-    def _publish(self, step: WantedStep, job: Job, event: Stepped) -> None:
+    def _publish(self, step: WantedStep, job: Job, event: Stepped, now_s: float) -> None:
         log, tree = self._log, step.tried(event.tree)
         assert log is not None
         assert tree is not None and event.choice is not None
@@ -465,25 +509,39 @@ class VerifierSession:
         outcome = decide(tree, event.choice, event.logprobs, log.params, base, step.limit)
         log.extend(outcome.tokens)
         self._rows = base + len(outcome.path)
-        tried = tree.num_drafted
-        verdict = verdict_of(outcome, job, log, at=self._verifier, num_tried=tried, step=event)
+        self._job = self._following(job, outcome, now_s)
+        verdict = verdict_of(
+            outcome,
+            job,
+            log,
+            at=self._verifier,
+            num_tried=tree.num_drafted,
+            num_ahead=max(self.rows_ahead - 1, 0),
+            step=event,
+        )
+        self._before_last = self._last if job.is_ahead else None
         self._last = Answered(job.base, job.hash, verdict)
         self._out.append(Reply(verdict))
         if len(outcome.path):
             self._out.append(KeepRows(base, outcome.path))
         self._progress_at_s = None
         self._is_prefilling = False
-        self._job = self._following(job, outcome)
         if outcome.final is not None:
             self._drop_slot()
 
-    def _following(self, job: Job, outcome: Outcome) -> Job | None:
-        """The grant's next round, if there is one."""
+    def _following(self, job: Job, outcome: Outcome, now_s: float) -> Job | None:
+        """The next round, if there is one already: the grant's, or that of a draft sent ahead."""
         assert self._log is not None
         base = len(self._log)
         if job.is_hosted:
             self._line[job.round + 1] = base
-        if outcome.final is not None or base >= job.grant_end:
+        if outcome.final is not None:
+            return None
+        if job.ahead is not None:
+            following = job_ahead(job, self._log, now_s, self._limits.nodes)
+            self.counters["ahead_missed" if following is None else "ahead_used"] += 1
+            return following
+        if base >= job.grant_end:
             return None
         hash_ = self._log.hash_at(base)
         return replace(job, round=job.round + 1, try_=0, base=base, hash=hash_, deadline_s=None)

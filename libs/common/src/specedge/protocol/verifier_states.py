@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Final
 
 from specedge.protocol.effects import (
+    AheadArrived,
     ContextArrived,
     EndingArrived,
     SlotDenied,
@@ -43,14 +44,18 @@ def _to(*states: VerifierState) -> frozenset[VerifierState]:
     return frozenset(states)
 
 
+_FROM_ELSEWHERE: Final = (ContextArrived, WorkArrived, AheadArrived, TimerDue, EndingArrived)
+
 VERIFIER_TRANSITIONS: Final[Mapping[VerifierState, Mapping[type, frozenset[VerifierState]]]] = {
     S.ABSENT: {
+        AheadArrived: _to(S.ABSENT),
         ContextArrived: _to(S.ABSENT, S.FILLING),
         WorkArrived: _to(S.ABSENT),
         TimerDue: _to(S.ABSENT),
         EndingArrived: _to(S.GONE),
     },
     S.FILLING: {
+        AheadArrived: _to(S.FILLING),
         ContextArrived: _to(S.FILLING, S.READY, S.RUNNING, S.ABSENT),
         WorkArrived: _to(S.FILLING, S.READY, S.RUNNING, S.ABSENT),
         SlotGiven: _to(S.FILLING, S.READY, S.RUNNING),
@@ -62,6 +67,7 @@ VERIFIER_TRANSITIONS: Final[Mapping[VerifierState, Mapping[type, frozenset[Verif
         EndingArrived: _to(S.GONE, S.ENDING),
     },
     S.READY: {
+        AheadArrived: _to(S.READY),
         ContextArrived: _to(S.READY, S.FILLING),
         WorkArrived: _to(S.READY, S.FILLING, S.RUNNING),
         SlotTaken: _to(S.READY),
@@ -69,6 +75,7 @@ VERIFIER_TRANSITIONS: Final[Mapping[VerifierState, Mapping[type, frozenset[Verif
         EndingArrived: _to(S.GONE),
     },
     S.RUNNING: {
+        AheadArrived: _to(S.RUNNING),
         ContextArrived: _to(S.RUNNING, S.FILLING, S.READY),
         WorkArrived: _to(S.RUNNING, S.FILLING, S.READY),
         StepBegun: _to(S.RUNNING),
@@ -78,11 +85,11 @@ VERIFIER_TRANSITIONS: Final[Mapping[VerifierState, Mapping[type, frozenset[Verif
         EndingArrived: _to(S.GONE, S.ENDING),
     },
     S.ENDING: {
-        **dict.fromkeys((ContextArrived, WorkArrived, TimerDue, EndingArrived), _to(S.ENDING)),
+        **dict.fromkeys(_FROM_ELSEWHERE, _to(S.ENDING)),
         SlotGiven: _to(S.GONE),
         SlotDenied: _to(S.GONE),
         Stepped: _to(S.GONE),
         StepFailed: _to(S.GONE),
     },
-    S.GONE: dict.fromkeys((ContextArrived, WorkArrived, TimerDue, EndingArrived), _to(S.GONE)),
+    S.GONE: dict.fromkeys(_FROM_ELSEWHERE, _to(S.GONE)),
 }

@@ -3,8 +3,12 @@
 Knows nothing of bytes or states.
 """
 
-from specedge.protocol.messages import Draft
-from specedge.tree.token_tree import TokenTree
+from collections.abc import Sequence
+from dataclasses import replace
+
+from specedge.protocol.messages import Ahead, Draft
+from specedge.tree.path import reroot
+from specedge.tree.token_tree import IntArray, TokenTree
 
 
 def to_wire(tree: TokenTree, max_nodes: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -14,8 +18,30 @@ def to_wire(tree: TokenTree, max_nodes: int) -> tuple[tuple[int, ...], tuple[int
     return tuple(tree.token[1:end].tolist()), tuple((tree.parent[1:end] - 1).tolist())
 
 
-def from_wire(root: int, draft: Draft) -> TokenTree:
+def from_wire(root: int, draft: Draft | Ahead) -> TokenTree:
     """The tree on ``root``, the last committed token after ``append``."""
     return TokenTree.from_parents(
         [root, *draft.token], [-1, *(parent + 1 for parent in draft.parent)]
+    )
+
+
+def continued(tree: TokenTree, committed: Sequence[int] | IntArray, max_nodes: int) -> TokenTree:
+    """Of a tree sent ahead: the first ``max_nodes`` nodes below the node that newly ``committed``
+    tokens (one or more) lead to; the root alone if they lead out of it. Both ends ask this of the
+    same tree and must find the same."""
+    return first_nodes(reroot(tree, committed)[1], max_nodes)
+
+
+def first_nodes(tree: TokenTree, max_nodes: int) -> TokenTree:
+    """The root and the first ``max_nodes`` drafted nodes, themselves a tree."""
+    end = 1 + max_nodes
+    if len(tree) <= end:
+        return tree
+    return replace(
+        tree,
+        token=tree.token[:end],
+        parent=tree.parent[:end],
+        depth=tree.depth[:end],
+        logprob=tree.logprob[:end],
+        value=tree.value[:end],
     )

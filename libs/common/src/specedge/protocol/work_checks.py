@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from specedge.protocol.messages import (
+    Ahead,
     ContextHeader,
     Draft,
     Identity,
@@ -65,6 +66,11 @@ def find_work_fault(work: Draft, limits: Limits, vocab_size: int) -> Fault | Non
             if token >= vocab_size:
                 return _outside(f"{field}[{index}]", token, vocab_size)
     return None
+
+
+def is_sound_ahead(ahead: Ahead, limits: Limits, vocab_size: int) -> bool:
+    """Whether a draft sent ahead may be looked at: its size, and every id."""
+    return len(ahead.token) <= limits.ahead and max(ahead.token, default=0) < vocab_size
 
 
 def find_place_fault(work: Draft, params: SessionParams) -> Fault | None:
