@@ -53,6 +53,8 @@ class Cluster:
         self.changed.add(name)
         for batch in verifier.pipeline.note_stat(stat, stat.epoch == self.epoch, now_s):
             self._release(batch, now_s)
+        if stat.ahead or verifier.ahead:
+            self._note_ahead(verifier, stat, now_s)
         for report in stat.sessions or ():
             session = self.sessions.get(SessionKey(EdgeId(report.e), SessionId(report.s)))
             if session is not None and report.state in ("filling", "running"):
@@ -69,6 +71,23 @@ class Cluster:
                 session.rhythm.note_released(now_s)
             else:
                 session.rhythm.note_overtaken()
+
+    def _note_ahead(self, verifier: Verifier, stat: Stat, now_s: float) -> None:
+        """Sessions whose rounds run there though no batch brought them are not to be waited for,
+        until these end."""
+        keys = tuple(SessionKey(EdgeId(one.e), SessionId(one.s)) for one in stat.ahead)
+        before, verifier.ahead = verifier.ahead, keys
+        for key in set(before).difference(keys):
+            if (session := self.sessions.get(key)) is not None and session.is_ahead:
+                session.is_ahead = session.is_out = False
+                if session.pending is None:
+                    session.rhythm.note_released(now_s)
+        for key in keys:
+            session = self.sessions.get(key)
+            if session is not None and session.verifier == verifier.name:
+                session.is_ahead = session.is_out = True
+                session.heard_s = now_s
+                session.rhythm.note_held()
 
     def lose_verifier(self, name: VerifierId) -> int:
         """Forget a verifier that is known: its rounds wait again, its sessions are to be placed
@@ -113,6 +132,7 @@ class Cluster:
         for key, pending in items:
             session = self.sessions[key]
             session.is_out, session.is_hosted = True, pending.is_hosted
+            session.is_ahead = False
             self.drop_pending(session)
         return seq
 

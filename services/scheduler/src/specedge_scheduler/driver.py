@@ -21,6 +21,7 @@ from specedge.link.base import Link, Message, Subscription
 from specedge.protocol import subjects
 from specedge.protocol.codec import VersionRefused, decode, decode_context_header, encode
 from specedge.protocol.messages import (
+    Ahead,
     Draft,
     Ending,
     OpenRequest,
@@ -35,6 +36,7 @@ from specedge.service.spans import NO_SPANS, SpanRing
 from specedge_scheduler.metrics import SchedulerMetrics
 from specedge_scheduler.policy.decide import SchedulerPolicy
 from specedge_scheduler.policy.types import (
+    AheadArrived,
     AnswerOpen,
     AnswerSession,
     BadMessageArrived,
@@ -181,7 +183,8 @@ class Driver:
         try:
             self._tell(_edge_event(address.kind, key, payload))
         except InvalidRequest as error:
-            answer = AnswerSession(key, _rejection(payload, error))
+            is_hint = address.kind is Up.AHEAD  # nobody waits for an answer to it
+            answer = None if is_hint else AnswerSession(key, _rejection(payload, error))
             self._tell(BadMessageArrived(key, answer))
 
     def _on_open(self, key: SessionKey, message: Message) -> None:
@@ -284,6 +287,8 @@ def _edge_event(kind: Up, key: SessionKey, payload: bytes) -> Event:
     """What an edge published, validated. Raises InvalidRequest."""
     if kind is Up.DRAFT:
         return DraftArrived(key, decode(Draft, payload))
+    if kind is Up.AHEAD:
+        return AheadArrived(key, decode(Ahead, payload), payload)
     if kind is Up.CONTEXT:
         return ContextArrived(key, decode_context_header(payload), payload)
     decode(Ending, payload)

@@ -129,7 +129,7 @@ class Pipeline:
             # A heartbeat between a step's end and its verdicts still lists the batch that was in
             # it: when that is finished, the step that runs is known better.
             if has_ended or has_finished or self.ends_s is None:
-                step_s = self._predict_s(stat.running, _hosted_rows(stat))
+                step_s = self._predict_s(stat.running, _own_rows(stat))
                 self.ends_s = self.began_s + step_s
             return
         coming = [batch for batch in self.sent.values() if not batch.is_hosted]
@@ -141,15 +141,15 @@ class Pipeline:
             self.began_s = max(now_s, min(batch.sent_s for batch in coming) + self.trip_s)
             self.ends_s = self.began_s + self._predict_s(0)
 
-    def _predict_s(self, running_rows: int, hosted_rows: int = 0) -> float:
+    def _predict_s(self, running_rows: int, own_rows: int = 0) -> float:
         """Of the step with what has begun, and what else runs there."""
         rows = context = 0
         for batch in self.sent.values():
             if batch.has_begun:
                 rows += batch.num_rows
                 context += sum(pending.context for _, pending in batch.items)
-        prefill = max(0, running_rows - rows - hosted_rows)
-        rows += min(hosted_rows, max(0, running_rows - rows))
+        prefill = max(0, running_rows - rows - own_rows)
+        rows += min(own_rows, max(0, running_rows - rows))
         return self.estimator.predict_ms(rows, context, prefill) / 1000
 
     def _learn_trip(self, step: StepReport, finished: list[SentBatch], now_s: float) -> None:
@@ -164,5 +164,8 @@ class Pipeline:
         self._slow_trip_s = slow_s[-2] if len(slow_s) > 1 else max(slow_s[0], FIRST_TRIP_S)
 
 
-def _hosted_rows(stat: Stat) -> int:
-    return stat.steps[-1].hosted if stat.steps else 0
+def _own_rows(stat: Stat) -> int:
+    """Rows that no batch brought, most likely: hosted ones, as in the last step, and those of
+    drafts that were sent ahead."""
+    hosted = stat.steps[-1].hosted if stat.steps else 0
+    return hosted + sum(one.rows for one in stat.ahead)

@@ -53,6 +53,10 @@ class Rhythm:
         """The step with its round ended."""
         self.released_s = now_s
 
+    def note_held(self) -> None:
+        """It is in another step already, or waits for one: nothing is to come."""
+        self.released_s = None
+
     def note_overtaken(self) -> None:
         """The step with its round ended, and its next draft was there before that was known."""
         self._learn(0.0)

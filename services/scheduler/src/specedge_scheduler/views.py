@@ -48,6 +48,8 @@ class Session:
     pending   the one round that waits here
     is_out    its last round is at a verifier, as far as is known
     is_hosted its last round was a grant: it goes on by itself
+    ahead_round  the newest round beyond which a draft was sent ahead
+    is_ahead  a round of it is at the verifier that no batch brought: its draft was sent ahead
     number    grows with every session made: who was first
     """
 
@@ -58,6 +60,8 @@ class Session:
     pending: PendingDraft | None = None
     is_out: bool = False
     is_hosted: bool = False
+    ahead_round: int = -1
+    is_ahead: bool = False
     number: int = 0
     rhythm: Rhythm = field(default_factory=Rhythm)
 
@@ -111,7 +115,8 @@ class Usual:
 class Verifier:
     """A live verifier: its last report, the batches it was sent, the sessions that live there and
     those of their rounds that wait here, oldest first. ``deaf_until_s``: edges' rounds that come
-    before then are news to nobody, unless the verifier itself is heard of."""
+    before then are news to nobody, unless the verifier itself is heard of. ``ahead``: whose rounds
+    it has that no batch brought."""
 
     name: VerifierId
     stat: Stat
@@ -123,6 +128,7 @@ class Verifier:
     sessions: dict[SessionKey, Session] = field(default_factory=dict)
     waiting: dict[SessionKey, PendingDraft] = field(default_factory=dict)
     deaf_until_s: float = -math.inf
+    ahead: tuple[SessionKey, ...] = ()
 
     @property
     def sent(self) -> dict[int, SentBatch]:

@@ -41,6 +41,12 @@ class VerifierSettings(ServiceSettings):
     max_grant: int = Field(
         default=128, ge=0, description="tokens of one hosted grant; 0: no hosted sessions"
     )
+    max_ahead: int = Field(
+        default=64,
+        ge=0,
+        le=1024,
+        description="nodes that an edge may send ahead of a verdict; 0: none are taken",
+    )
     drafter: str = Field(
         default="none",
         description="what drafts here for hosted sessions: none, prompt-lookup, emulated, or the "

@@ -5,8 +5,9 @@ Hosted rounds are drafted on the compute thread too, by the verifier's own draft
 drafter that keeps failing is left alone, and they go on plainly.
 
 While a step runs, the loop goes on taking work in, so the next step is known when this one ends.
-Then, in this order: what may join the next step at once (hosted rows, prefill) is told its result;
-the next step begins; only then are the verdicts of the last one worked out and sent, beside it.
+Then, in this order: what may join the next step at once (hosted rows, prefill, rounds beyond which
+an edge sent a draft ahead) is told its result; the next step begins; only then are the other
+verdicts of the last one worked out and sent, beside it.
 Knows nothing of messages or subjects.
 """
 
@@ -103,7 +104,7 @@ class EngineLoop:
             parts = self._begin()
             turn = self._submit(parts)
             if unsaid is not None:
-                self._finish(unsaid, goes_on=False)
+                self._finish(unsaid)
                 await self._let_verdicts_out()
                 self._report(unsaid)
                 unsaid = None
@@ -114,7 +115,7 @@ class EngineLoop:
                 continue
             unsaid = await self._end(turn, parts)
             if unsaid is not None:
-                self._finish(unsaid, goes_on=True)
+                self._finish(unsaid, only_those_who_go_on=True)
 
     async def _let_verdicts_out(self) -> None:
         """Two turns of the loop: the outbox hands the verdicts to the link, whose own task writes
@@ -240,11 +241,11 @@ class EngineLoop:
         part.entry.running = None
         self._table.feed(part.entry, event)
 
-    def _finish(self, step: Step, *, goes_on: bool) -> None:
-        """Give the sessions what the step found for them: those that may want the next step at
-        once, or the others."""
+    def _finish(self, step: Step, *, only_those_who_go_on: bool = False) -> None:
+        """Give the sessions what the step found for them, unless they know: all, or only those that
+        may want the next step at once."""
         for index, part in enumerate(step.parts):
-            if part.may_go_on is not goes_on:
+            if part.is_told or (only_those_who_go_on and not part.may_go_on):
                 continue
             part.entry.running = None
             self._table.feed(part.entry, step.result(index))

@@ -65,6 +65,7 @@ def session_limits(settings: VerifierSettings, identity: ModelIdentity) -> Limit
             identity.max_context_tokens, settings.max_context_tokens or identity.max_context_tokens
         ),
         grant=settings.max_grant,
+        ahead=settings.max_ahead,
     )
 
 

@@ -15,8 +15,8 @@ from specedge.ids import SessionKey
 from specedge.link.base import Message
 from specedge.protocol import subjects
 from specedge.protocol.codec import decode, decode_context, decode_context_header
-from specedge.protocol.effects import ContextArrived, WorkArrived
-from specedge.protocol.messages import Batch, DownMessage, Reason, Rejected
+from specedge.protocol.effects import AheadArrived, ContextArrived, WorkArrived
+from specedge.protocol.messages import Ahead, Batch, DownMessage, Reason, Rejected
 from specedge.protocol.subjects import Work
 from specedge_verifier.batches import BatchLedger
 from specedge_verifier.metrics import VerifierMetrics
@@ -59,6 +59,8 @@ class WorkHandler:
                 self._on_batch(message.payload)
             case Work.CONTEXT, SessionKey() as key:
                 self._on_context(key, message.payload)
+            case Work.AHEAD, SessionKey() as key:
+                self._on_ahead(key, message.payload)
             case ((Work.CANCEL | Work.CLOSE), SessionKey() as key):
                 if not self._table.end(key):
                     self._drop("unknown_session")
@@ -93,6 +95,15 @@ class WorkHandler:
             self._reject_context(key, payload, error)
             return
         self._table.hear(key, ContextArrived(header, ids))
+
+    def _on_ahead(self, key: SessionKey, payload: bytes) -> None:
+        try:
+            ahead = decode(Ahead, payload)
+        except InvalidRequest:
+            self._drop("bad_ahead")
+            return
+        if not self._table.hint(key, AheadArrived(ahead)):
+            self._drop("unknown_session")
 
     def _reject_context(self, key: SessionKey, payload: bytes, error: InvalidRequest) -> None:
         """Tell the edge which round its context was for, if the header at least is sound."""

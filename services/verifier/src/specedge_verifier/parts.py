@@ -25,13 +25,20 @@ class Part:
 
     @property
     def may_go_on(self) -> bool:
-        """Whether the session wants the next step as soon as this one's result is told."""
-        return self.want.tree is None or self.want.is_hosted
+        """Whether the session may want the next step as soon as this one's result is told."""
+        is_hosted = self.want.tree is None or self.want.is_hosted
+        return is_hosted or self.entry.machine.expects_more
 
     @property
     def is_edges_round(self) -> bool:
-        """Whether it is a draft that an edge made."""
-        return self.want.tree is not None and not self.want.is_hosted
+        """Whether it is a draft that a batch brought."""
+        own = self.want.is_hosted or self.want.is_ahead
+        return self.want.tree is not None and not own
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the session knows the result: it may be in another step by now."""
+        return self.entry.running is not self.want
 
     @property
     def plain_item(self) -> TurnItem:

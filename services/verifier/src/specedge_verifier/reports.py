@@ -13,7 +13,15 @@ from specedge.clock import Cancellable, Timers
 from specedge.ids import SessionKey, VerifierId
 from specedge.protocol import subjects
 from specedge.protocol.codec import encode
-from specedge.protocol.messages import Ending, Identity, Limits, SessionReport, Stat, StepReport
+from specedge.protocol.messages import (
+    AheadReport,
+    Ending,
+    Identity,
+    Limits,
+    SessionReport,
+    Stat,
+    StepReport,
+)
 from specedge_verifier.batches import BatchLedger
 from specedge_verifier.entry import Entry
 from specedge_verifier.sessions import SessionTable
@@ -127,6 +135,10 @@ class Reporter:
             running=load.running_rows,
             step_rows=self._who.step_rows,
             hosted=sum(want.is_hosted for want in wants),
+            ahead=tuple(
+                AheadReport.model_construct(e=key.edge, s=key.session, rows=rows)
+                for key, rows in list(self._table.ahead.items())[:MAX_SESSIONS_REPORTED]
+            ),
             busy_s=round(load.busy_s, 4),
             steps=tuple(self._steps),
             draining=self.is_draining,

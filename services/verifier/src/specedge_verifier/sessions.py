@@ -16,6 +16,7 @@ import structlog
 from specedge.clock import Cancellable, Timers
 from specedge.ids import SessionKey
 from specedge.protocol.effects import (
+    AheadArrived,
     DropSlot,
     EndingArrived,
     Gone,
@@ -53,6 +54,7 @@ class SessionTable:
     """All sessions by key.
 
     say   called with every message for an edge
+    ahead rows of the rounds at hand whose drafts were sent ahead, by session
     work  set when a step has something new to do; the engine loop clears it
     """
 
@@ -67,6 +69,7 @@ class SessionTable:
         say: Callable[[SessionKey, DownMessage], None],
     ) -> None:
         self.wants: dict[SessionKey, Entry] = {}  # in order of asking
+        self.ahead: dict[SessionKey, int] = {}
         self._entries: dict[SessionKey, Entry] = {}
         self._make_machine = make_machine
         self._pool = pool
@@ -110,6 +113,14 @@ class SessionTable:
             entry.asked_s = now_s
         self.feed(entry, event)
 
+    def hint(self, key: SessionKey, event: AheadArrived) -> bool:
+        """The edge said what only a session that is known can use. False if it is not."""
+        entry = self._entries.get(key)
+        if entry is not None:
+            entry.heard_s = self._clock.now_s()
+            self.feed(entry, event)
+        return entry is not None
+
     def end(self, key: SessionKey) -> bool:
         """Cancelled, closed or given up. False if the session is not known."""
         entry = self._entries.get(key)
@@ -132,6 +143,7 @@ class SessionTable:
                 effects.extend(entry.machine.on(answer, now_s))
         if not entry.has_round_waiting:
             self._ledger.settle(entry.key)
+        self._note_ahead(entry)
         if entry.machine.state is VerifierState.READY:
             entry.asked_s = None  # it may have been answered before, or by nothing
 
@@ -205,6 +217,13 @@ class SessionTable:
         entry.want, entry.wanted_s = want, self._clock.now_s()
         self.wants[entry.key] = entry
         self.work.set()
+
+    def _note_ahead(self, entry: Entry) -> None:
+        rows = 0 if entry.is_idle else entry.machine.rows_ahead
+        if rows:
+            self.ahead[entry.key] = rows
+        else:
+            self.ahead.pop(entry.key, None)
 
     def _lease(self, entry: Entry, want: WantSlot) -> VerifierEvent:
         context = entry.machine.committed

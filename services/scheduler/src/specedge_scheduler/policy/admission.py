@@ -155,6 +155,7 @@ def opened(verifier: Verifier, group: GroupId, max_batch_nodes: int) -> Opened:
         append=theirs.append,
         context=theirs.context,
         grant=theirs.grant,
+        ahead=theirs.ahead,
     )
     return Opened(at=verifier.name, group=group, limits=limits, identity=verifier.stat.identity)
 

@@ -20,6 +20,7 @@ from specedge_scheduler.policy.just_in_time import JustInTimeDispatch
 from specedge_scheduler.policy.migration import Migration
 from specedge_scheduler.policy.placement import home
 from specedge_scheduler.policy.types import (
+    AheadArrived,
     AnswerSession,
     BadMessageArrived,
     ByeArrived,
@@ -64,8 +65,8 @@ class SchedulerPolicy:
                 return self._intake.on_draft(event, now_s)
             case TurnEnded():
                 return self._on_turn_ended(now_s)
-            case ContextArrived():
-                return self._intake.on_context(event, now_s)
+            case AheadArrived() | ContextArrived():
+                return self._pass_on(event, now_s)
             case StatArrived():
                 return self._on_stat(event, now_s)
             case OpenAsked():
@@ -87,6 +88,11 @@ class SchedulerPolicy:
         return min(
             wake_s, self.cluster.next_deadline_s, self._next_silence_s, self._next_housekeeping_s
         )
+
+    def _pass_on(self, event: AheadArrived | ContextArrived, now_s: float) -> list[Effect]:
+        if isinstance(event, AheadArrived):
+            return self._intake.on_ahead(event, now_s)
+        return self._intake.on_context(event, now_s)
 
     # ------------------------------------------------------------ verifiers
 

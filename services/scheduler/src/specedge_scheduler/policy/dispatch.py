@@ -60,6 +60,13 @@ def room_of(verifier: Verifier, limits: SchedulerLimits) -> BatchRoom:
     )
 
 
+def has_room_for_all(verifier: Verifier, limits: SchedulerLimits) -> bool:
+    """Whether one batch holds a round of every session that lives there."""
+    room, num_sessions = room_of(verifier, limits), len(verifier.sessions)
+    fits = num_sessions <= room.sessions and num_sessions * verifier.usual.rows <= room.rows
+    return fits and num_sessions * verifier.usual.context <= room.context
+
+
 class GreedyDispatch:
     """As much as the running and the staged batch leave room for."""
 

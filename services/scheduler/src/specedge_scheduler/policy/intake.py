@@ -15,8 +15,10 @@ from specedge_scheduler.policy.admission import (
     refuse_open,
     serving,
 )
+from specedge_scheduler.policy.dispatch import has_room_for_all
 from specedge_scheduler.policy.placement import home, place
 from specedge_scheduler.policy.types import (
+    AheadArrived,
     AnswerOpen,
     AnswerSession,
     BadMessageArrived,
@@ -156,6 +158,22 @@ class Intake:
             field="model",
         )
         return [AnswerSession(key, unknown)]
+
+    def on_ahead(self, event: AheadArrived, now_s: float) -> list[Effect]:
+        """Pass it on at once, one of each round, where all sessions of the verifier fit a step:
+        else it would run before others whose turn it is. A hint: without a place it is dropped."""
+        key, ahead = event.key, event.ahead
+        if self._allowance(key.edge, now_s).take(len(ahead.token), now_s):
+            return []
+        session = self._cluster.sessions.get(key)
+        if session is None or session.verifier is None or ahead.round <= session.ahead_round:
+            return []
+        session.heard_s, session.ahead_round = now_s, ahead.round
+        verifier = self._cluster.verifiers[session.verifier]
+        is_small = len(ahead.token) <= verifier.stat.limits.ahead
+        if not is_small or not has_room_for_all(verifier, self._limits):
+            return []
+        return [Forward("ahead", verifier.name, key, event.payload)]
 
     def on_ending(self, event: EndingArrived, now_s: float) -> list[Effect]:
         """Pass it on and forget the session."""

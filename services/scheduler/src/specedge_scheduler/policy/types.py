@@ -8,6 +8,7 @@ from typing import Literal
 
 from specedge.ids import SessionKey, VerifierId
 from specedge.protocol.messages import (
+    Ahead,
     Batch,
     ContextHeader,
     DownMessage,
@@ -88,6 +89,15 @@ class ContextArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class AheadArrived:
+    """A draft sent ahead, validated; ``payload`` is the whole message."""
+
+    key: SessionKey
+    ahead: Ahead
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class EndingArrived:
     """The edge cancelled or closed its session."""
 
@@ -134,6 +144,7 @@ Event = (
     OpenAsked
     | DraftArrived
     | ContextArrived
+    | AheadArrived
     | EndingArrived
     | BadMessageArrived
     | StatArrived
@@ -161,7 +172,7 @@ class SendBatch:
 class Forward:
     """Pass a message on as it came."""
 
-    kind: Literal["ctx", "cancel", "close"]
+    kind: Literal["ctx", "ahead", "cancel", "close"]
     verifier: VerifierId
     key: SessionKey
     payload: bytes
