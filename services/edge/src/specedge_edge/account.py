@@ -25,6 +25,8 @@ class Account:
     drafted_counts    per verdict on a drafted tree: how many nodes were tried
     reply_ms          per drafted round but the first: from a verdict's arrival to the departure of
                       the draft that follows upon it
+    ahead_sent        messages with what was drafted beyond a round, before its verdict
+    ahead_used        those that a verdict led into: the next round began without a draft
     drafting          what the drafter did; known when the generation is over
     saved_ms          time of passes that were not on the reply path, since they had been run ahead
     """
@@ -38,6 +40,8 @@ class Account:
     hosted_tokens: int = 0
     retries: int = 0
     resyncs: int = 0
+    ahead_sent: int = 0
+    ahead_used: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
     context_bytes: int = 0
@@ -72,6 +76,7 @@ class Account:
         self.verifier_id = committed.verdict.at or self.verifier_id
         self.queue_ms += queue_ms
         self.verify_ms += timing.step
+        self.ahead_used += committed.next_tree is not None
         if self.first_queue_ms is None:
             self.first_queue_ms = queue_ms
         if committed.round_trip_s is not None:
@@ -150,6 +155,8 @@ _SUMMED = (
     "hosted_tokens",
     "retries",
     "resyncs",
+    "ahead_sent",
+    "ahead_used",
     "bytes_up",
     "bytes_down",
     "context_bytes",

@@ -195,6 +195,7 @@ class Edge:
             grant_tokens=settings.grant_tokens,
             clock=self._context.clock,
             is_proactive=settings.proactive,
+            is_sent_ahead=settings.proactive and settings.ahead,
             is_paced=settings.adaptive,
             pace=DevicePace() if settings.adaptive else None,
             standing=standing,

@@ -44,6 +44,11 @@ class EdgeSettings(ServiceSettings):
     proactive: bool = Field(
         default=True, description="draft on while a draft is out, whenever the device is free"
     )
+    ahead: bool = Field(
+        default=True,
+        description="send what was drafted on before the verdict, so that the verifier goes on at "
+        "once where it led there; needs proactive",
+    )
     coupled: bool = Field(
         default=True,
         description="where tokens are sampled, a draft model ranks with the verifier's own noise",

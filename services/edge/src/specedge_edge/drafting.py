@@ -6,8 +6,8 @@ for anything.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final, Protocol
 
 from specedge.clock import Clock
@@ -22,21 +22,25 @@ from specedge.drafting.pace import DevicePace
 from specedge.engine.ports import Drafter
 from specedge.errors import Busy
 from specedge.params import DraftPolicy, SamplingParams, StopRule
-from specedge.protocol.effects import Committed, Drafted
+from specedge.protocol.effects import Committed, Drafted, DraftedAhead
 from specedge.protocol.messages import Limits
 from specedge.service.compute import Compute, IdleWork
 from specedge.service.spans import NO_SPANS, SpanRing
-from specedge.tree.ahead import AheadPolicy
+from specedge.tree.ahead import AheadPolicy, OfferPolicy
 from specedge.tree.calibration import Tally
 from specedge.tree.token_tree import IntArray, TokenTree
 from specedge_edge.pacing import RoundPacing
 from specedge_edge.proactive import PassTime, TripTimes
 from specedge_edge.round_control import FixedControl, RoundControl
+from specedge_edge.sending_ahead import DraftingOn, Offer
 from specedge_edge.session_drafter import DraftedRound, SessionDrafter, Workshop
 from specedge_edge.standing import DrafterStanding
 
 NO_DRAFTER: Final = "none"
 MS_PER_S: Final = 1e3
+NO_LIMITS: Final = Limits(nodes=0, append=0, context=0, grant=0)
+
+OnAhead = Callable[[DraftedAhead], None]
 
 
 class Proposer(Protocol):
@@ -56,7 +60,8 @@ class Proposer(Protocol):
         ...
 
     def on_committed(self, committed: Committed) -> None:
-        """Tokens became certain. Cheap; computing waits for the next ``begin``."""
+        """Tokens became certain. Cheap; computing waits for the next ``begin``, unless the next
+        round is out already, since its draft was sent ahead."""
         ...
 
     async def close(self) -> None:
@@ -85,6 +90,7 @@ class DraftSource:
     policy        the most that a round may draft
     grant_tokens  that the verifier may run ahead where nothing is drafted
     is_proactive  whether to draft on while a round is out
+    is_sent_ahead whether what comes of that is sent before the verdict, where the cloud takes it
     spans, lane   where the device's work beside the rounds is recorded, and under which name
     is_paced      whether a round has as many passes as there is time for before it is wanted
     pace          what the sessions' controllers learned together; None: every round drafts all
@@ -105,6 +111,7 @@ class DraftSource:
     trips: TripTimes = field(default_factory=TripTimes)
     spans: SpanRing = NO_SPANS
     lane: str = ""
+    is_sent_ahead: bool = False
 
     @property
     def name(self) -> str:
@@ -116,15 +123,22 @@ class DraftSource:
         """The longest path a draft may hold."""
         return 0 if self.drafter is None else self.policy.depth
 
-    def open(self, prompt: IntArray, params: SamplingParams, stop: StopRule) -> Proposer:
-        """A proposer for one generation. Computes nothing yet."""
+    def open(
+        self,
+        prompt: IntArray,
+        params: SamplingParams,
+        stop: StopRule,
+        on_ahead: OnAhead | None = None,
+    ) -> Proposer:
+        """A proposer for one generation. Computes nothing yet. ``on_ahead`` is called on the loop
+        with what is to be sent before a verdict."""
         if self.drafter is None:
             return HostedProposer(self.grant_tokens)
         shop = Workshop(
             self.drafter, self.tally, self.pass_time, self.clock.now_s, self.spans, self.lane
         )
         session = SessionDrafter(shop, params, stop, len(prompt))
-        return SessionProposer(self, self._control(), session, prompt)
+        return SessionProposer(self, self._control(), session, prompt, on_ahead)
 
     def _control(self) -> RoundControl:
         if self.pace is None:
@@ -168,7 +182,12 @@ class SessionProposer:
     """
 
     def __init__(
-        self, source: DraftSource, control: RoundControl, session: SessionDrafter, prompt: IntArray
+        self,
+        source: DraftSource,
+        control: RoundControl,
+        session: SessionDrafter,
+        prompt: IntArray,
+        on_ahead: OnAhead | None = None,
     ) -> None:
         self._source = source
         self._control = control
@@ -183,6 +202,9 @@ class SessionProposer:
         self._was_asked = False
         self._out: TokenTree | None = None  # the tree that is out; None: a grant is
         self._ahead: IdleWork | None = None
+        self._on_ahead = on_ahead if source.is_sent_ahead else None
+        self._limits = NO_LIMITS
+        self._is_following = False  # what is out was sent ahead of the last verdict
         self._begun_s = self._sent_s = 0.0
         self._hosted_s: float | None = None  # when the last verdict of this grant came
 
@@ -194,6 +216,7 @@ class SessionProposer:
     def begin(self, root: int, limits: Limits) -> None:
         """See ``Proposer.begin``."""
         source = self._source
+        self._limits, self._is_following = limits, False
         self._begun_s = source.clock.now_s()
         self._decision = self._control.decide(limits.nodes, limits.grant)
         if self._pacing is not None:
@@ -227,16 +250,7 @@ class SessionProposer:
     def on_sent(self) -> None:
         """See ``Proposer.on_sent``."""
         self._sent_s = self._source.clock.now_s()
-        policy = self._decision.policy
-        if self._out is None or policy is None or not self._source.is_proactive:
-            return
-        # What the next round drafts after its verdict anyway need not be there before.
-        levels = policy.depth - (policy.passes or 1) + 1
-        ahead = AheadPolicy(levels=max(1, levels), beams=policy.beams, branch=policy.branch)
-        due_s = self._trips.due_s(self._sent_s)
-        self._ahead = self._source.compute.start_idle(
-            partial(self._session.step_ahead, ahead, due_s)
-        )
+        self._draft_on(self._trips.due_s(self._sent_s))
 
     def on_committed(self, committed: Committed) -> None:
         """See ``Proposer.on_committed``."""
@@ -246,12 +260,13 @@ class SessionProposer:
         if self._pacing is not None:
             num_sent = 0 if self._out is None else self._out.num_drafted
             self._pacing.observe(committed, self._source.clock.now_s(), num_sent)
-        if committed.round_trip_s is not None:
-            self._trips.observe(committed.round_trip_s)
+        gap_s = self._observe_time(committed)
         if committed.was_tree and self._out is not None:
-            self._control.observe_verdict(self._judge(committed, self._out))
+            self._control.observe_verdict(self._judge(committed, self._out, gap_s))
         elif not committed.was_tree:
             self._control.observe_hosted(self._judge_hosted(committed))
+        if committed.next_tree is not None:
+            self._follow(committed.next_tree)
 
     async def close(self) -> None:
         """See ``Proposer.close``."""
@@ -273,12 +288,64 @@ class SessionProposer:
             standing.on_failure(error, self._source.clock.now_s())
         return None
 
+    def _follow(self, tree: TokenTree) -> None:
+        """The next round is out, with ``tree``: draft on beyond it."""
+        self._begun_s = self._sent_s = self._source.clock.now_s()
+        self._out, self._is_following = tree, True
+        try:
+            self._source.compute.start(self._session.follow, tuple(self._news), tree)
+        except Busy:
+            self._source.standing.on_refusal()
+            return
+        self._news.clear()
+        self._draft_on(self._trips.due_after_s(self._sent_s))
+
+    def _draft_on(self, due_s: float | None) -> None:
+        """Beyond what is out, until its verdict is due."""
+        policy = self._decision.policy
+        if self._out is None or policy is None or not self._source.is_proactive:
+            return
+        offer = self._offer(policy, due_s)
+        # What the next round drafts after its verdict anyway need not be there before, unless it is
+        # to do without that.
+        levels = policy.depth - (0 if offer is not None else (policy.passes or 1) - 1)
+        ahead = AheadPolicy(levels=max(1, levels), beams=policy.beams, branch=policy.branch)
+        drafting_on = DraftingOn(self._session, ahead, due_s, offer)
+        self._ahead = self._source.compute.start_idle(drafting_on.step)
+
+    def _offer(self, policy: DraftPolicy, due_s: float | None) -> Offer | None:
+        on_ahead, limits = self._on_ahead, self._limits
+        if on_ahead is None or limits.ahead == 0:
+            return None
+        loop, base = asyncio.get_running_loop(), len(self._committed)
+        nodes = min(policy.budget, limits.nodes)
+
+        def send(tree: TokenTree) -> None:
+            loop.call_soon_threadsafe(on_ahead, DraftedAhead(tree, nodes, base))
+
+        kind = OfferPolicy(max_nodes=limits.ahead)
+        return Offer(kind, self._trips.leave_by_s(due_s), send)
+
+    def _observe_time(self, committed: Committed) -> float | None:
+        """Learn how long the round took. If its draft had been sent ahead: since the verdict before
+        it; else None."""
+        timing, trip_s = committed.verdict.timing, committed.round_trip_s
+        if trip_s is not None:
+            cloud_s = (timing.held + timing.queue + timing.draft + timing.step) / MS_PER_S
+            self._trips.observe(trip_s, cloud_s)
+            return None
+        if not (self._is_following and committed.was_tree):
+            return None
+        gap_s = self._source.clock.now_s() - self._sent_s
+        self._trips.observe_gap(gap_s)
+        return gap_s
+
     def _stop_ahead(self) -> None:
         if self._ahead is not None:
             self._ahead.stop()
             self._ahead = None
 
-    def _judge(self, committed: Committed, tree: TokenTree) -> RoundOutcome:
+    def _judge(self, committed: Committed, tree: TokenTree, gap_s: float | None) -> RoundOutcome:
         verdict, trip_s = committed.verdict, committed.round_trip_s
         return RoundOutcome(
             expected=float(tree.value[1 : verdict.kept + 1].sum()),
@@ -289,6 +356,7 @@ class SessionProposer:
             queue_ms=verdict.timing.held + verdict.timing.queue,
             step_ms=verdict.timing.step,
             step_rows=verdict.timing.rows,
+            gap_ms=None if gap_s is None else gap_s * MS_PER_S,
         )
 
     def _judge_hosted(self, committed: Committed) -> HostedOutcome:

@@ -25,6 +25,7 @@ from specedge.protocol.effects import (
     CloseAsked,
     Committed,
     Drafted,
+    DraftedAhead,
     EdgeEffect,
     EdgeEvent,
     Ended,
@@ -39,6 +40,7 @@ from specedge.protocol.messages import SessionParams
 from specedge.protocol.round_timer import EdgeSessionConfig
 from specedge.protocol.subjects import (
     Up,
+    up_ahead,
     up_cancel,
     up_close,
     up_context,
@@ -97,8 +99,10 @@ class Generation:
         config = replace(upstream.config, round_trip_s=upstream.served.round_trip_s)
         self._session = EdgeSession(params, prompt, config, drafter=upstream.drafts.name)
         self._root = int(prompt[-1])
-        self._proposer = upstream.drafts.open(prompt, params.sampling(), params.stop_rule())
         self._inbox = Inbox(upstream.timers)
+        self._proposer = upstream.drafts.open(
+            prompt, params.sampling(), params.stop_rule(), self._on_ahead
+        )
         self._timer: Cancellable | None = None
         self._ended: Ended | None = None
         self._is_admitted = False
@@ -209,8 +213,14 @@ class Generation:
         if effect.kind is Up.DRAFT:
             self._num_sends += 1
             self._on_draft_sent(len(effect.payload))
+        elif effect.kind is Up.AHEAD:
+            self.account.ahead_sent += 1
+            self.account.bytes_up += len(effect.payload)
         else:
             self.account.context_bytes += len(effect.payload)
+
+    def _on_ahead(self, drafted: DraftedAhead) -> None:
+        self._inbox.try_put(Arrival(drafted))  # a full inbox: there are other things to do
 
     def _on_draft_sent(self, num_bytes: int) -> None:
         self.account.bytes_up += num_bytes
@@ -233,7 +243,8 @@ class Generation:
         """On the way, in the scheduler's and the verifier's hands, until it was heard of."""
         spans, now_s, sent_s = self._up.spans, self._up.timers.now_s(), self._sent_s
         if spans.is_on and sent_s is not None:
-            self._sent_s = now_s if committed.verdict.own else None
+            goes_on = committed.verdict.own or committed.next_tree is not None
+            self._sent_s = now_s if goes_on else None
             spans.add(self._lane, "away", sent_s, now_s, tokens=len(committed.tokens))
 
     def _subject(self, kind: Up) -> str:
@@ -242,6 +253,8 @@ class Generation:
                 return up_context(self._key, self._session.group)
             case Up.DRAFT:
                 return up_draft(self._key, self._session.group)
+            case Up.AHEAD:
+                return up_ahead(self._key, self._session.group)
             case Up.CANCEL:
                 return up_cancel(self._key)
             case Up.CLOSE:

@@ -10,6 +10,8 @@ acceptance length   1 + rate(specedge_spec_decode_num_accepted_tokens_total[5m])
 per position        rate(specedge_spec_decode_num_accepted_tokens_per_pos_total[5m])
                     / ignoring(position) group_left rate(specedge_spec_decode_num_drafts_total[5m])
 hit rate            rate(specedge_draft_hits_total[5m]) / rate(specedge_draft_verdicts_total[5m])
+sent ahead, used    rate(specedge_drafts_ahead_used_total[5m])
+                    / rate(specedge_drafts_ahead_total[5m])
 drafting hidden     rate(specedge_draft_saved_seconds_total[5m])
 reply path, p99     histogram_quantile(0.99, rate(specedge_reply_seconds_bucket[5m]))
 """
@@ -181,6 +183,8 @@ class _OwnFigures:
         self._ahead = counter("draft_passes_ahead", "Passes while a draft was out.")
         self._saved = counter("draft_passes_saved", "Passes that a round need not run any more.")
         self._saved_s = counter("draft_saved_seconds", "The time of those.")
+        self._sent_ahead = counter("drafts_ahead", "Drafts sent ahead of a verdict.")
+        self._used_ahead = counter("drafts_ahead_used", "Those that the verifier went on from.")
         reply = Histogram(
             NATIVE + "reply_seconds",
             "From a verdict's arrival to the next draft's departure.",
@@ -221,6 +225,8 @@ class _OwnFigures:
         self._ahead.inc(counts.passes_ahead)
         self._saved.inc(counts.passes_saved)
         self._saved_s.inc(account.saved_ms / MS_PER_S)
+        self._sent_ahead.inc(account.ahead_sent)
+        self._used_ahead.inc(account.ahead_used)
         for reply_ms in account.reply_ms:
             self._reply.observe(reply_ms / MS_PER_S)
 

@@ -6,6 +6,10 @@ from typing import Final
 # The share of the newest measurement: a change of pace shows within some ten measurements.
 PASS_WEIGHT: Final = 0.1
 TRIP_WEIGHT: Final = 0.2
+# By how much what is sent ahead had better be early: too late it is worth nothing, and too early it
+# lacks a pass at most.
+MARGIN_ERRORS: Final = 2.0  # of the usual error of what is expected
+LEAST_MARGIN_S: Final = 0.001
 
 
 class MovingMean:
@@ -53,17 +57,49 @@ class SessionTrips:
     def __init__(self, shared: MovingMean) -> None:
         self._shared = shared
         self._own = MovingMean(TRIP_WEIGHT, shared.value)
+        self._network = MovingMean(TRIP_WEIGHT)
+        self._gap = MovingMean(TRIP_WEIGHT)
+        self._error = MovingMean(TRIP_WEIGHT)
         self._has_prompt_behind = False
 
-    def observe(self, round_trip_s: float) -> None:
-        """A verdict came so long after its draft."""
+    def observe(self, round_trip_s: float, cloud_s: float = 0.0) -> None:
+        """A verdict came so long after its draft, ``cloud_s`` of it in the hands of scheduler and
+        verifier."""
         if self._has_prompt_behind:
+            self._note_error(self._own, round_trip_s)
             self._own.add(round_trip_s)
             self._shared.add(round_trip_s)
+            self._network.add(max(0.0, round_trip_s - cloud_s))
         self._has_prompt_behind = True
+
+    def observe_gap(self, gap_s: float) -> None:
+        """A verdict on a draft that had been sent ahead came so long after the verdict before."""
+        self._note_error(self._gap, gap_s)
+        self._gap.add(gap_s)
+
+    def _note_error(self, mean: MovingMean, measured: float) -> None:
+        if mean.value is not None:
+            self._error.add(abs(measured - mean.value))
 
     def due_s(self, sent_s: float) -> float | None:
         """When the verdict on a draft that left at ``sent_s`` is expected; None: no idea."""
         if self._own.value is None or not self._has_prompt_behind:
             return None
         return sent_s + self._own.value
+
+    def due_after_s(self, verdict_s: float) -> float | None:
+        """The same, of a draft that had been sent ahead of the verdict that came at
+        ``verdict_s``: the verifier went on at once."""
+        if self._gap.value is not None:
+            return verdict_s + self._gap.value
+        if self._own.value is None or self._network.value is None:
+            return None
+        return verdict_s + max(0.0, self._own.value - self._network.value)
+
+    def leave_by_s(self, due_s: float | None) -> float | None:
+        """When to send what may be of use to the verifier at the end of the step whose verdict is
+        due at ``due_s``: that verdict's way here, and the way there, are in between."""
+        if due_s is None or self._network.value is None:
+            return None
+        error_s = self._error.value or 0.0
+        return due_s - self._network.value - max(LEAST_MARGIN_S, MARGIN_ERRORS * error_s)

@@ -19,7 +19,7 @@ from specedge.errors import Busy
 from specedge.params import SamplingParams, StopRule
 from specedge.protocol.effects import Committed
 from specedge.service.spans import NO_SPANS, SpanRing
-from specedge.tree.ahead import AheadPolicy
+from specedge.tree.ahead import AheadPolicy, OfferPolicy
 from specedge.tree.calibration import Tally
 from specedge.tree.token_tree import TokenTree
 from specedge_edge.proactive import PassTime
@@ -93,9 +93,9 @@ class SessionDrafter:
         A failure is kept for ``draft`` to raise."""
         if not self._is_open:
             return False
-        began_s = self._shop.now_s()
-        if due_s is not None and began_s + self._shop.pass_time.seconds > due_s:
+        if due_s is not None and not self.has_time_until(due_s):
             return False
+        began_s = self._shop.now_s()
         try:
             did_step = self._drafter.step_ahead(policy)
         except Busy:
@@ -110,6 +110,27 @@ class SessionDrafter:
             self._shop.spans.add(self._shop.lane, "ahead", began_s, ended_s)
         return did_step
 
+    def follow(self, news: Sequence[Committed], tree: TokenTree) -> None:
+        """``news`` came, and the next round is out already: its draft is ``tree``, sent ahead. A
+        failure is kept for ``draft`` to raise."""
+        if not self._is_open:
+            return  # ``draft`` starts from all that is committed then
+        try:
+            self._learn(news)
+            self._drafter.follow(tree)
+        except Exception as error:  # noqa: BLE001, RUF100 - raised by ``draft``
+            self._failure = error
+            self._give_up()
+
+    def offer(self, policy: OfferPolicy) -> TokenTree | None:
+        """What to send before the verdict; None: nothing."""
+        tree = self._drafter.offer(policy) if self._is_open else None
+        return None if tree is None or tree.num_drafted == 0 else tree
+
+    def has_time_until(self, due_s: float) -> bool:
+        """Whether a pass that began now would be over by then."""
+        return self._shop.now_s() + self._shop.pass_time.seconds <= due_s
+
     def close(self) -> None:
         """Give the drafter's slot back. Idempotent; never raises: the session is over."""
         self._give_up()
@@ -122,7 +143,10 @@ class SessionDrafter:
     def _catch_up(self, committed: Sequence[int], news: Sequence[Committed]) -> None:
         if not self._is_open:
             self._open(committed)
-            return
+        else:
+            self._learn(news)
+
+    def _learn(self, news: Sequence[Committed]) -> None:
         appended: list[int] = []
         for verdict in news:
             if not verdict.was_tree:

@@ -70,6 +70,8 @@ class RoundOutcome:
     round_trip_ms   from then until its verdict; None if unknown
     queue_ms, step_ms, step_rows   of ``round_trip_ms``: scheduler and verifier before the step, the
                step itself; rows of all sessions in it (0: unknown)
+    gap_ms     from the verdict before it to its own, if its draft had been sent ahead: all that it
+               took, and the other two say nothing. None: it was sent in its turn
     """
 
     expected: float
@@ -80,6 +82,7 @@ class RoundOutcome:
     queue_ms: float = 0.0
     step_ms: float = 0.0
     step_rows: int = 0
+    gap_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +167,9 @@ class DraftController:
         pace.learn_step(outcome.step_rows, 1 + outcome.num_tried, outcome.step_ms, queue_ms)
         if outcome.round_trip_ms is not None:
             self._learn_time(outcome, outcome.round_trip_ms)
+        elif outcome.gap_ms is not None:
+            # No way there and back: what ``rate`` adds for it was spared.
+            self._learn_yield(outcome, outcome.gap_ms - pace.network_ms.mean)
         self._num_settling -= 1
         pace.experiments_after_tokens -= 1 + outcome.num_accepted
 
@@ -180,7 +186,7 @@ class DraftController:
         pace.experiments_after_tokens -= outcome.num_tokens
 
     def _learn_time(self, outcome: RoundOutcome, round_trip_ms: float) -> None:
-        pace, seen = self._pace, self._seen
+        pace = self._pace
         network_ms = max(0.0, round_trip_ms - outcome.queue_ms - outcome.step_ms)
         if pace.network_ms.weight >= _SETTLED:
             network_ms = min(network_ms, _OUTLIER * pace.network_ms.mean)  # a resend
@@ -188,7 +194,12 @@ class DraftController:
         if not self._is_warm:
             self._is_warm = True
             return  # a first round's time holds the prompt's prefill, or the end of a grant
-        own_ms = outcome.draft_ms + outcome.queue_ms + outcome.step_ms
+        self._learn_yield(outcome, outcome.draft_ms + outcome.queue_ms + outcome.step_ms)
+        pace.allowance.earn(network_ms)
+
+    def _learn_yield(self, outcome: RoundOutcome, own_ms: float) -> None:
+        """The tokens of a round, and its time beside the network's."""
+        pace, seen = self._pace, self._seen
         if seen.weight >= _SETTLED:
             own_ms = min(own_ms, _OUTLIER * seen.own_ms.mean)  # a stall
         expected = 1.0 + pace.trust * outcome.expected
@@ -196,7 +207,7 @@ class DraftController:
         pace.usual.add(expected, own_ms)
         pace.num_rounds += 1
         pace.num_trees += outcome.num_tried > 0
-        pace.allowance.earn(own_ms + network_ms)
+        pace.allowance.earn(max(own_ms, 0.0))
 
     # ------------------------------------------------------------ drafted or hosted
 

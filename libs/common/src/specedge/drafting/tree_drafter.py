@@ -21,7 +21,7 @@ from specedge.drafting.growth_rule import GrowthRule, PassRecord
 from specedge.engine.ports import Drafter, DraftSession, Expansion
 from specedge.errors import ModelUnusable, ProtocolViolation
 from specedge.params import DraftPolicy, SamplingParams, StopRule
-from specedge.tree.ahead import AheadPolicy, levels_there, plan_ahead
+from specedge.tree.ahead import AheadPolicy, OfferPolicy, levels_there, plan_ahead, select_ahead
 from specedge.tree.calibration import Calibration, ScoreKind, Tally, outcomes
 from specedge.tree.grow import (
     EMPTY,
@@ -31,8 +31,9 @@ from specedge.tree.grow import (
     add_children,
     plan_pass,
     select,
+    take,
 )
-from specedge.tree.path import reroot
+from specedge.tree.path import find_nodes, reroot
 from specedge.tree.token_tree import IntArray, TokenTree
 
 MAX_RECORDS: Final = 256
@@ -164,6 +165,19 @@ class TreeDrafter:
         self._absorb(nodes, *self._run(nodes), policy.branch)
         self._count(passes_ahead=1)
         return True
+
+    def offer(self, policy: OfferPolicy) -> TokenTree:
+        """What to send before the verdict on what ``finish`` returned: the root alone if nothing is
+        worth it. Changes nothing."""
+        return select_ahead(self._growing.tree, self._sent.ids, policy)
+
+    def follow(self, tree: TokenTree) -> None:
+        """After a verdict, in place of a round's ``begin`` and ``finish``: ``tree`` is out already,
+        being a part of what ``offer`` returned. ``step_ahead`` may go on, and ``on_verdict`` is
+        about it."""
+        ids = find_nodes(self._growing.tree, tree)
+        self._sent = Selection(take(self._growing.tree, ids), ids)
+        self._count(nodes_sent=self._sent.tree.num_drafted)
 
     def finish(self) -> Selection:
         """What this round sends, ready for the wire: any prefix of it is a tree. Valid until the

@@ -12,12 +12,28 @@ from typing import Final
 
 import numpy as np
 
-from specedge.tree.grow import EMPTY, GrowingTree, best_first, may_have_children
+from specedge.tree.grow import EMPTY, GrowingTree, best_first, may_have_children, take
 from specedge.tree.token_tree import BoolArray, IntArray, TokenTree
 
 # A level of the next round is there when so much of its probability is expanded. The other nodes
 # are worth less than the time to expand them: a round would have left most of them out too.
 MOST: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class OfferPolicy:
+    """What of a working tree is worth sending before the verdict.
+
+    max_nodes  to send, what lies between the root and the outcomes included
+    floor      nodes less likely than this to be accepted once their outcome came are not sent: they
+               would be rows of a step
+    worth      nodes expected to be accepted below an outcome, at least: with less it is better to
+               wait for a draft that knows the verdict
+    """
+
+    max_nodes: int = 64
+    floor: float = 0.05
+    worth: float = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +91,37 @@ def levels_beyond(tree: TokenTree, sent: IntArray) -> IntArray:
         beyond = beyond + beyond[above]
         above = above[above]
     return beyond
+
+
+def select_ahead(tree: TokenTree, sent: IntArray, policy: OfferPolicy) -> TokenTree:
+    """What to send before the verdict on ``sent`` ((k,) int32 ids, root included): the likeliest
+    outcomes with what hangs below them, and what leads to them. By falling value, so any prefix is
+    a tree; the root alone if no outcome is worth it."""
+    beyond = levels_beyond(tree, sent)
+    outcome = _outcomes(tree, beyond)
+    share = tree.value / np.maximum(tree.value[outcome], np.finfo(np.float32).tiny)
+    below = (beyond >= 2) & (share >= policy.floor)
+    worth = np.bincount(outcome[below], weights=share[below], minlength=len(tree))
+    is_chosen = (beyond >= 1) & (worth[outcome] >= policy.worth) & (below | (beyond == 1))
+    chosen = best_first(tree.value, is_chosen, policy.max_nodes)
+    wanted = np.zeros(len(tree), dtype=np.bool_)
+    wanted[chosen] = True
+    for node in range(len(tree) - 1, 0, -1):  # children before parents
+        if wanted[node]:
+            wanted[tree.parent[node]] = True
+    wanted[0] = False
+    best = best_first(tree.value, wanted, policy.max_nodes)
+    return take(tree, np.concatenate([np.zeros(1, dtype=np.int32), best]))
+
+
+def _outcomes(tree: TokenTree, beyond: IntArray) -> IntArray:
+    """(n,) int32: of each node beyond what was sent the outcome that it hangs below, which may be
+    itself; of every other node itself."""
+    outcome = list(range(len(tree)))
+    for node, (above, level) in enumerate(zip(tree.parent.tolist(), beyond.tolist(), strict=True)):
+        if level >= 2:
+            outcome[node] = outcome[above]
+    return np.array(outcome, dtype=np.int32)
 
 
 def levels_there(growing: GrowingTree, stop_ids: frozenset[int] = frozenset()) -> int:

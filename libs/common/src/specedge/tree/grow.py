@@ -135,7 +135,7 @@ def select(
         drafted = drafted[tree.depth[drafted] <= max_depth]
     best = drafted[np.argsort(-tree.value[drafted], kind="stable")[: max(budget, 0)]]
     ids = np.concatenate([np.zeros(1, dtype=np.int32), best])
-    return Selection(_take(tree, ids), ids)
+    return Selection(take(tree, ids), ids)
 
 
 def _entry_value(value: FloatArray, budget: int) -> float:
@@ -146,7 +146,7 @@ def _entry_value(value: FloatArray, budget: int) -> float:
     return float(np.partition(value[1:], -budget)[-budget])
 
 
-def _take(tree: TokenTree, ids: IntArray) -> TokenTree:
+def take(tree: TokenTree, ids: IntArray) -> TokenTree:
     """The nodes ``ids``, renumbered in that order; parents precede their children in it."""
     new_id = np.zeros(len(tree), dtype=np.int32)
     new_id[ids] = np.arange(len(ids), dtype=np.int32)

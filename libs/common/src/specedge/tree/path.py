@@ -84,6 +84,22 @@ def find_path(tree: TokenTree, tokens: Sequence[int] | IntArray) -> IntArray:
     return np.asarray(path, dtype=np.int32)
 
 
+def find_nodes(tree: TokenTree, part: TokenTree) -> IntArray:
+    """Ids in ``tree`` of the nodes of ``part``, which is on the same root: (m,) int32, as many of
+    its first nodes as ``tree`` has. Where siblings repeat a token, the first counts."""
+    child: dict[tuple[int, int], int] = {}
+    edges = zip(tree.parent.tolist(), tree.token.tolist(), strict=True)
+    for node, edge in enumerate(edges):
+        child.setdefault(edge, node)
+    ids = [0]
+    for parent, token in zip(part.parent[1:].tolist(), part.token[1:].tolist(), strict=True):
+        node = child.get((ids[parent], token), 0)
+        if node == 0:
+            break
+        ids.append(node)
+    return np.array(ids, dtype=np.int32)
+
+
 def reroot(tree: TokenTree, committed: Sequence[int] | IntArray) -> tuple[Rerooting, TokenTree]:
     """Carry ``tree`` over newly ``committed`` tokens (path and bonus, at least one, the last is the
     new root): the rerooting, and the tree that is left on the new root.

@@ -36,6 +36,9 @@ class FleetSettings(ServiceSettings):
         "drafts here",
     )
     proactive: bool = Field(default=True, description="draft on while a draft is out")
+    ahead: bool = Field(
+        default=False, description="send what was drafted on before the verdict; needs proactive"
+    )
     paced: bool = Field(
         default=True, description="draft as long as the verifier does not want the draft yet"
     )

@@ -144,6 +144,7 @@ class FleetEdge:
             grant_tokens=settings.grant_tokens,
             clock=self.device,
             is_proactive=settings.proactive,
+            is_sent_ahead=settings.proactive and settings.ahead,
             is_paced=settings.paced,
             pace=DevicePace() if settings.mode == "adaptive" else None,
             tally=common.tally,

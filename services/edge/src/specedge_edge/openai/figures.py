@@ -65,6 +65,8 @@ def _drafting(account: Account) -> dict[str, Any]:
         "nodes_drafted": counts.nodes_drafted,
         "nodes_sent": counts.nodes_sent,
         "nodes_reused": counts.nodes_reused,
+        "ahead_sent": account.ahead_sent,
+        "ahead_used": account.ahead_used,
     }
 
 
