@@ -2,7 +2,8 @@
 the target gives: greedy, sampled, and with every sampling parameter that processes logits."""
 
 import dataclasses
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +16,7 @@ import torch
 from specedge.cli.edge_client import answer_from_completion
 from specedge.engine.emulated import EmulatedText
 from specedge.engine.loading import Progress
-from specedge.engine.ports import Drafter
+from specedge.engine.ports import Drafter, NodeChoices, StepItem
 from specedge.engine.reference import ReferenceDecoder
 from specedge.engine.torch_draft import TorchDrafter
 from specedge.engine.torch_model import LoadedModel
@@ -30,7 +31,7 @@ from specedge_edge.emulated_tokenizer import EMULATED_MODEL, EmulatedTokenizer
 from specedge_edge.loading import Loaded
 from specedge_edge.text import TextCodec
 from specedge_verifier.hosted_drafting import HostedDrafter
-from tests.integration.cloud_world import cloud
+from tests.integration.cloud_world import LIMITS, cloud
 from tests.integration.edge_on_cloud import COMPLETIONS, edge_on
 from tests.oracle.tiny_models import KV_BYTES, build
 
@@ -44,6 +45,16 @@ ASKED: Final[list[dict[str, Any]]] = [
 TOKENS: Final = 16
 POLICY: Final = DraftPolicy(depth=3, budget=12, beams=4, branch=4)
 AWAY: Final = WireProfile(latency_s=0.03)  # long enough to draft ahead
+NEAR: Final = WireProfile(latency_s=0.001)
+SLOW_STEP_S: Final = 0.06  # long enough that what was drafted ahead arrives within a step
+
+
+class SlowTarget(TorchTarget):
+    """Takes its time over each step."""
+
+    def step(self, items: Sequence[StepItem]) -> list[NodeChoices | None]:
+        time.sleep(SLOW_STEP_S)
+        return super().step(items)
 
 
 def tiny(noise: float = 0.0) -> LoadedModel:
@@ -75,11 +86,14 @@ async def system(mode: Mode, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
 
     async with cloud() as world:
         await world.start_scheduler()
-        target = TorchTarget(tiny(), num_slots=8, kv_bytes=KV_BYTES)
-        await world.start_verifier("verifier-1", target=target, drafter=hosted)
+        is_ahead = mode is Mode.SENT_AHEAD
+        kind = SlowTarget if is_ahead else TorchTarget
+        target = kind(tiny(), num_slots=8, kv_bytes=KV_BYTES)
+        limits = LIMITS.model_copy(update={"ahead": 64 if is_ahead else 0})
+        await world.start_verifier("verifier-1", target=target, drafter=hosted, limits=limits)
         policy = {"depth": POLICY.depth, "budget": POLICY.budget}
         async with edge_on(
-            world, folder, wire=AWAY, loader=loader, **policy, **wanted.edge
+            world, folder, wire=NEAR if is_ahead else AWAY, loader=loader, **policy, **wanted.edge
         ) as client:
             yield client
 

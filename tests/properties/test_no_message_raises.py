@@ -15,10 +15,12 @@ from specedge.protocol import codec
 from specedge.protocol.edge_session import EdgeSession
 from specedge.protocol.edge_states import EdgeState
 from specedge.protocol.effects import (
+    AheadArrived,
     Answered,
     AskDraft,
     ContextArrived,
     Drafted,
+    DraftedAhead,
     DropSlot,
     EdgeEvent,
     EndingArrived,
@@ -43,6 +45,7 @@ from specedge.protocol.effects import (
     WorkArrived,
 )
 from specedge.protocol.messages import (
+    Ahead,
     Cold,
     ContextHeader,
     Draft,
@@ -62,7 +65,7 @@ from specedge.protocol.verifier_states import VerifierState
 from specedge.tree.token_tree import TokenTree
 
 VOCAB = 4
-LIMITS = Limits(nodes=3, append=2, context=14, grant=4)
+LIMITS = Limits(nodes=3, append=2, context=14, grant=4, ahead=4)
 IDENTITY = Identity(model="m", weights="ab", tokenizer="cd", vocab_size=VOCAB, max_context=14)
 KEY = SessionKey(EdgeId("U" + "A" * 55), SessionId("0" * 32))
 PARAMS = SessionParams(
@@ -150,6 +153,15 @@ class VerifierUnderFire(RuleBasedStateMachine):
         if text:
             text = text[: data.draw(st.integers(1, len(text)))]
             self.work(round_, try_, text, None, tree, [], run, 0.7)
+
+    @rule(round_=rounds, tree=trees(), nodes=st.integers(0, 4), hash_=st.none() | wrong_hash)
+    def ahead(self, round_, tree, nodes, hash_) -> None:
+        text = self.session.committed.tolist() or [0]
+        ahead = Ahead(
+            round=round_, base=len(text), hash=hash_ or TokenLog(PARAMS, text).hash_at(len(text)),
+            token=tree[0], parent=tree[1], nodes=nodes,
+        )  # fmt: skip
+        self.on(AheadArrived(ahead))
 
     @rule()
     def ending(self) -> None:
@@ -240,17 +252,24 @@ class EdgeUnderFire(RuleBasedStateMachine):
         drafted = TokenTree.from_parents([root, *token], [-1, *(p + 1 for p in parent)])
         self.on(Drafted(drafted, run=run, base=self.session.base))
 
+    @rule(tree=trees(), nodes=st.integers(0, 4), base=st.none() | st.integers(1, 9))
+    def drafted_ahead(self, tree, nodes, base) -> None:
+        root = int(self.session.committed[-1])
+        token, parent = tree
+        drafted = TokenTree.from_parents([root, *token], [-1, *(p + 1 for p in parent)])
+        self.on(DraftedAhead(drafted, nodes, base or self.session.base))
+
     @rule(
         round_=rounds, try_=tries, path=st.lists(tokens, max_size=3), bonus=tokens,
         hash_=st.none() | wrong_hash, final=st.sampled_from((None, None, None, "stop")),
-        is_current=st.booleans(),
+        is_current=st.booleans(), ahead=st.sampled_from((0, 0, 1, 2)),
     )  # fmt: skip
-    def verdict(self, round_, try_, path, bonus, hash_, final, is_current) -> None:
+    def verdict(self, round_, try_, path, bonus, hash_, final, is_current, ahead) -> None:
         log = TokenLog(PARAMS, [*self.session.committed.tolist(), *path, bonus])
         verdict = Verdict(
             round=self.session.round if is_current else round_, try_=try_, at="v2",
             path=tuple(path), bonus=bonus, base=len(log), hash=hash_ or log.hash_at(len(log)),
-            final=final,
+            final=final, ahead=ahead,
         )  # fmt: skip
         self.on(Answered(verdict))
 

@@ -3,12 +3,21 @@
 from collections.abc import Sequence
 
 from specedge.ids import EdgeId, SessionId, SessionKey
-from specedge.protocol.messages import Draft, Identity, Limits, SessionReport, Stat, StepReport
+from specedge.protocol.messages import (
+    Ahead,
+    AheadReport,
+    Draft,
+    Identity,
+    Limits,
+    SessionReport,
+    Stat,
+    StepReport,
+)
 
 IDENTITY = Identity(
     model="big", weights="aa", tokenizer="bb", vocab_size=100, stop=(2,), max_context=1000
 )
-LIMITS = Limits(nodes=32, append=8, context=1000, grant=16)
+LIMITS = Limits(nodes=32, append=8, context=1000, grant=16, ahead=6)
 
 
 def key(letter: str = "A", number: int = 1) -> SessionKey:
@@ -30,6 +39,12 @@ def draft(
     )
 
 
+def ahead(round_: int = 0, *, nodes: int = 3) -> Ahead:
+    sent = draft(round_, nodes=nodes)
+    same = {"base": sent.base, "hash": sent.hash, "token": sent.token, "parent": sent.parent}
+    return Ahead(round=round_, nodes=4, **same)
+
+
 def stat(
     seq: int = 0,
     *,
@@ -43,6 +58,8 @@ def stat(
     identity: Identity = IDENTITY,
     sessions: tuple[SessionReport, ...] | None = None,
     steps: tuple[StepReport, ...] = (),
+    running: int = 0,
+    ahead: Sequence[SessionKey] = (),
 ) -> Stat:
     return Stat(
         inc=inc,
@@ -57,4 +74,6 @@ def stat(
         draining=draining,
         sessions=sessions,
         steps=steps,
+        running=running,
+        ahead=tuple(AheadReport(e=key.edge, s=key.session, rows=4) for key in ahead),
     )

@@ -6,8 +6,16 @@ import numpy as np
 from specedge.drafting.tree_drafter import TreeDrafter
 from specedge.engine.emulated import EmulatedDrafter, EmulatedText, emulated_continuation
 from specedge.params import DraftPolicy, SamplingParams, StopRule
-from specedge.tree.ahead import AheadPolicy, levels_beyond, levels_there, plan_ahead
+from specedge.tree.ahead import (
+    AheadPolicy,
+    OfferPolicy,
+    levels_beyond,
+    levels_there,
+    plan_ahead,
+    select_ahead,
+)
 from specedge.tree.grow import GrowingTree
+from specedge.tree.path import find_nodes, reroot
 from specedge.tree.token_tree import TokenTree
 
 TEXT = EmulatedText(vocab_size=500)
@@ -75,6 +83,45 @@ def test_an_end_of_text_is_no_missing_level() -> None:
 
     assert levels_there(tree) == 1
     assert levels_there(tree, frozenset({2})) == 2
+
+
+# ---------------------------------------------------------------- what is sent of it
+
+# 0 ─┬─ 1 ── 2 ─┬─ 4 ── 6     sent: 0, 1      outcomes: 2 (below 1), 3 (below the root)
+#    └─ 3       └─ 5     7    7 hangs below 3
+DEEP = growing([-1, 0, 1, 0, 2, 2, 4, 3], [1.0, 0.7, 0.5, 0.2, 0.3, 0.02, 0.2, 0.04], []).tree
+
+
+def offered(**policy: float) -> list[int]:
+    """Their tokens, counted from 100, in the order in which they are sent."""
+    tree = select_ahead(DEEP, ids(0, 1), OfferPolicy(**policy))  # type: ignore[arg-type]
+    return (tree.token[1:] - 100).tolist()
+
+
+def test_an_outcome_is_sent_with_what_leads_to_it_and_what_is_likely_below_it() -> None:
+    assert offered(worth=0.5, floor=0.05) == [1, 2, 4, 6]
+    assert offered(worth=0.5, floor=0.03) == [1, 2, 4, 6, 5]
+
+
+def test_outcomes_with_too_little_below_them_are_left_out() -> None:
+    assert offered(worth=0.1, floor=0.05) == [1, 2, 4, 3, 6, 7]
+    assert offered(worth=1.5, floor=0.05) == []
+
+
+def test_what_is_sent_is_a_tree_whatever_its_bound() -> None:
+    for most in range(8):
+        tree = select_ahead(DEEP, ids(0, 1), OfferPolicy(most, 0.0, 0.0))
+        assert tree.num_drafted <= most
+        assert (tree.parent[1:] < np.arange(1, len(tree))).all()
+        assert (np.diff(tree.value) <= 0).all()
+
+
+def test_a_part_of_a_tree_is_found_in_it_as_far_as_it_is_there() -> None:
+    part = select_ahead(DEEP, ids(0, 1), OfferPolicy(worth=0.5))
+    assert find_nodes(DEEP, part).tolist() == [0, 1, 2, 4, 6]
+
+    other = TokenTree.from_parents([100, 101, 7, 102], [-1, 0, 0, 1])
+    assert find_nodes(DEEP, other).tolist() == [0, 1]
 
 
 # ---------------------------------------------------------------- with a drafter
@@ -159,3 +206,29 @@ def test_counts_tell_passes_on_the_way_from_those_ahead() -> None:
     assert len(drafter.take_records()) == 3 + ahead
     assert drafter.take_records() == ()
     assert (drafter.counts + drafter.counts).passes_ahead == 2 * ahead
+
+
+def test_a_round_that_was_sent_ahead_is_judged_and_drafted_beyond_like_any_other() -> None:
+    drafter = TreeDrafter(EmulatedDrafter(TEXT, agreement=(1.0,)))
+    drafter.start(ids(*PROMPT), SamplingParams())
+    first = drafter.draft(DraftPolicy(depth=2, budget=2, beams=4, branch=3))
+    while drafter.step_ahead(AHEAD):
+        pass
+    offer = drafter.offer(OfferPolicy())
+    truth = emulated_continuation(PROMPT, StopRule(max_tokens=12), text=TEXT)
+    drafter.on_verdict(truth[:2], truth[2])
+    next_tree = reroot(offer, truth[:3])[1]
+    assert first.num_drafted == 2
+    assert next_tree.num_drafted > 0
+
+    drafter.follow(next_tree)
+    before = drafter.counts
+    while drafter.step_ahead(AHEAD):
+        pass
+    depth = int(next_tree.depth.max())
+    drafter.on_verdict(truth[3 : 3 + depth], truth[3 + depth])
+
+    after = drafter.counts
+    assert after.passes_ahead > before.passes_ahead
+    assert (after.verdicts, after.hits) == (2, 2)
+    assert drafter.draft(POLICY).token[1] == truth[4 + depth]

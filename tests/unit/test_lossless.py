@@ -107,7 +107,8 @@ def test_a_modes_system_is_one_that_its_services_understand(mode: Mode) -> None:
     verifier = settings_from_command_line(VerifierSettings, flags[VERIFIER_MODULE])
 
     assert edge.adaptive == (mode is Mode.ADAPTIVE)
-    assert edge.proactive == (mode in (Mode.ADAPTIVE, Mode.PROACTIVE))
+    assert edge.proactive == (mode in (Mode.ADAPTIVE, Mode.PROACTIVE, Mode.SENT_AHEAD))
+    assert edge.ahead == (mode in (Mode.ADAPTIVE, Mode.SENT_AHEAD))
     assert edge.coupled == (mode in (Mode.ADAPTIVE, Mode.COUPLED))
     drafters = {Mode.HOSTED: ("none", "none"), Mode.HOSTED_DRAFTED: ("none", "some-drafter")}
     assert (edge.drafter, verifier.drafter) == drafters.get(mode, ("some-drafter", "none"))
@@ -118,6 +119,7 @@ HAPPENED = {
     Mode.ADAPTIVE: DRAFTED,
     Mode.DRAFTED: DRAFTED,
     Mode.PROACTIVE: Work(tokens=90, rounds=30, nodes_tried=300, passes_ahead=9),
+    Mode.SENT_AHEAD: Work(tokens=90, rounds=30, nodes_tried=300, passes_ahead=9, ahead_used=5),
     Mode.COUPLED: DRAFTED,
     Mode.HOSTED: Work(tokens=90, rounds=90, hosted_tokens=90),
     Mode.HOSTED_DRAFTED: Work(tokens=90, rounds=40, hosted_tokens=90),
@@ -142,12 +144,16 @@ def test_a_mode_that_did_not_happen_is_not_shown_by_equal_tokens() -> None:
 
 def test_work_is_summed_over_answers_and_an_edge_that_says_nothing_did_nothing() -> None:
     metrics = {
-        "specedge": {"rounds": 4, "hosted_tokens": 1, "drafting": {"passes_ahead": 3}},
+        "specedge": {
+            "rounds": 4,
+            "hosted_tokens": 1,
+            "drafting": {"passes_ahead": 3, "ahead_used": 2},
+        },
         "speculative_decoding": {"num_draft_tokens": 50},
     }
     answers = [Answer("", token_ids=(1, 2), metrics=metrics), Answer("", token_ids=(3,))]
 
-    assert work_of(answers) == Work(3, 4, 1, 50, 3)
+    assert work_of(answers) == Work(3, 4, 1, 50, 3, 2)
 
 
 class Decoding(PlainDecoding):

@@ -196,8 +196,8 @@ def verify_lossless(  # noqa: PLR0913  (each argument is an option that a person
     modes: Annotated[
         str,
         typer.Option(
-            help="How an own stack works: adaptive, drafted, proactive, coupled, hosted, "
-            "hosted-drafted, several with commas between, or all."
+            help="How an own stack works: adaptive, drafted, proactive, sent-ahead, coupled, "
+            "hosted, hosted-drafted, several with commas between, or all."
         ),
     ] = "adaptive",
     verifiers: Verifiers = 1,

@@ -93,6 +93,7 @@ def work_of(answers: Sequence[Answer]) -> Work:
         hosted_tokens=total("specedge", "hosted_tokens"),
         nodes_tried=total("speculative_decoding", "num_draft_tokens"),
         passes_ahead=total("specedge", "passes_ahead", under="drafting"),
+        ahead_used=total("specedge", "ahead_used", under="drafting"),
     )
 
 
