@@ -19,11 +19,13 @@ from specedge.profiles import DeviceProfile
 from specedge.protocol.effects import Committed, Drafted
 from specedge.protocol.messages import Limits, Timing, Verdict
 from specedge.service.compute import ComputeThread
+from specedge.tree.ahead import AheadPolicy, OfferPolicy
 from specedge.tree.calibration import Tally
 from specedge.tree.path import find_path
 from specedge.tree.token_tree import IntArray, TokenTree
 from specedge_edge.drafting import DraftSource, Proposer, SessionProposer
-from specedge_edge.proactive import PassTime, TripTimes
+from specedge_edge.proactive import LEAST_MARGIN_S, PassTime, TripTimes
+from specedge_edge.sending_ahead import DraftingOn, Offer
 from specedge_edge.session_drafter import SessionDrafter, Workshop
 from specedge_edge.standing import REST_S, DrafterStanding
 
@@ -346,3 +348,66 @@ def test_the_time_of_a_pass_follows_what_is_measured() -> None:
     assert measured(0.01)() == 0.01
     assert 0.01 < measured(0.01, 0.02)() < 0.012
     assert measured(0.01, *[0.03] * 60)() == pytest.approx(0.03, rel=0.01)
+
+
+# ---------------------------------------------------------------- sending it ahead
+
+
+def test_what_is_sent_ahead_leaves_a_round_trip_before_the_verdict_is_due() -> None:
+    trips = TripTimes().session()
+    assert trips.leave_by_s(trips.due_s(0.0)) is None
+    for _ in range(3):  # the first one does not count
+        trips.observe(0.080, cloud_s=0.060)
+
+    due_s = trips.due_s(1.0)
+
+    assert due_s == pytest.approx(1.080)
+    assert trips.leave_by_s(due_s) == pytest.approx(1.060 - LEAST_MARGIN_S)
+
+
+def test_a_verdict_on_a_round_that_was_sent_ahead_is_due_a_step_after_the_one_before() -> None:
+    trips = TripTimes().session()
+    for _ in range(3):
+        trips.observe(0.080, cloud_s=0.060)
+
+    assert trips.due_after_s(1.0) == pytest.approx(1.060)
+    trips.observe_gap(0.050)
+    assert trips.due_after_s(1.0) == pytest.approx(1.050)
+
+
+def test_where_verdicts_come_irregularly_it_leaves_earlier() -> None:
+    trips = TripTimes().session()
+    for round_trip_s in (0.08, 0.08, 0.10, 0.06, 0.10, 0.06):
+        trips.observe(round_trip_s, cloud_s=0.05)
+    steady = TripTimes().session()
+    for _ in range(6):
+        steady.observe(0.08, cloud_s=0.05)
+
+    assert 1.0 - trips.leave_by_s(1.0) > 1.02 - steady.leave_by_s(1.0)
+
+
+async def test_it_is_offered_once_before_the_pass_that_would_make_it_late(
+    compute: ComputeThread,
+) -> None:
+    session = Session(compute, is_proactive=False)
+    await session.draft()
+    sent: list[tuple[float, TokenTree]] = []
+    offer = Offer(
+        OfferPolicy(worth=0.1),
+        session.clock.now_s() + 3.5 * PASS_S,
+        lambda tree: sent.append((session.clock.now_s(), tree)),
+    )
+    began_s = session.clock.now_s()
+    drafting_on = DraftingOn(
+        session.proposer._session, AheadPolicy(), began_s + 6.5 * PASS_S, offer
+    )
+
+    num_passes = 0
+    while drafting_on.step():
+        num_passes += 1
+
+    ((sent_s, tree),) = sent
+    assert num_passes == 6
+    assert sent_s == pytest.approx(began_s + 3 * PASS_S)
+    assert len(find_path(tree, session.truth)) > POLICY.depth
+    await session.proposer.close()

@@ -42,7 +42,7 @@ class VerifierSettings(ServiceSettings):
         default=128, ge=0, description="tokens of one hosted grant; 0: no hosted sessions"
     )
     max_ahead: int = Field(
-        default=64,
+        default=128,
         ge=0,
         le=1024,
         description="nodes that an edge may send ahead of a verdict; 0: none are taken",
