@@ -18,6 +18,7 @@ from typing import Final
 
 from benchmarks.scripted_edge import Script, ScriptedEdge, Tally
 from benchmarks.scripted_verifier import ScriptedVerifier
+from specedge.cli.failure import CommandFailed
 from specedge.ids import EdgeId, SessionKey, VerifierId
 from specedge.link.nats import NatsLink, NatsOptions
 from specedge.protocol.messages import BatchItem
@@ -53,6 +54,7 @@ async def _play(context: ServiceContext, arguments: argparse.Namespace) -> None:
             links.push_async_callback(link.close)
             return link
 
+        players.start(_end_with_stdin(), name="stdin")
         for number in range(1, arguments.verifiers + 1):
             name = VerifierId(f"verifier-{number}")
             link = await connect(name, service_inbox(name))
@@ -70,6 +72,15 @@ async def _play(context: ServiceContext, arguments: argparse.Namespace) -> None:
             players.start(one.run(), name="edge")
         await asyncio.sleep(arguments.warm_up_s)
         await _measure(tally, arguments.measure_s)
+
+
+async def _end_with_stdin() -> None:
+    """Raises CommandFailed when whoever started this is gone: nobody would end it."""
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await reader.read()
+    raise CommandFailed("the benchmark is gone", hint="nothing is measured any more")
 
 
 async def _measure(tally: Tally, measure_s: float) -> None:

@@ -98,7 +98,7 @@ class _LoadProcess:
         ]
         command = [sys.executable, "-m", LOAD, *map(str, flags)]
         pipe = asyncio.subprocess.PIPE
-        return cls(await asyncio.create_subprocess_exec(*command, stdout=pipe))
+        return cls(await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe))
 
     async def until(self, event: str) -> dict[str, Any]:
         """What it says with that event. Raises CommandFailed if it ends before."""
