@@ -45,6 +45,22 @@ class BatchRoom(NamedTuple):
         return pending.num_rows - max(0, len(pending.draft.token) - self.nodes)
 
 
+class _Left:
+    """What is left of a batch's room, and of one message's bytes, while it is filled."""
+
+    __slots__ = ("_bytes", "_context", "_rows")
+
+    def __init__(self, room: BatchRoom) -> None:
+        self._rows, self._context, self._bytes = room.rows, room.context, BATCH_BYTES
+
+    def take(self, pending: PendingDraft, num_rows: int) -> bool:
+        """Use it for a round that takes so many rows; whether there was enough."""
+        self._rows -= num_rows
+        self._context -= pending.context
+        self._bytes -= message_bytes(pending)
+        return self._rows >= 0 and self._context >= 0 and self._bytes >= 0
+
+
 class FairRing(Generic[K]):
     """Keys by the rows that each was served: whose turn it is has the lowest tag.
 
@@ -134,18 +150,13 @@ class BatchPlanner:
             rows[key] = room.rows_of(pending)
         self._enter(of_edge)
         chosen: list[tuple[SessionKey, PendingDraft]] = []
-        rows_left, context_left, bytes_left = room.rows, room.context, BATCH_BYTES
+        left = _Left(room)
         while of_edge and len(chosen) < room.sessions:
             key = self._next(of_edge)
-            pending = waiting[key]
-            rows_left -= rows[key]
-            context_left -= pending.context
-            bytes_left -= message_bytes(pending)
-            is_over = rows_left < 0 or context_left < 0 or bytes_left < 0
-            if is_over and (chosen or not at_least_one):
+            if not left.take(waiting[key], rows[key]) and (chosen or not at_least_one):
                 self._passed_over = key  # it is first in the next batch
                 break
-            chosen.append((key, pending))
+            chosen.append((key, waiting[key]))
             self._serve(key, rows[key], of_edge)
         return chosen
 
@@ -165,18 +176,13 @@ class BatchPlanner:
             if key in waiting:
                 order = [key, *[other for other in order if other != key]][: room.sessions]
         chosen: list[tuple[SessionKey, PendingDraft]] = []
-        rows_left, context_left, bytes_left = room.rows, room.context, BATCH_BYTES
+        left = _Left(room)
         for key in order:
-            pending = waiting[key]
-            rows = room.rows_of(pending)
-            rows_left -= rows
-            context_left -= pending.context
-            bytes_left -= message_bytes(pending)
-            is_over = rows_left < 0 or context_left < 0 or bytes_left < 0
-            if is_over and (chosen or not at_least_one):
+            rows = room.rows_of(waiting[key])
+            if not left.take(waiting[key], rows) and (chosen or not at_least_one):
                 self._passed_over = key  # it is first in the next batch
                 break
-            chosen.append((key, pending))
+            chosen.append((key, waiting[key]))
             self._edges.pay(key.edge, rows)
             self._edges.leave(key.edge)
             if ring := self._sessions.get(key.edge):
