@@ -15,7 +15,8 @@ from specedge.protocol.messages import Limits, Verdict
 from specedge.service.compute import ComputeThread
 from specedge.tree.path import find_path
 from specedge.tree.token_tree import IntArray
-from specedge_edge.drafting import DraftSource, Proposer
+from specedge_edge.drafting import DraftSource
+from specedge_edge.proposer import Proposer
 
 PROMPT: IntArray = np.array([5, 6, 7], dtype=np.int32)
 STOP = StopRule(max_tokens=1000)

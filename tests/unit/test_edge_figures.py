@@ -7,9 +7,9 @@ from specedge.drafting.counts import DraftCounts
 from specedge.protocol.effects import Committed
 from specedge.protocol.messages import Timing, Verdict
 from specedge_edge.account import Account, merge
-from specedge_edge.drafting import ProposerFigures
 from specedge_edge.metrics import EdgeMetrics, StandingCollector
 from specedge_edge.openai import figures, sse
+from specedge_edge.proposer import ProposerFigures
 from specedge_edge.standing import DrafterStanding
 
 

@@ -23,10 +23,12 @@ from specedge.tree.ahead import AheadPolicy, OfferPolicy
 from specedge.tree.calibration import Tally
 from specedge.tree.path import find_path
 from specedge.tree.token_tree import IntArray, TokenTree
-from specedge_edge.drafting import DraftSource, Proposer, SessionProposer
+from specedge_edge.drafting import DraftSource
 from specedge_edge.proactive import LEAST_MARGIN_S, PassTime, TripTimes
+from specedge_edge.proposer import Proposer
 from specedge_edge.sending_ahead import DraftingOn, Offer
 from specedge_edge.session_drafter import SessionDrafter, Workshop
+from specedge_edge.session_proposer import SessionProposer
 from specedge_edge.standing import REST_S, DrafterStanding
 
 PROMPT: IntArray = np.array([5, 6, 7], dtype=np.int32)

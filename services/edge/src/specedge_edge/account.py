@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from specedge.drafting.counts import DraftCounts
 from specedge.protocol.effects import Committed
-from specedge_edge.drafting import ProposerFigures
+from specedge_edge.proposer import ProposerFigures
 
 MS_PER_S = 1000.0
 
