@@ -24,6 +24,9 @@ _FIRST_LANE: Final = ir.Constant(ir.VectorType(_INT32, _LANES), [0] * _LANES)
 _UNDEFINED: Final = ir.Constant(_SUMS, ir.Undefined)
 # Rows from which on the next panel is fetched by hand: below, memory is waited for anyway.
 _FETCHED_ROWS: Final = 3
+# Into the second cache. The first has no room for a panel, and as few lines on the way to it at a
+# time as would halve what the memory yields.
+_SECOND_CACHE: Final = 2
 
 
 def block_of(num_rows: int) -> Any:
@@ -98,9 +101,9 @@ class _Block:
         address = builder.gep(self._panel, [builder.add(place, self._panel_size)])
         kind = ir.FunctionType(ir.VoidType(), [_BYTE_POINTER, _INT32, _INT32, _INT32])
         fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        for_reading, near, of_data = _INT32(0), _INT32(3), _INT32(1)
+        for_reading, where_to, of_data = _INT32(0), _INT32(_SECOND_CACHE), _INT32(1)
         address = builder.bitcast(address, _BYTE_POINTER)
-        builder.call(fetch, [address, for_reading, near, of_data])
+        builder.call(fetch, [address, for_reading, where_to, of_data])
 
     def _weights(self, place: Any, half: int) -> Any:
         builder = self._builder
