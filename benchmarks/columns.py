@@ -24,6 +24,7 @@ NO_PATHS: Final = np.empty(0, dtype=np.int32)
 BUSY_S: Final = "specedge_verifier_busy_seconds_total"
 TRIED: Final = "specedge_spec_decode_num_draft_tokens_total"
 STEP: Final = "specedge_verify_seconds"
+OWN_DRAFTS: Final = "specedge_hosted_draft_seconds"
 # Of an edge.
 VERDICTS: Final = "specedge_draft_verdicts_total"
 HITS: Final = "specedge_draft_hits_total"
@@ -32,6 +33,7 @@ SAVED: Final = "specedge_draft_passes_saved_total"
 REPLY: Final = "specedge_reply_seconds"
 DRAFT_S: Final = "specedge_draft_seconds_total"
 PASSES: Final = "specedge_draft_passes_total"
+AHEAD_USED: Final = "specedge_drafts_ahead_used_total"
 
 
 class Kind(StrEnum):
@@ -132,9 +134,11 @@ class Figures:
     time_per_token_…_ms   after a stream's first piece: of all tokens together, and over streams
     acceptance_length     tokens a verdict commits, the bonus included
     reached               share of the verdicts whose path was at least 1, 2, … long
-    nodes, bytes, draft_ms   per round; draft_ms is an edge's, on the way to the draft's departure
+    nodes, bytes, draft_ms   per round; draft_ms is an edge's, on the way to the draft's departure,
+                          or the verifier's own before a step
     hit_rate              share of the verdicts whose bonus the edge had drafted already
     nodes_reused, passes_saved   per round, thanks to proactive drafting
+    ahead_rate            share of the verdicts whose next round had been sent ahead
     pass_ms               of the drafter, as long as it takes on the way to a departure
     reply_…_ms            from a verdict's arrival to the next draft's departure
     """
@@ -159,6 +163,7 @@ class Figures:
     hit_rate: float | None
     nodes_reused: float | None
     passes_saved: float | None
+    ahead_rate: float | None
     pass_ms: float | None
     reply_p50_ms: float | None
     reply_p99_ms: float | None
@@ -200,7 +205,11 @@ def figures_of(seen: Observed, prefill: Prefill) -> Figures:
         ),
         nodes=tried / rounds,
         bytes=(_own(seen.timed, "bytes_up") + _own(seen.timed, "bytes_down")) / rounds,
-        draft_ms=_own(seen.timed, "draft_ms") / rounds,
+        draft_ms=_own(seen.timed, "draft_ms") / rounds
+        + MS_PER_S
+        * _ratio(
+            seen.verifier.value(f"{OWN_DRAFTS}_sum"), seen.verifier.value(f"{OWN_DRAFTS}_count")
+        ),
         load_1min=seen.load_1min,
         **_drafting(seen.edges),
     )
@@ -215,6 +224,7 @@ _OF_DRAFTING: Final = (
     "hit_rate",
     "nodes_reused",
     "passes_saved",
+    "ahead_rate",
     "pass_ms",
     "reply_p50_ms",
     "reply_p99_ms",
@@ -233,6 +243,7 @@ def _drafting(edges: Reading) -> dict[str, float | None]:
         "hit_rate": edges.value(HITS) / verdicts,
         "nodes_reused": edges.value(REUSED) / verdicts,
         "passes_saved": edges.value(SAVED) / verdicts,
+        "ahead_rate": edges.value(AHEAD_USED) / verdicts,
         "pass_ms": MS_PER_S * _ratio(edges.value(DRAFT_S), edges.value(PASSES)),
         "reply_p50_ms": reply_ms[0.5],
         "reply_p99_ms": reply_ms[0.99],

@@ -1,12 +1,12 @@
 """``make bench``: plain decoding, server-only speculation and SpecEdge, side by side.
 
 In one invocation, on the same prompts, with the same number of streams at a time in every column.
-The verifier's process has one core and one thread; edges, scheduler, broker and clients share
-another. Between edges and cloud lies a link that really is as long as its column says. Each system
-drafts at the best setting of a sweep that is printed too; one edge also adapts by itself, from
-nothing known, and is compared with that setting. The target is in fp32, so that every column yields
-the same texts, which is checked. Figures come from the services' metrics, the answers' own figures
-and the clients' clock.
+All systems are up at once and take turns. A verifier's process has one core and one thread; edges,
+scheduler, broker and clients share another. Between edges and cloud lies a link that really is as
+long as its column says. Each system drafts at the best setting of a sweep that is printed too; one
+edge also adapts by itself, from nothing known, and is compared with that setting. The target is in
+fp32, so that every column yields the same texts, which is checked. Figures come from the services'
+metrics, the answers' own figures and the clients' clock.
 
 Ratios compare with the baseline of as many streams at the shortest round trip: the harder way, for
 a baseline drafts nothing over the link.
@@ -32,7 +32,7 @@ from specedge.engine.loading import DEFAULT_MODEL
 from specedge.engine.shipped import AUTO, chosen_drafter
 
 SWEEP: Final = "2x5,3x5,4x5,4x11"
-QUICK: Final = {"prompts": 6, "tokens": 24, "sweep": "2x5,3x5", "sweep_prompts": 2}
+QUICK: Final = {"prompts": 6, "tokens": 24, "sweep": "2x5,3x5", "sweep_prompts": 2, "turns": 2}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -102,6 +102,7 @@ def _plan(options: argparse.Namespace) -> Plan:
         sweep=options.sweep,
         sweep_prompts=options.sweep_prompts,
         sweep_tokens=options.sweep_tokens,
+        turns=options.turns,
         verifier_flags=tuple(options.verifier_flags.split()),
         edge_flags=tuple(options.edge_flags.split()),
     )
@@ -128,6 +129,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add("--sweep-prompts", type=int, default=6, help="prompts of each try")
     add("--sweep-tokens", type=int, default=32, help="tokens of each answer of a try")
+    add(
+        "--turns", type=int, default=4, help="in which a column's prompts are asked, between others"
+    )
     add("--quick", action="store_true", help="a few minutes: to see that it works")
     add("--json", action="store_true", help="the figures on stdout, instead of tables")
     add("--verifier-flags", default="--dtype fp32", help="more settings of the verifier, in quotes")

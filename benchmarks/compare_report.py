@@ -44,6 +44,7 @@ ROUNDS: Final[dict[str, _Cell]] = {
     "draft ms": _number(lambda f: f.draft_ms, 1),
     "pass ms": _number(lambda f: f.pass_ms, 1),
     "hits": lambda f: NOTHING if f.hit_rate is None else f"{f.hit_rate:.0%}",
+    "ahead": lambda f: NOTHING if f.ahead_rate is None else f"{f.ahead_rate:.0%}",
     "reused": _number(lambda f: f.nodes_reused, 1),
     "saved": _number(lambda f: f.passes_saved, 2),
     "reply": _number(lambda f: f.reply_p50_ms, 1),

@@ -9,7 +9,8 @@ from benchmarks.prompt_set import Prompt
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What to compare. ``sweep`` settings are tried on the first ``sweep_prompts`` with
-    ``sweep_tokens`` each; delays are round trips in milliseconds."""
+    ``sweep_tokens`` each; the prompts of a column are asked in ``turns``, between which the others
+    have theirs; delays are round trips in milliseconds."""
 
     model: str
     drafter: str
@@ -21,6 +22,7 @@ class Plan:
     sweep: tuple[Setting, ...]
     sweep_prompts: int
     sweep_tokens: int
+    turns: int = 4
     verifier_flags: tuple[str, ...] = ()
     edge_flags: tuple[str, ...] = ()
 

@@ -59,6 +59,9 @@ class VerifierSettings(ServiceSettings):
     floor: float = Field(
         default=0.05, ge=0, le=1, description="nodes less likely to be accepted are not tried"
     )
+    draft_dtype: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="dtype of a draft model: fp32, bf16, or auto (may round)"
+    )
     draft_kv_bytes: int = Field(
         default=GIB, ge=1 << 20, description="bytes of KV cache of a draft model at most"
     )

@@ -81,7 +81,7 @@ def _load_drafter(
         branch=settings.branch,
         num_slots=settings.slots,
         kv_bytes=settings.draft_kv_bytes,
-        dtype=settings.dtype,
+        dtype=settings.draft_dtype,
         device=settings.device,
         threads=settings.threads,
         emulated=None if device is None else _emulated_drafter(settings, device),

@@ -46,6 +46,7 @@ class DrafterOptions:
     branch     children proposed per node, by any drafter
     num_slots  sessions that may draft at a time
     kv_bytes   of KV cache at most
+    dtype      ``auto``: int8 on one CPU thread, else bf16 where the hardware computes in it
     threads    compute threads on the CPU; None leaves it to torch
     coupled    rank children with the target's own noise, where it draws any
     recalls    blend in what followed the same words before in the session's own text
@@ -120,20 +121,23 @@ def _load_draft_model(
 ) -> Drafter:
     # Here, since everything else that drafts runs without torch.
     from specedge.engine.drafter_folder import is_drafter_folder, load_borrowing_drafter
+    from specedge.engine.packed_linear import computes_in_int8
     from specedge.engine.torch_draft import TorchDrafter
     from specedge.engine.torch_host import prepare_host
     from specedge.engine.torch_model import load_target_model
 
     device = prepare_host(options.device, options.threads)
+    may_round = options.dtype == "auto" and computes_in_int8(device)
+    dtype = "fp32" if may_round else options.dtype
     folder = Path(name).expanduser()
     if is_drafter_folder(folder):
         target = resolve_model(options.target, options.cache_dir, on_progress)
-        loaded = load_borrowing_drafter(folder, target, dtype=options.dtype, device=device)
+        loaded = load_borrowing_drafter(folder, target, dtype=dtype, device=device)
     else:
         loaded = load_target_model(
             name,
             cache_dir=options.cache_dir,
-            dtype=options.dtype,
+            dtype=dtype,
             device=device,
             on_progress=on_progress,
         )
@@ -148,7 +152,7 @@ def _load_draft_model(
     return TorchDrafter(
         loaded,
         kv_bytes=options.kv_bytes,
-        may_round=options.dtype == "auto",
+        may_round=may_round,
         num_slots=options.num_slots,
         num_children=options.branch,
         coupled=options.coupled,

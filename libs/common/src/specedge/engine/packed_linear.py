@@ -101,6 +101,12 @@ class OneDnnLinear(nn.Linear):
         return functional.linear(input, self.weight, self.bias)
 
 
+def computes_in_int8(device: str) -> bool:
+    """Whether a drafter's linear layers on ``device`` are quickest rounded to int8. Also where the
+    CPU has bf16 arithmetic: torch's takes twice as long for a few rows."""
+    return device == "cpu" and torch.get_num_threads() == 1
+
+
 def quicken(model: nn.Module, *, may_round: bool = False) -> int:
     """Replace the fp32 linear layers of a model on the CPU by quicker ones; how many. On several
     threads, models too large to be held twice stay as they are, and all do without oneDNN.
