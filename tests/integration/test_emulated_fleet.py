@@ -44,6 +44,7 @@ async def test_a_verifier_that_drafts_takes_the_pairs_time_for_it(run_dir: Path)
     figures = figures_of(cell, await run_cell(run_dir, flags_of(cell)))
 
     assert figures.failed == 0
-    # One pass is for both sessions; the machine may be late, never early.
-    assert 5 * 11.0 <= figures.draft_ms < 2 * 5 * 11.0
+    # The machine may be late, never early. That a pass is for both is told without a clock, in
+    # ``test_a_pass_for_several_sessions_takes_the_time_of_one``.
+    assert figures.draft_ms >= 5 * 11.0
     assert figures.verify_ms >= PAIRS["14b"].verify_ms(1)

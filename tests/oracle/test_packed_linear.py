@@ -13,6 +13,7 @@ from specedge.engine.packed_linear import (
     Int8Linear,
     OneDnnLinear,
     PanelLinear,
+    computes_in_int8,
     quicken,
 )
 from tests.oracle.tiny_models import build
@@ -113,6 +114,17 @@ def test_a_model_is_rounded_only_where_it_may_be(one_thread: None) -> None:
     quicken(drafter, may_round=True)
     assert not any(isinstance(layer, Int8Linear) for layer in exact.modules())
     assert not any(isinstance(layer, nn.Linear) for layer in drafter.modules())
+
+
+def test_drafters_are_rounded_on_one_cpu_thread_and_nowhere_else(
+    one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert computes_in_int8("cpu"), "whatever else the processor computes in"
+    assert not computes_in_int8("cuda")
+
+    torch.set_num_threads(2)
+    assert not computes_in_int8("cpu")
 
 
 def test_what_is_not_a_number_stays_so(one_thread: None, packed_whatever_the_size: None) -> None:

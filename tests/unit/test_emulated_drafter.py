@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from specedge.engine.emulated import EmulatedDrafter, EmulatedDraftSession, EmulatedText
-from specedge.engine.ports import Expansion
+from specedge.engine.ports import ExpandAsked, Expansion
 from specedge.errors import Busy, ProtocolViolation
 from specedge.params import SamplingParams
 from specedge.profiles import DeviceProfile
@@ -84,6 +84,20 @@ def test_a_pass_takes_the_time_its_profile_says() -> None:
     drafter = EmulatedDrafter(TEXT, profile=profile, sleep=slept.append)
 
     drafter.open(ids(5), GREEDY).expand(TokenTree.root_only(5), ROOT)
+
+    assert slept == [pytest.approx(0.007)]
+
+
+def test_a_pass_for_several_sessions_takes_the_time_of_one() -> None:
+    slept: list[float] = []
+    profile = DeviceProfile("d", "test", draft_pass_ms=7.0)
+    drafter = EmulatedDrafter(TEXT, profile=profile, sleep=slept.append)
+    sessions = [drafter.open(ids(token), GREEDY) for token in (5, 6)]
+    trees = [TokenTree.root_only(token) for token in (5, 6)]
+
+    drafter.expand_together(
+        [ExpandAsked(one, tree, ROOT) for one, tree in zip(sessions, trees, strict=True)]
+    )
 
     assert slept == [pytest.approx(0.007)]
 

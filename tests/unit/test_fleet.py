@@ -154,11 +154,12 @@ def paced_passes(timing: Timing, *, arrived_s: float = 10.0, now_s: float = 10.0
 
 
 def test_a_round_has_the_passes_that_fit_before_its_draft_is_wanted() -> None:
-    # Of the trip's 90 ms the cloud had 76, so 14 are the network's; 100 - 14 are left: 7.8 passes.
-    timing = Timing(held=2.0, queue=14.0, step=60.0, next=100.0)
+    # Of the trip's 90 ms the cloud had 76, so 14 are the network's; 94 - 14 are left: 7.3 passes.
+    timing = Timing(held=2.0, queue=14.0, step=60.0, next=94.0)
 
-    assert paced_passes(timing) == 8
-    assert paced_passes(timing, now_s=10.030) == 5
+    assert paced_passes(timing) == 7, "the eighth level is not worth most of a pass"
+    assert paced_passes(timing, now_s=10.040) == 4, "the fourth is worth nearly as much"
+    assert paced_passes(timing, now_s=10.025) == 5
     assert paced_passes(timing, now_s=11.0) == 1
 
 

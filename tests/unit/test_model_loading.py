@@ -3,6 +3,7 @@
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from specedge.engine import builtin_model
+from specedge.engine.drafters import DrafterOptions, load_drafter
+from specedge.engine.fingerprints import tokenizer_fingerprint
 from specedge.engine.loading import DEFAULT_MODEL, load_tokenizer, resolve_model
+from specedge.engine.packed_linear import Int8Linear
 from specedge.engine.ports import Choosing, StepItem
+from specedge.engine.torch_draft import TorchDrafter
 from specedge.engine.torch_model import load_target_model
 from specedge.engine.torch_target import TorchTarget
 from specedge.errors import ModelUnusable
@@ -51,6 +56,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     backend.decoder = decoders.ByteLevel()
     TokenizersBackend(tokenizer_object=backend, eos_token="w5").save_pretrained(folder)
     return folder
+
+
+@pytest.mark.parametrize("has_bf16", [False, True])
+def test_a_drafter_on_one_thread_is_rounded_whether_or_not_the_processor_has_bf16(
+    folder: Path, tmp_path: Path, has_bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bf16)
+    before = torch.get_num_threads()
+    fingerprint = tokenizer_fingerprint(load_tokenizer(folder))
+
+    def linear_layers(**options: Any) -> set[type]:
+        drafter = load_drafter(
+            str(folder), fingerprint, DrafterOptions(tmp_path, device="cpu", **options)
+        )
+        assert isinstance(drafter, TorchDrafter)
+        layers = drafter.tree_model.model.modules()
+        return {type(layer) for layer in layers if hasattr(layer, "in_features")}
+
+    try:
+        assert linear_layers(threads=1) == {Int8Linear}
+        assert Int8Linear not in linear_layers(threads=1, dtype="fp32")
+        assert Int8Linear not in linear_layers(threads=2)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_folder_is_identified_the_same_in_every_dtype(folder: Path, tmp_path: Path) -> None:

@@ -3,16 +3,13 @@ draft is wanted. Until then passes cost nothing, so a round is as deep as that a
 nodes: no more than verifiers try of late."""
 
 from dataclasses import replace
-from typing import Final
 
 from specedge.drafting.controller import Decision
 from specedge.drafting.size_limit import SizeLimit
+from specedge.drafting.time_left import LevelAcceptance, passes_worth
 from specedge.protocol.effects import Committed
+from specedge.tree.token_tree import TokenTree
 from specedge_edge.proactive import TRIP_WEIGHT, MovingMean, PassTime
-
-# Of a pass, by how much a draft may be late. A level is worth more than that of a step; but who
-# misses the batch waits for a whole one.
-SLACK: Final = 0.2
 
 
 class RoundPacing:
@@ -22,12 +19,18 @@ class RoundPacing:
         self._pass_time = pass_time
         self._network = MovingMean(TRIP_WEIGHT)
         self._size = SizeLimit()
+        self._levels = LevelAcceptance()
+        self._step_s = 0.0  # of the last verdict
         self._due_s: float | None = None  # when the next draft should leave
 
-    def observe(self, committed: Committed, now_s: float, num_sent: int = 0) -> None:
-        """A verdict came now, on a draft of ``num_sent`` nodes."""
+    def observe(self, committed: Committed, now_s: float, sent: TokenTree | None = None) -> None:
+        """A verdict came now, on the draft ``sent``; None: on none."""
         timing, trip_s = committed.verdict.timing, committed.round_trip_s
-        self._size.note(num_sent, committed.verdict.kept)
+        if sent is not None and sent.num_drafted:
+            self._size.note(sent.num_drafted, committed.verdict.kept)
+            depth = int(sent.depth[: committed.verdict.kept + 1].max())
+            self._levels.note(len(committed.tokens) - 1, depth)
+        self._step_s = timing.step / 1e3
         if trip_s is not None:
             cloud_s = (timing.held + timing.queue + timing.draft + timing.step) / 1e3
             self._network.add(max(0.0, trip_s - cloud_s))
@@ -40,7 +43,7 @@ class RoundPacing:
     def paced(self, decision: Decision, now_s: float) -> Decision:
         """``decision`` with no more nodes than are tried, and with the passes that there is time
         for after this verdict: where a rule weighs passes, these cost nothing; where none does,
-        they are as many as are run, one at least. As it is, if nobody said when the draft is
+        they are as many as are worth it, one at least. As it is, if nobody said when the draft is
         wanted."""
         policy, rule = decision.policy, decision.rule
         if policy is None:
@@ -52,7 +55,9 @@ class RoundPacing:
         if rule is not None:
             free = replace(rule, free_passes=max(0, int(left)))
             return replace(decision, policy=policy, rule=free)
-        return replace(decision, policy=replace(policy, passes=max(1, int(left + SLACK))))
+        pass_share = self._pass_time.seconds / self._step_s if self._step_s > 0 else 1.0
+        passes = passes_worth(left, pass_share, self._levels.tokens)
+        return replace(decision, policy=replace(policy, passes=max(1, passes)))
 
     def _passes_left(self, now_s: float) -> float | None:
         pass_s = self._pass_time.seconds

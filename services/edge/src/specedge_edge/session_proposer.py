@@ -115,8 +115,7 @@ class SessionProposer:
         self._committed += committed.tokens
         self._news.append(committed)
         if self._pacing is not None:
-            num_sent = 0 if self._out is None else self._out.num_drafted
-            self._pacing.observe(committed, self._source.clock.now_s(), num_sent)
+            self._pacing.observe(committed, self._source.clock.now_s(), self._out)
         gap_s = self._observe_time(committed)
         if committed.was_tree and self._out is not None:
             self._control.observe_verdict(self._judge(committed, self._out, gap_s))

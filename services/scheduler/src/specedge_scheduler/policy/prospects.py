@@ -18,7 +18,7 @@ from specedge_scheduler.views import Session, Verifier
 LEAST_GAIN: Final = 1.01  # holding must promise so much more: predictions err
 SPLIT_GAIN: Final = 1.03
 HOLD_SHARE: Final = 1.0  # of a step, that rounds are held at most while nothing runs
-SATURATED: Final = 1.0
+SATURATED: Final = 0.8  # of the time that all sessions are away: the rest is prediction's error
 LOOK_AHEAD: Final = 16  # arrivals
 SAME_MOMENT_S: Final = 0.0002
 

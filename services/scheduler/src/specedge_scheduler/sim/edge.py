@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from specedge.drafting.size_limit import SizeLimit
+from specedge.drafting.time_left import passes_worth
 from specedge.ids import SessionKey
 from specedge.protocol.edge_session import EdgeSession
 from specedge.protocol.edge_states import EdgeState
@@ -39,7 +40,6 @@ from specedge_scheduler.sim.measures import Measures
 from specedge_scheduler.sim.scenario import EdgeSpec
 
 TRIP_WEIGHT: Final = 0.2  # of the newest trip, in what trips take of late
-SLACK: Final = 0.2  # of a pass, by how much a draft may be late for its batch
 LATE_GAIN: Final = 1.075  # that a draft which comes too late for the next batch must promise
 CONFIG: Final = EdgeSessionConfig(open_s=5.0)
 
@@ -226,8 +226,7 @@ class SimSession:
         free, left_s, gain = max(head, least), 0.0, 1.0
         if self._due_s is not None:
             left_s, gain = self._due_s - now_s, LATE_GAIN
-            passes = int(left_s / self._pass_s + SLACK) if self._pass_s else most
-            free = min(head + max(1, passes), most)
+            free = min(head + max(1, self._passes_worth(left_s, most)), most)
 
         def rate(depth: int) -> float:
             left_for_s = max(left_s, (depth - head) * self._pass_s)
@@ -235,6 +234,16 @@ class SimSession:
 
         best = max(range(free, most + 1), key=rate, default=free)
         return best if best == free or rate(best) > gain * rate(free) else free
+
+    def _passes_worth(self, left_s: float, most: int) -> int:
+        """As an edge's pacing weighs them."""
+        if not self._pass_s:
+            return most
+
+        def tokens(depth: int) -> float:
+            return self.yields[min(depth, len(self.yields) - 1)]
+
+        return passes_worth(left_s / self._pass_s, self._pass_s / self._step_s, tokens)
 
     def _left(self) -> int:
         """Levels that the answer still has room for."""

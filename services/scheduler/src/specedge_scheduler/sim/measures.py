@@ -18,7 +18,7 @@ from specedge_scheduler.sim.scenario import EdgeSpec, Scenario
 from specedge_scheduler.sim.verifier import VerifierTally
 
 SECONDS_PER_HOUR: Final = 3600.0
-LEAST_ROUNDS: Final = 8  # of a session whose own mean counts: of fewer it is luck
+LEAST_ROUNDS: Final = 32  # of a session whose pace says something: fewer are its text's luck
 
 
 @dataclass(frozen=True, slots=True)
