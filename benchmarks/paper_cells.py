@@ -22,7 +22,7 @@ OVERHEAD_MS: Final = 2.5
 PROMPT_ROWS: Final = 64  # of a step, beside its trees: a new session's few
 HEAD_START: Final = 6  # levels that drafting ahead may add to what is drafted after the verdict
 MAX_DEPTH: Final = 16
-EDGES_PER_FLEET: Final = 4
+EDGES_PER_FLEET: Final = 4  # of a process: the arithmetic of one edge makes the others late
 RECORDED: Final = "recorded pair"
 # Of SmolLM2-135M-Instruct and its shipped drafter; and server-only's best depth with it.
 TRACE: Final = TRACES / "smollm2-135m.npz"
