@@ -26,7 +26,6 @@ from specedge.protocol.messages import (
 
 HEARTBEAT_S: Final = 0.1
 STEPS_REPEATED: Final = 4
-MAX_DONE_REPORTED: Final = 200
 SLOTS: Final = 128
 STEP_ROWS: Final = 4096
 MODEL: Final = Identity(
@@ -62,8 +61,6 @@ class ScriptedVerifier:
         self._epoch = (0, 0)
         self._seq, self._num_steps = 0, 0
         self._steps: deque[StepReport] = deque(maxlen=STEPS_REPEATED)
-        self._done: deque[tuple[str, str, int]] = deque(maxlen=MAX_DONE_REPORTED)
-        self._done_before: tuple[tuple[str, str, int], ...] = ()
 
     async def start(self) -> None:
         """Listen for work."""
@@ -77,8 +74,6 @@ class ScriptedVerifier:
                 for key, last in self._rounds.items()
             )
             await self._tell(sessions)
-            self._done_before = tuple(self._done)
-            self._done.clear()
             await asyncio.sleep(HEARTBEAT_S)
 
     async def run(self) -> None:
@@ -114,7 +109,6 @@ class ScriptedVerifier:
             key = subjects.session_key(item.e, item.s)
             assert key is not None  # the edges are ours
             self._rounds[key] = item.round
-            self._done.append((item.e, item.s, item.round))
             self._answer(key, item)
         await self._tell(None)
 
@@ -126,7 +120,6 @@ class ScriptedVerifier:
             limits=LIMITS,
             slots=(len(self._rounds), SLOTS),
             sessions=sessions,
-            done=(*self._done_before, *self._done),
             epoch=self._epoch,
             batches=(*self._running, *self._queued),
             last=self._last,

@@ -137,7 +137,7 @@ class Verifier:
         )
 
     def say(self, key: SessionKey, message: DownMessage) -> None:
-        """Publish to the session's edge, straight; count it; remember answers for the reports."""
+        """Publish to the session's edge, straight, and count it."""
         self.outbox.put(subjects.down_session(key), encode(message))
         match message:
             case Progress():
@@ -148,7 +148,6 @@ class Verifier:
                 self.metrics.cold.inc()
             case Rejected():
                 self.metrics.rejected.labels(str(message.rejected)).inc()
-        self.reporter.note_done(key, message.round)
 
     def show_in(self, metrics: VerifierMetrics) -> None:
         """Let the gauges read the present state whenever they are scraped."""

@@ -1,7 +1,7 @@
 """What the verifier tells schedulers about itself: a heartbeat every 100 ms, and after each step.
 
 Absolute figures, so that a lost report heals with the next. Reads the state of others, owns only
-what was answered of late.
+the newest steps.
 """
 
 from collections import deque
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from specedge.clock import Cancellable, Timers
-from specedge.ids import SessionKey, VerifierId
+from specedge.ids import VerifierId
 from specedge.protocol import subjects
 from specedge.protocol.codec import encode
 from specedge.protocol.messages import (
@@ -31,7 +31,6 @@ from specedge_verifier.step_plan import num_rows
 PERIOD_S: Final = 0.1
 STEPS_REPEATED: Final = 4  # so that a lost report hides no step from the estimator
 MAX_SESSIONS_REPORTED: Final = 400  # a heartbeat must fit the broker's message size
-MAX_DONE_REPORTED: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +76,6 @@ class Reporter:
         self._publish = publish
         self._seq = 0
         self._steps: deque[StepReport] = deque(maxlen=STEPS_REPEATED)
-        self._done: deque[tuple[str, str, int]] = deque(maxlen=MAX_DONE_REPORTED)
-        self._done_before: tuple[tuple[str, str, int], ...] = ()
         self._next: Cancellable | None = None
 
     def start(self) -> None:
@@ -90,10 +87,6 @@ class Reporter:
         if self._next is not None:
             self._next.cancel()
             self._next = None
-
-    def note_done(self, key: SessionKey, round_: int) -> None:
-        """A round was answered."""
-        self._done.append((key.edge, key.session, round_))
 
     def after_step(self, step: StepReport) -> None:
         """A step ended, and its verdicts are on their way."""
@@ -112,8 +105,6 @@ class Reporter:
     def _beat(self) -> None:
         entries = self._table.entries[:MAX_SESSIONS_REPORTED]
         self._send(tuple(_session_report(entry) for entry in entries))
-        self._done_before = tuple(self._done)
-        self._done.clear()
         self._next = self._clock.call_at(self._clock.now_s() + PERIOD_S, self._beat)
 
     def _send(self, sessions: tuple[SessionReport, ...] | None) -> None:
@@ -126,7 +117,6 @@ class Reporter:
             limits=self._who.limits,
             slots=(self._pool.num_leased, self._pool.num_slots),
             sessions=sessions,
-            done=(*self._done_before, *self._done),
             epoch=self._ledger.epoch,
             batches=self._ledger.held,
             last=self._ledger.last,

@@ -413,8 +413,7 @@ class Stat(Body):
     inc       random per process start; a new one means: everything in flight there is gone
     seq       numbered from 0 per incarnation
     sessions  all sessions held, in heartbeats; None in reports after a step
-    done      (e, s, round) answered since the last heartbeat before this one
-    batches   seqs of batches held: queued or running
+    batches   seqs of batches held: queued or running; one that was held and is not is answered
     last      highest batch seq received, under ``epoch``
     begun     highest batch seq of which a round went into a step
     queued    rows waiting
@@ -430,7 +429,6 @@ class Stat(Body):
     limits: Limits
     slots: tuple[Count, Count]
     sessions: tuple[SessionReport, ...] | None = None
-    done: tuple[tuple[str, str, int], ...] = ()
     epoch: tuple[int, int] = (0, 0)
     batches: tuple[Count, ...] = ()
     last: Count = 0
