@@ -105,7 +105,7 @@ def test_a_large_cell_is_split_over_several_fleets() -> None:
     edges = [int(each[each.index("--edges") + 1]) for each in flags.fleets]
 
     assert sum(edges) == 64
-    assert len({each[each.index("--fleet") + 1] for each in flags.fleets}) == len(edges) == 4
+    assert len({each[each.index("--fleet") + 1] for each in flags.fleets}) == len(edges) == 16
 
 
 def test_a_prediction_never_beats_a_verifier_that_is_always_busy() -> None:
