@@ -10,23 +10,22 @@ def tokens(depth: int) -> float:
 
 
 def test_passes_that_are_over_in_time_are_run_however_little_they_yield() -> None:
-    assert passes_worth(0.09, 0.01, 0.05, lambda depth: 1.0 + depth * 1e-9) == 9
+    assert passes_worth(9.0, 0.2, lambda depth: 1.0 + depth * 1e-9) == 9
 
 
 def test_a_pass_that_is_nearly_over_in_time_is_run_where_its_level_is_worth_the_wait() -> None:
-    # The fourth level makes 14 % more tokens. It is over 2 ms after the moment that counts, which
-    # is 4 % of a step; with slower passes 9 ms, which is 18 %.
-    assert passes_worth(0.034, 0.010, 0.050, tokens) == 4
-    assert passes_worth(0.071, 0.021, 0.050, tokens) == 3
+    # The fourth level makes 14 % more tokens; the last fifth of a pass costs 4 % of a step.
+    assert passes_worth(3.8, 0.2, tokens) == 4
+    assert passes_worth(3.2, 0.5, tokens) == 3
 
 
 def test_deep_drafts_are_not_waited_for() -> None:
-    assert passes_worth(0.091, 0.010, 0.050, tokens) == 9
+    assert passes_worth(9.5, 0.2, tokens) == 9
 
 
 def test_what_is_wanted_already_gets_a_pass_only_where_that_is_worth_all_of_it() -> None:
-    assert passes_worth(-0.03, 0.010, 0.050, tokens) == 1
-    assert passes_worth(-0.03, 0.045, 0.050, tokens) == 0
+    assert passes_worth(-3.0, 0.2, tokens) == 1
+    assert passes_worth(-3.0, 0.9, tokens) == 0
 
 
 @pytest.mark.parametrize("depth", [1, 4])

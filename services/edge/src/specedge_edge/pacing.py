@@ -49,12 +49,16 @@ class RoundPacing:
         if policy is None:
             return decision
         policy = replace(policy, budget=int(min(policy.budget, self._size.most)))
-        pass_s = self._pass_time.seconds
-        if self._due_s is None or pass_s <= 0:
+        left = self._passes_left(now_s)
+        if left is None:
             return replace(decision, policy=policy)
-        left_s = self._due_s - now_s
         if rule is not None:
-            free = replace(rule, free_passes=max(0, int(left_s / pass_s)))
+            free = replace(rule, free_passes=max(0, int(left)))
             return replace(decision, policy=policy, rule=free)
-        passes = passes_worth(left_s, pass_s, self._step_s or pass_s, self._levels.tokens)
+        pass_share = self._pass_time.seconds / self._step_s if self._step_s > 0 else 1.0
+        passes = passes_worth(left, pass_share, self._levels.tokens)
         return replace(decision, policy=replace(policy, passes=max(1, passes)))
+
+    def _passes_left(self, now_s: float) -> float | None:
+        pass_s = self._pass_time.seconds
+        return None if self._due_s is None or pass_s <= 0 else (self._due_s - now_s) / pass_s

@@ -7,9 +7,6 @@ so every session that is verified there; it is run where its level is worth more
 from collections.abc import Callable
 from typing import Final
 
-# Schedulers name a moment with a margin before the one that counts: what their slower messages
-# take, and what they may err by.
-MARGIN_S: Final = 0.004
 MEMORY: Final = 64.0  # levels that what is known of their acceptance is made of
 PRIOR_ACCEPTED: Final = 5.6
 PRIOR_TRIED: Final = 8.0
@@ -35,14 +32,10 @@ class LevelAcceptance:
         return sum(share**level for level in range(depth + 1))
 
 
-def passes_worth(
-    left_s: float, pass_s: float, step_s: float, tokens: Callable[[int], float]
-) -> int:
-    """How many passes of ``pass_s`` to run with ``left_s`` until the draft should leave, for a
-    verifier whose steps take ``step_s``; ``tokens`` says what a round of so many levels yields on
-    average. Seconds, the first may be negative, the others are above 0."""
-    left = max(0.0, left_s + MARGIN_S) / pass_s
-    in_time = int(left)
+def passes_worth(left: float, pass_share: float, tokens: Callable[[int], float]) -> int:
+    """How many passes to run where there is time for ``left`` of them. ``pass_share`` is a pass
+    over a step; ``tokens`` says what a round of so many levels yields on average."""
+    in_time = max(0, int(left))
     gain = tokens(in_time + 1) / tokens(in_time) - 1.0
-    late_s = (in_time + 1 - left) * pass_s
-    return in_time + 1 if gain > late_s / step_s else in_time
+    late_share = (in_time + 1 - max(0.0, left)) * pass_share
+    return in_time + 1 if gain > late_share else in_time

@@ -243,7 +243,7 @@ class SimSession:
         def tokens(depth: int) -> float:
             return self.yields[min(depth, len(self.yields) - 1)]
 
-        return passes_worth(left_s, self._pass_s, self._step_s, tokens)
+        return passes_worth(left_s / self._pass_s, self._pass_s / self._step_s, tokens)
 
     def _left(self) -> int:
         """Levels that the answer still has room for."""
