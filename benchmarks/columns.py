@@ -192,8 +192,7 @@ def figures_of(seen: Observed, prefill: Prefill) -> Figures:
         tokens_per_busy_s=_ratio(tokens, busy_s),
         tokens_per_busy_s_decoding=_ratio(tokens - prefill.tokens, busy_s - prefill.busy_s),
         busy_share=busy_s / seen.wall_s,
-        step_ms=MS_PER_S
-        * _ratio(seen.verifier.value(f"{STEP}_sum"), seen.verifier.value(f"{STEP}_count")),
+        step_ms=_mean_ms(seen.verifier, STEP),
         time_per_token_ms=MS_PER_S * took_s / decoded,
         time_per_token_p50_ms=_percentile_ms(per_stream_s, 50),
         time_per_token_p99_ms=_percentile_ms(per_stream_s, 99),
@@ -205,11 +204,7 @@ def figures_of(seen: Observed, prefill: Prefill) -> Figures:
         ),
         nodes=tried / rounds,
         bytes=(_own(seen.timed, "bytes_up") + _own(seen.timed, "bytes_down")) / rounds,
-        draft_ms=_own(seen.timed, "draft_ms") / rounds
-        + MS_PER_S
-        * _ratio(
-            seen.verifier.value(f"{OWN_DRAFTS}_sum"), seen.verifier.value(f"{OWN_DRAFTS}_count")
-        ),
+        draft_ms=_own(seen.timed, "draft_ms") / rounds + _mean_ms(seen.verifier, OWN_DRAFTS),
         load_1min=seen.load_1min,
         **_drafting(seen.edges),
     )
@@ -270,6 +265,10 @@ def _path_lengths(timed: Sequence[Timed]) -> IntArray:
 
 def _percentile_ms(seconds: npt.NDArray[np.float64], percent: float) -> float:
     return MS_PER_S * float(np.percentile(seconds, percent)) if len(seconds) else 0.0
+
+
+def _mean_ms(seen: Reading, histogram: str) -> float:
+    return MS_PER_S * _ratio(seen.value(f"{histogram}_sum"), seen.value(f"{histogram}_count"))
 
 
 def _ratio(above: float, below: float) -> float:

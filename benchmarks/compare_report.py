@@ -11,7 +11,7 @@ from benchmarks.columns import Column, Figures, Kind
 from benchmarks.figures import Goal
 from benchmarks.plan import Measured, Results
 
-WIDTH: Final = 136
+WIDTH: Final = 152
 NOTHING: Final = "–"
 
 _Cell = Callable[[Figures], str]

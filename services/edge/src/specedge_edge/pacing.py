@@ -56,7 +56,8 @@ class RoundPacing:
             free = replace(rule, free_passes=max(0, int(left)))
             return replace(decision, policy=policy, rule=free)
         pass_share = self._pass_time.seconds / self._step_s if self._step_s > 0 else 1.0
-        passes = passes_worth(left, pass_share, self._levels.tokens)
+        # No round has more levels than that, however quick the passes are.
+        passes = passes_worth(min(left, policy.depth), pass_share, self._levels.tokens)
         return replace(decision, policy=replace(policy, passes=max(1, passes)))
 
     def _passes_left(self, now_s: float) -> float | None:

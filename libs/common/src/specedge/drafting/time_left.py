@@ -7,6 +7,8 @@ so every session that is verified there; it is run where its level is worth more
 from collections.abc import Callable
 from typing import Final
 
+from specedge.pairs import tokens_per_round
+
 MEMORY: Final = 64.0  # levels that what is known of their acceptance is made of
 PRIOR_ACCEPTED: Final = 5.6
 PRIOR_TRIED: Final = 8.0
@@ -28,8 +30,7 @@ class LevelAcceptance:
 
     def tokens(self, depth: int) -> float:
         """Of a round with so many levels, the bonus included, on average."""
-        share = self._accepted / self._tried
-        return sum(share**level for level in range(depth + 1))
+        return tokens_per_round(self._accepted / self._tried, depth)
 
 
 def passes_worth(left: float, pass_share: float, tokens: Callable[[int], float]) -> int:
