@@ -103,8 +103,8 @@ class Comparison:
             systems.hosted(where) as plain,
             systems.drafting(where, "proactive", most, setting, proactive=True) as proactive,
             systems.drafting(where, "waiting", most, setting, proactive=False) as waiting,
-            systems.drafting(where, "adaptive", 1, ADAPTIVE, proactive=True) as adaptive,
             systems.drafting(where, "adaptive-waiting", 1, ADAPTIVE, proactive=False) as patient,
+            contextlib.AsyncExitStack() as stack,
         ):
             asking: dict[Column, Asked] = {}
             for ms in self._plan.delays_ms:
@@ -114,6 +114,10 @@ class Comparison:
                     for is_proactive, edges in ((True, proactive), (False, waiting)):
                         column = Column(Kind.SPECEDGE, streams, ms, count, is_proactive, setting)
                         asking[column] = Asked(where, edges.edges[:count])
+                # One for each link: what it learned of one is wrong of the other.
+                adaptive = await stack.enter_async_context(
+                    systems.drafting(where, f"adaptive-{ms:g}", 1, ADAPTIVE, proactive=True)
+                )
                 asking[Column(Kind.SPECEDGE, streams, ms, 1, True, ADAPTIVE)] = adaptive
             farthest = max(self._plan.delays_ms)
             asking[Column(Kind.SPECEDGE, streams, farthest, 1, False, ADAPTIVE)] = patient

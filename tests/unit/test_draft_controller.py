@@ -189,6 +189,17 @@ def test_little_is_lost_to_experiments(round_trip_ms: float, pass_ms: float) -> 
     assert per_token_ms <= min(STEP_MS, drafted_ms) * (1 + 2 * EXPERIMENTS)
 
 
+def test_passes_beside_the_verifiers_step_do_not_make_those_a_draft_waits_for_look_dear() -> None:
+    pace = DevicePace()
+    accept, depth = np.full((1, 2), 0.4, dtype=np.float32), np.zeros(1, dtype=np.int32)
+
+    for _ in range(40):
+        pace.learn_pass(PassRecord(1, 11.0, accept, depth, is_ahead=True))
+        pace.learn_pass(PassRecord(1, 5.0, accept, depth))
+
+    assert sum(pace.draft_ms()) == pytest.approx(5.0, abs=0.3)
+
+
 def test_a_session_starts_with_what_others_learned() -> None:
     pace = DevicePace()
     Surroundings(pace, round_trip_ms=150.0).play(60)

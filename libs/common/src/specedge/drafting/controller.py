@@ -157,7 +157,7 @@ class DraftController:
             self._children.add(record)
             self._pace.children.add(record)
             if self._is_warm or number > 0:  # a session's first pass reads the prompt too
-                self._pace.pass_cost.observe(record.num_rows, record.ms)
+                self._pace.learn_pass(record)
 
     def observe_verdict(self, outcome: RoundOutcome) -> None:
         """A drafted round was answered."""

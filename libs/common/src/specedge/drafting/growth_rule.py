@@ -30,12 +30,15 @@ class PassRecord:
     accept       (m, k) float32, calibrated acceptance of the children of each of them, falling
                  along a row, given an accepted parent; 0 where there is no child
     depth        (m,) int32 of the expanded nodes, 0 for the root
+    is_ahead     run while the round before was out: beside the verifier's step, where both are on
+                 one machine, and so perhaps slower than one that a draft waits for
     """
 
     num_rows: int
     ms: float
     accept: FloatArray
     depth: npt.NDArray[np.int32]
+    is_ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

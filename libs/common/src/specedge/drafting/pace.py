@@ -76,6 +76,12 @@ class DevicePace:
             self._accepted *= _TRUST_MEMORY / self._predicted
             self._predicted = _TRUST_MEMORY
 
+    def learn_pass(self, record: PassRecord) -> None:
+        """What a pass took. Those that no draft waited for tell something only as long as there
+        is nothing better: they may have run beside the verifier's step."""
+        if not record.is_ahead or self.pass_cost.weight == 0.0:
+            self.pass_cost.observe(record.num_rows, record.ms)
+
     def learn_step(self, num_rows: int, own_rows: int, step_ms: float, queue_ms: float) -> None:
         """A verdict's timing: rows of the step in all, and of this session alone."""
         if step_ms <= 0.0:

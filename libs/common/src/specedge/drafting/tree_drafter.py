@@ -162,7 +162,7 @@ class TreeDrafter:
         )
         if len(nodes) == 0:
             return False
-        self._absorb(nodes, *self._run(nodes), policy.branch)
+        self._absorb(nodes, *self._run(nodes), policy.branch, is_ahead=True)
         self._count(passes_ahead=1)
         return True
 
@@ -246,7 +246,15 @@ class TreeDrafter:
         expansion = self.session.expand(self._growing.tree, nodes)
         return expansion, 1e3 * (self._now_s() - began_s)
 
-    def _absorb(self, nodes: IntArray, expansion: Expansion, ms: float, branch: int) -> None:
+    def _absorb(
+        self,
+        nodes: IntArray,
+        expansion: Expansion,
+        ms: float,
+        branch: int,
+        *,
+        is_ahead: bool = False,
+    ) -> None:
         tree = self._growing.tree
         token, logprob = expansion.token[:, :branch], expansion.logprob[:, :branch]
         if np.isnan(logprob).any():
@@ -254,7 +262,7 @@ class TreeDrafter:
         self._kind = expansion.kind
         accept = self._calibration.accept(logprob, tree.depth[nodes] + 1, self._kind)
         self._growing = add_children(self._growing, nodes, Proposals(token, logprob, accept))
-        self._records.append(PassRecord(len(nodes), ms, accept, tree.depth[nodes]))
+        self._records.append(PassRecord(len(nodes), ms, accept, tree.depth[nodes], is_ahead))
         self._count(nodes_drafted=len(self._growing.tree) - len(tree))
 
     def _restart(self, committed: IntArray) -> None:
