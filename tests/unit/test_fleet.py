@@ -154,11 +154,13 @@ def paced_passes(timing: Timing, *, arrived_s: float = 10.0, now_s: float = 10.0
 
 
 def test_a_round_has_the_passes_that_fit_before_its_draft_is_wanted() -> None:
-    # Of the trip's 90 ms the cloud had 76, so 14 are the network's; 94 - 14 are left: 7.3 passes.
+    # Of the trip's 90 ms the cloud had 76, so 14 are the network's; 94 - 14 are left: 7.3 passes,
+    # less the fifth of one that they vary by.
     timing = Timing(held=2.0, queue=14.0, step=60.0, next=94.0)
 
     assert paced_passes(timing) == 7, "the eighth level is not worth most of a pass"
-    assert paced_passes(timing, now_s=10.040) == 4, "the fourth is worth nearly as much"
+    assert paced_passes(timing, now_s=10.038) == 4, "the fourth is worth nearly as much"
+    assert paced_passes(timing, now_s=10.071) == 1, "there was time for nine tenths of one"
     assert paced_passes(timing, now_s=10.025) == 5
     assert paced_passes(timing, now_s=11.0) == 1
 
@@ -176,6 +178,17 @@ def test_passes_before_the_draft_is_wanted_cost_a_rule_nothing() -> None:
     assert paced is not None
     assert paced.free_passes == 3
     assert (paced.after(2).pass_ms, paced.after(3).pass_ms) == (0.0, 11.0)
+
+
+@pytest.mark.parametrize(("allowed", "passes"), [(None, 4), (10, 4), (2, 2)])
+def test_a_sessions_first_round_does_not_make_its_user_wait_for_many_passes(
+    allowed: int | None, passes: int
+) -> None:
+    decision = Decision(DraftPolicy(depth=16, passes=allowed))
+
+    paced = RoundPacing(PassTime()).paced(decision, 10.0).policy
+
+    assert paced is not None and paced.passes == passes
 
 
 def test_a_round_is_left_as_it_is_when_nobody_says_when_it_is_wanted() -> None:

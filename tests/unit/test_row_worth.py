@@ -6,8 +6,8 @@ import pytest
 
 from specedge.ids import SessionKey
 from specedge.protocol.messages import MAX_NODES, Draft
-from specedge_scheduler.pipeline import PendingDraft
-from specedge_scheduler.policy.row_worth import SESSIONS_KEPT, RowWorth, levels_of
+from specedge_scheduler.pipeline import PendingDraft, levels_of
+from specedge_scheduler.policy.row_worth import GONE_KEPT, RowWorth
 from tests.unit.scheduler_facts import draft, key
 
 A = key("A")
@@ -28,7 +28,7 @@ def learned(accepted: Iterator[int], num_levels: int, rounds: int) -> RowWorth:
     """After so many rounds of one session."""
     worth, base = RowWorth(), 1
     for round_ in range(rounds + 1):
-        worth.note([(A, pending(round_, base, line(num_levels)))], MAX_NODES)
+        worth.note([(A, pending(round_, base, line(num_levels)))], MAX_NODES, {A})
         base += 1 + next(accepted)
     return worth
 
@@ -43,7 +43,7 @@ def fixed_and_rows(fixed_ms: float, row_ms: float):  # type: ignore[no-untyped-d
 
 
 def test_levels_are_counted_from_the_root() -> None:
-    assert levels_of((-1, 0, -1, 1, 2)) == (1, 2, 1, 3, 2)
+    assert levels_of((-1, 0, -1, 1, 2)) == [1, 2, 1, 3, 2]
 
 
 def test_nothing_is_known_before_some_rounds() -> None:
@@ -81,7 +81,7 @@ def test_the_more_time_passes_anyway_the_less_is_cut() -> None:
 def test_a_round_is_worth_its_bonus_and_what_its_levels_yielded() -> None:
     worth = learned(every(0, 2), 2, 400)
 
-    tokens = worth.note([(key("B"), pending(0, 9, line(2)))], MAX_NODES)
+    tokens = worth.note([(key("B"), pending(0, 9, line(2)))], MAX_NODES, {A, key("B")})
 
     assert tokens == pytest.approx(2.0, abs=0.05)  # 1 + 1/2 + 1/2
 
@@ -89,14 +89,25 @@ def test_a_round_is_worth_its_bonus_and_what_its_levels_yielded() -> None:
 def test_a_round_that_was_missed_teaches_nothing() -> None:
     worth = RowWorth()
     for round_ in range(0, 200, 2):  # every other round went elsewhere
-        worth.note([(A, pending(round_, 1 + 3 * round_, line(3)))], MAX_NODES)
+        worth.note([(A, pending(round_, 1 + 3 * round_, line(3)))], MAX_NODES, {A})
 
     assert not worth.is_known
 
 
 def test_sessions_that_are_gone_are_forgotten() -> None:
     worth = RowWorth()
-    for number in range(3 * SESSIONS_KEPT):
-        worth.note([(SessionKey(A.edge, key(number=number).session), pending(0, 1, line(2)))], 8)
+    for number in range(4 * GONE_KEPT):
+        one = SessionKey(A.edge, key(number=number).session)
+        worth.note([(one, pending(0, 1, line(2)))], 8, {one})
 
-    assert len(worth._last) <= SESSIONS_KEPT + 1
+    assert len(worth._last) <= GONE_KEPT + 2
+
+
+def test_sessions_that_live_are_remembered_however_many_they_are() -> None:
+    keys = [SessionKey(A.edge, key(number=number).session) for number in range(4 * GONE_KEPT)]
+    worth = RowWorth()
+    for round_ in range(2):
+        for one in keys:
+            worth.note([(one, pending(round_, 1 + 2 * round_, line(2)))], 8, set(keys))
+
+    assert worth.is_known  # what each one's first round yielded was learned from its second

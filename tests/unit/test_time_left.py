@@ -21,6 +21,7 @@ def test_a_pass_that_is_nearly_over_in_time_is_run_where_its_level_is_worth_the_
 
 def test_deep_drafts_are_not_waited_for() -> None:
     assert passes_worth(9.5, 0.2, tokens) == 9
+    assert passes_worth(12.99, 0.2, tokens) == 12  # 1.3 % more tokens for 0.2 % of a step
 
 
 def test_what_is_wanted_already_gets_a_pass_only_where_that_is_worth_all_of_it() -> None:

@@ -3,6 +3,7 @@ draft is wanted. Until then passes cost nothing, so a round is as deep as that a
 nodes: no more than verifiers try of late."""
 
 from dataclasses import replace
+from typing import Final
 
 from specedge.drafting.controller import Decision
 from specedge.drafting.size_limit import SizeLimit
@@ -10,6 +11,12 @@ from specedge.drafting.time_left import LevelAcceptance, passes_worth
 from specedge.protocol.effects import Committed
 from specedge.tree.token_tree import TokenTree
 from specedge_edge.proactive import TRIP_WEIGHT, MovingMean, PassTime
+
+# Before anything is known of a session: what its user waits for is the first token, and while the
+# prompt is computed there is time for a few passes, not for many.
+FIRST_PASSES: Final = 4
+# Of a pass: they vary by as much, and so does the way.
+PASS_MARGIN: Final = 0.2
 
 
 class RoundPacing:
@@ -20,7 +27,7 @@ class RoundPacing:
         self._network = MovingMean(TRIP_WEIGHT)
         self._size = SizeLimit()
         self._levels = LevelAcceptance()
-        self._step_s = 0.0  # of the last verdict
+        self._step_s = 0.0  # of the last verdict; 0 before the first
         self._due_s: float | None = None  # when the next draft should leave
 
     def observe(self, committed: Committed, now_s: float, sent: TokenTree | None = None) -> None:
@@ -51,7 +58,8 @@ class RoundPacing:
         policy = replace(policy, budget=int(min(policy.budget, self._size.most)))
         left = self._passes_left(now_s)
         if left is None:
-            return replace(decision, policy=policy)
+            passes = policy.passes if self._step_s > 0 else _at_most(policy.passes, FIRST_PASSES)
+            return replace(decision, policy=replace(policy, passes=passes))
         if rule is not None:
             free = replace(rule, free_passes=max(0, int(left)))
             return replace(decision, policy=policy, rule=free)
@@ -62,4 +70,10 @@ class RoundPacing:
 
     def _passes_left(self, now_s: float) -> float | None:
         pass_s = self._pass_time.seconds
-        return None if self._due_s is None or pass_s <= 0 else (self._due_s - now_s) / pass_s
+        if self._due_s is None or pass_s <= 0:
+            return None
+        return (self._due_s - now_s) / pass_s - PASS_MARGIN
+
+
+def _at_most(passes: int | None, most: int) -> int:
+    return most if passes is None else min(passes, most)

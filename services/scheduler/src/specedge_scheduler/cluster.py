@@ -229,7 +229,7 @@ class Cluster:
         else:
             verifier = self.verifiers[session.verifier]
             verifier.waiting[session.key] = pending
-            if pending.is_hosted or pending.arrived_s >= verifier.deaf_until_s:
+            if pending.is_hosted or verifier.hears(pending.arrived_s):
                 self.changed.add(session.verifier)
 
     def _put_back(self, batch: SentBatch) -> int:

@@ -5,6 +5,7 @@ on its way, there and back, is one figure, ``trip_s``, and clocks are never comp
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -26,6 +27,7 @@ class PendingDraft:
     num_rows   rows it adds to a step: the root, what is appended, what is drafted
     context    KV rows that its step attends over
     is_hosted  whether it is a grant, which goes on at the verifier by itself
+    levels     of each node, how many levels it is below the root
     """
 
     draft: Draft
@@ -34,6 +36,7 @@ class PendingDraft:
     num_rows: int = field(init=False)
     context: int = field(init=False)
     is_hosted: bool = field(init=False)
+    levels: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
         draft = self.draft  # its sizes are asked for often
@@ -41,11 +44,20 @@ class PendingDraft:
         object.__setattr__(self, "num_rows", num_rows)
         object.__setattr__(self, "context", draft.base + num_rows)
         object.__setattr__(self, "is_hosted", draft.run > 0)
+        object.__setattr__(self, "levels", levels_of(draft.parent))
 
     @property
     def order(self) -> tuple[int, int]:
         """Newest wins: the round, then the try."""
         return self.draft.round, self.draft.try_
+
+
+def levels_of(parents: Sequence[int]) -> list[int]:
+    """Of each node, how many levels it is below the root; parents as in ``Draft``."""
+    levels: list[int] = []
+    for parent in parents:
+        levels.append(1 if parent < 0 else levels[parent] + 1)
+    return levels
 
 
 @dataclass(slots=True, eq=False)

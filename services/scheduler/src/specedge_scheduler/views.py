@@ -115,8 +115,8 @@ class Usual:
 class Verifier:
     """A live verifier: its last report, the batches it was sent, the sessions that live there and
     those of their rounds that wait here, oldest first. ``deaf_until_s``: edges' rounds that come
-    before then are news to nobody, unless the verifier itself is heard of. ``ahead``: whose rounds
-    it has that no batch brought."""
+    before then are news to nobody while fewer than ``deaf_below`` wait, unless the verifier itself
+    is heard of. ``ahead``: whose rounds it has that no batch brought."""
 
     name: VerifierId
     stat: Stat
@@ -128,6 +128,7 @@ class Verifier:
     sessions: dict[SessionKey, Session] = field(default_factory=dict)
     waiting: dict[SessionKey, PendingDraft] = field(default_factory=dict)
     deaf_until_s: float = -math.inf
+    deaf_below: int = 0
     ahead: tuple[SessionKey, ...] = ()
 
     @property
@@ -144,6 +145,10 @@ class Verifier:
     def silent_s(self) -> float:
         """From when on it is taken for dead, if nothing more is heard."""
         return self.seen_s + self.gaps.patience_s
+
+    def hears(self, arrived_s: float) -> bool:
+        """Whether a round that came then, and waits now, is news."""
+        return arrived_s >= self.deaf_until_s or len(self.waiting) >= self.deaf_below
 
     def is_silent(self, now_s: float) -> bool:
         """Whether it is taken for dead."""

@@ -12,6 +12,8 @@ from specedge.pairs import tokens_per_round
 MEMORY: Final = 64.0  # levels that what is known of their acceptance is made of
 PRIOR_ACCEPTED: Final = 5.6
 PRIOR_TRIED: Final = 8.0
+# A level that adds less to a round is never waited for: the moment that is told errs by as much.
+LEAST_GAIN: Final = 0.03
 
 
 class LevelAcceptance:
@@ -39,4 +41,4 @@ def passes_worth(left: float, pass_share: float, tokens: Callable[[int], float])
     in_time = max(0, int(left))
     gain = tokens(in_time + 1) / tokens(in_time) - 1.0
     late_share = (in_time + 1 - max(0.0, left)) * pass_share
-    return in_time + 1 if gain > late_share else in_time
+    return in_time + 1 if gain > max(late_share, LEAST_GAIN) else in_time

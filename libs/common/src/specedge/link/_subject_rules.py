@@ -32,7 +32,7 @@ def matches(pattern: str, subject: str) -> bool:
     return len(wanted) == len(tokens)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _check_known(subject: str, wildcards: bool) -> None:
     tokens = subject.split(".")
     if len(subject) > MAX_SUBJECT_LEN:

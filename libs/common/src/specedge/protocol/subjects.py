@@ -29,7 +29,7 @@ ALL_UP: Final = "se.up.>"
 ALL_VERIFIERS: Final = "se.ver.>"
 ALL_SCHEDULERS: Final = "se.sch.>"
 DEFAULT_GROUP: Final = GroupId("main")
-SUBJECTS_KNOWN: Final = 4096  # a session's drafts all come on one subject
+SUBJECTS_KNOWN: Final = 1024  # a session's drafts all come on one subject
 
 
 class Up(StrEnum):

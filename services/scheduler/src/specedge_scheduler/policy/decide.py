@@ -189,7 +189,8 @@ class SchedulerPolicy:
             plan = self._dispatches[verifier.name].plan(verifier, now_s)
             if not plan.rounds:
                 self._wake_at(verifier.name, plan.wake_s)
-                verifier.deaf_until_s = plan.wake_s if plan.is_deaf else -math.inf
+                verifier.deaf_until_s = plan.wake_s
+                verifier.deaf_below = plan.deaf_below
                 break
             effects.append(self._send_batch(verifier, plan, now_s))
         self.cluster.changed.discard(verifier.name)

@@ -29,8 +29,8 @@ class Plan(NamedTuple):
     wake_s  when to ask again even if nothing happens
     nodes   how many nodes of each go
     next_s  per edge's round: from the step's end until its next draft is wanted; 0: at once
-    is_deaf whether edges' rounds that come before ``wake_s`` change nothing of this: then it is not
-            asked for each of them
+    deaf_below  while fewer rounds wait, those that come before ``wake_s`` change nothing of this:
+            it is not asked for each of them
     """
 
     rounds: Rounds = ()
@@ -38,7 +38,7 @@ class Plan(NamedTuple):
     wake_s: float = math.inf
     nodes: int = MAX_NODES
     next_s: Mapping[SessionKey, float] | None = None
-    is_deaf: bool = False
+    deaf_below: int = 0
 
 
 class Dispatch(Protocol):

@@ -14,7 +14,7 @@ from typing import Final
 from specedge.ids import EdgeId, SessionKey
 from specedge.protocol.messages import MAX_NODES
 from specedge_scheduler.pipeline import PendingDraft
-from specedge_scheduler.policy.batching import BatchPlanner, BatchRoom, node_cap
+from specedge_scheduler.policy.batching import UNBOUNDED, BatchPlanner, BatchRoom, node_cap
 from specedge_scheduler.policy.dispatch import Plan, Rounds, hosted_rounds, room_of
 from specedge_scheduler.policy.pace import places_in
 from specedge_scheduler.policy.prospects import (
@@ -30,6 +30,9 @@ from specedge_scheduler.policy.types import SchedulerLimits
 from specedge_scheduler.views import Session, Verifier
 
 EARLY_SHARE: Final = 0.15  # of a step before its end, a full batch goes: nothing is lost by it
+# Batches: what rows are worth changes slowly, and takes a while to find. Odd, since often two groups
+# of sessions alternate.
+CAP_EVERY: Final = 3
 
 
 class JustInTimeDispatch:
@@ -40,7 +43,9 @@ class JustInTimeDispatch:
         self._planner = BatchPlanner()
         self._worth = RowWorth()
         self._trials = Trials()
-        self._cap = MAX_NODES  # of the last batch
+        self._cap = MAX_NODES  # where rows are dear
+        self._num_capped = 0  # batches
+        self._capped_nodes = 0  # of the longest draft that the cap was found for
         self._held_since_s: float | None = None  # first decision to hold, while nothing runs
 
     def plan(self, verifier: Verifier, now_s: float) -> Plan:
@@ -59,9 +64,9 @@ class JustInTimeDispatch:
             return self._hold_or_go(verifier, room, now_s, max(now_s, stage_s))
         early_s = stage_s - EARLY_SHARE * (pipeline.ends_s - pipeline.began_s)
         if now_s < early_s:
-            return Plan(reason="early", wake_s=early_s, is_deaf=True)
+            return Plan(reason="early", wake_s=early_s, deaf_below=UNBOUNDED)
         if not _is_full(verifier, room):
-            return Plan(reason="early", wake_s=stage_s)
+            return Plan(reason="early", wake_s=stage_s, deaf_below=_fewest_to_fill(verifier, room))
         return self._go(verifier, room, "full", now_s)
 
     def _top_up(self, verifier: Verifier, room: BatchRoom, rounds: int, rows: int) -> Plan:
@@ -70,7 +75,7 @@ class JustInTimeDispatch:
         if left.is_none:
             return Plan(reason="full")
         chosen = tuple(self._planner.plan(verifier.waiting, left, at_least_one=False))
-        self._worth.note(chosen, self._cap)
+        self._worth.note(chosen, self._cap, verifier.sessions)
         next_s = self._next_s(verifier, left, chosen)
         return Plan(chosen, "topped_up", nodes=self._cap, next_s=next_s)
 
@@ -81,13 +86,14 @@ class JustInTimeDispatch:
             return self._go(verifier, room, "full", now_s)
         places = min(room.sessions, places_in(verifier, room))
         forecast = Forecast(verifier, outlook(verifier, now_s, places), room, start_s)
-        hold_s = forecast.hold_until_s(self._is_saturated(verifier, room))
+        hold = forecast.hold(self._is_saturated(verifier, room))
         if (
-            hold_s is not None
-            and hold_s > now_s + SAME_MOMENT_S
+            hold is not None
+            and hold.until_s > now_s + SAME_MOMENT_S
             and self._may_hold(verifier, now_s)
         ):
-            return Plan(reason="held", wake_s=hold_s)
+            num_wanted = len(verifier.waiting) + hold.num_awaited
+            return Plan(reason="held", wake_s=hold.until_s, deaf_below=num_wanted)
         num_first = forecast.split() if verifier.pipeline.ends_s is None else None
         if num_first is not None:
             return self._go(verifier, _smaller(room, num_first), "split", now_s)
@@ -122,21 +128,26 @@ class JustInTimeDispatch:
         cap = self._node_cap(verifier, room)
         room = BatchRoom(room.rows, room.sessions, room.context, cap)
         chosen = tuple(self._planner.plan(verifier.waiting, room))
-        self._trials.note(self._worth.note(chosen, cap), len(verifier.sessions), now_s)
+        tokens = self._worth.note(chosen, cap, verifier.sessions)
+        self._trials.note(tokens, len(verifier.sessions), now_s)
         return Plan(chosen, reason, nodes=cap, next_s=self._next_s(verifier, room, chosen))
 
     def _node_cap(self, verifier: Verifier, room: BatchRoom) -> int:
         """More wait than fit: drafts are cut rather than left for the step after. Where rows are
         dear, they are cut to what pays."""
         waiting = list(verifier.waiting.values())[: room.sessions]
-        self._cap = MAX_NODES
         if self._worth.is_known:
-            self._cap = self._dear_cap(verifier, room, waiting)
+            most_nodes = max(len(one.draft.token) for one in waiting)
+            if self._num_capped % CAP_EVERY == 0 or most_nodes > self._capped_nodes:
+                self._cap = self._dear_cap(verifier, room, waiting)
+                self._capped_nodes = most_nodes
+            self._num_capped += 1
         return min(self._cap, node_cap(waiting, BatchRoom(room.rows)))
 
     def _dear_cap(
         self, verifier: Verifier, room: BatchRoom, waiting: Sequence[PendingDraft]
     ) -> int:
+        self._cap = MAX_NODES  # it is of whole drafts
         estimator = verifier.estimator
         context = sum(one.context for one in waiting)
         rest_s = 0.0 if self._is_saturated(verifier, room) else verifier.usual.turnaround_s
@@ -203,6 +214,14 @@ def _is_full(verifier: Verifier, room: BatchRoom) -> bool:
     shares = places_of(verifier.sessions.values(), places)
     fair = sum(1 if num == 1 else min(num, shares[edge][0]) for edge, num in of_edge.items())
     return fair >= places
+
+
+def _fewest_to_fill(verifier: Verifier, room: BatchRoom) -> int:
+    """With fewer rounds than that it is not full, however large they are."""
+    limits, num = verifier.stat.limits, len(verifier.waiting)
+    rows = sum(one.num_rows for one in verifier.waiting.values())
+    num_largest = (room.rows - rows) // (1 + limits.nodes + limits.append)
+    return num + max(1, min(room.sessions - num, num_largest))
 
 
 def _smaller(room: BatchRoom, sessions: int) -> BatchRoom:

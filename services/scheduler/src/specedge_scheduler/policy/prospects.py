@@ -82,6 +82,13 @@ def _places_left(verifier: Verifier, places: int) -> dict[EdgeId, int] | None:
     return {edge: 1 if num == 1 else int(shares[edge][0]) for edge, num in of_edge.items()}
 
 
+class Hold(NamedTuple):
+    """Rounds wait for so many more, which should be here by then."""
+
+    until_s: float
+    num_awaited: int
+
+
 class Forecast:
     """Weighs what could be done with one outlook, on one verifier, from ``start_s``: when a step
     could begin at the earliest."""
@@ -105,8 +112,8 @@ class Forecast:
         usual_rows = max(1.0, self._rows[num] / max(1, num))
         return max(1, min(self._room.sessions, int(self._room.rows / usual_rows)))
 
-    def hold_until_s(self, is_saturated: bool) -> float | None:
-        """Until when the rounds that are here wait for more; None: they had better go.
+    def hold(self, is_saturated: bool) -> Hold | None:
+        """For whom the rounds that are here wait; None: they had better go.
 
         Where the verifier's time is what lacks, what counts is tokens per second of it; where it
         is not, what rounds wait in all.
@@ -114,14 +121,14 @@ class Forecast:
         here, places = self._num_here, self.places
         longest_s = HOLD_SHARE * self._step_s(0, here)
         worth = self._rate if is_saturated else self._saved_s
-        best, best_s = worth(here) * LEAST_GAIN, None
+        best, best_hold = worth(here) * LEAST_GAIN, None
         for num_first in range(here + 1, min(places, len(self._at_s), here + LOOK_AHEAD) + 1):
             at_s = self._at_s[num_first - 1]
             if at_s - self._start_s > longest_s:
                 break
             if (found := worth(num_first)) > best:
-                best, best_s = found, at_s
-        return best_s
+                best, best_hold = found, Hold(at_s, num_first - here)
+        return best_hold
 
     def _saved_s(self, num_first: int) -> float:
         """Seconds of waiting that rounds are saved in all, if the next step waits for the first

@@ -6,7 +6,6 @@ is not what edges promise, but what their rounds yielded, level by level.
 """
 
 from collections.abc import Callable, Collection, Iterable
-from functools import lru_cache
 from itertools import accumulate
 from typing import Final
 
@@ -21,8 +20,7 @@ SETTLED_ROUNDS: Final = 32  # at the first level, before anything is cut
 LEAST_NODES: Final = 4  # of a draft, that go however dear rows are
 MOST_LEVELS: Final = 32  # told apart
 SIZES_TRIED: Final = 12
-SESSIONS_KEPT: Final = 1024
-SHAPES_KEPT: Final = 4096  # a draft is looked at each time its batch is thought about
+GONE_KEPT: Final = 64  # sessions that are gone, before they are looked for
 
 # Milliseconds of a step with so many rows of these rounds.
 StepOfRows = Callable[[int], float]
@@ -42,11 +40,17 @@ class RowWorth:
         """Whether enough was seen to cut by."""
         return bool(self._seen) and self._seen[0] >= SETTLED_ROUNDS
 
-    def note(self, rounds: Iterable[tuple[SessionKey, PendingDraft]], max_nodes: int) -> float:
+    def note(
+        self,
+        rounds: Iterable[tuple[SessionKey, PendingDraft]],
+        max_nodes: int,
+        living: Collection[SessionKey],
+    ) -> float:
         """These go now, with at most so many nodes each; what they start from tells what their
-        sessions' last rounds yielded. How many tokens they are worth together."""
-        if len(self._last) > SESSIONS_KEPT:
-            self._last.clear()
+        sessions' last rounds yielded. ``living`` are all sessions there are. How many tokens the
+        rounds are worth together."""
+        if len(self._last) > len(living) + GONE_KEPT:
+            self._last = {key: last for key, last in self._last.items() if key in living}
         worth = list(accumulate(self._reach()))
         tokens = 0.0
         for key, pending in rounds:
@@ -55,7 +59,7 @@ class RowWorth:
             last = self._last.get(key)
             if last is not None and last[0] == draft.round - 1:
                 self._learn(committed - last[1] - 1, last[2])
-            num_levels = max(levels_of(draft.parent[:max_nodes]), default=0)
+            num_levels = max(pending.levels[:max_nodes], default=0)
             self._last[key] = draft.round, committed, num_levels
             tokens += worth[min(num_levels, MOST_LEVELS)]
         return tokens
@@ -86,7 +90,7 @@ class RowWorth:
         size = max((len(pending.draft.token) for pending in rounds), default=0)
         gains, counts = [0.0] * size, [0] * size
         for pending in rounds:
-            levels = levels_of(pending.draft.parent)
+            levels = pending.levels
             num_at = [0] * (len(levels) + 2)
             for level in levels:
                 num_at[level] += 1
@@ -116,12 +120,3 @@ class RowWorth:
             self._seen[level] = kept * self._seen[level] + 1.0
             is_right = level < num_accepted
             self._right[level] = kept * self._right[level] + (1.0 if is_right else 0.0)
-
-
-@lru_cache(maxsize=SHAPES_KEPT)
-def levels_of(parents: tuple[int, ...]) -> tuple[int, ...]:
-    """Of each node, how many levels it is below the root; parents as in ``Draft``."""
-    levels: list[int] = []
-    for parent in parents:
-        levels.append(1 if parent < 0 else levels[parent] + 1)
-    return tuple(levels)
