@@ -30,8 +30,8 @@ from specedge_scheduler.policy.types import SchedulerLimits
 from specedge_scheduler.views import Session, Verifier
 
 EARLY_SHARE: Final = 0.15  # of a step before its end, a full batch goes: nothing is lost by it
-# Batches: what rows are worth changes slowly, and takes a while to find. Odd, since often two groups
-# of sessions alternate.
+# Batches: what rows are worth changes slowly, and takes a while to find. Odd, since often two
+# groups of sessions alternate.
 CAP_EVERY: Final = 3
 
 
