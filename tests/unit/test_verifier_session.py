@@ -620,7 +620,7 @@ def test_a_context_that_stopped_coming_shows_no_progress() -> None:
 
     progress = reply_in(bench.on(TimerDue(), 0.25), Progress)
     assert progress.progress == (3, 10)
-    assert bench.session._timer_at_s is None
+    assert bench.session._timer.set_at_s is None
 
 
 def test_progress_names_the_draft_that_waits_for_its_context() -> None:

@@ -1,7 +1,7 @@
 """Between the link and the policy: messages become events, effects become messages.
 
-Owns the policy and its cluster state; nobody else touches them. Decides nothing. Subscription
-handlers decode and put events into one bounded inbox; one task takes out all that are there, tells
+Owns the policy and its cluster state; nobody else touches them. Decides nothing. What is heard
+becomes events (``inbound``) in one bounded inbox; one task takes out all that are there, tells
 the policy, and performs what it asks for, so everything happens in one order, and what arrived
 together is decided and sent together.
 """
@@ -11,46 +11,28 @@ import math
 from time import thread_time
 from typing import Final, assert_never
 
-import orjson
 import structlog
 
 from specedge.clock import Cancellable, Timers
 from specedge.errors import InvalidRequest, RetryableError
-from specedge.ids import SchedulerId, SessionKey
+from specedge.ids import SchedulerId
 from specedge.link.base import Link, Message, Subscription
 from specedge.protocol import subjects
-from specedge.protocol.codec import VersionRefused, decode, decode_context_header, encode
-from specedge.protocol.messages import (
-    Ahead,
-    Draft,
-    Ending,
-    OpenRequest,
-    Reason,
-    Refused,
-    Rejected,
-    SchedulerStat,
-    Stat,
-)
-from specedge.protocol.subjects import Up, Work
+from specedge.protocol.codec import encode
+from specedge.protocol.messages import SchedulerStat
+from specedge.protocol.subjects import Work
 from specedge.service.spans import NO_SPANS, SpanRing
+from specedge_scheduler.inbound import event_of_edge, event_of_verifier
 from specedge_scheduler.metrics import SchedulerMetrics
 from specedge_scheduler.policy.decide import SchedulerPolicy
 from specedge_scheduler.policy.types import (
-    AheadArrived,
     AnswerOpen,
     AnswerSession,
-    BadMessageArrived,
-    ByeArrived,
-    ContextArrived,
-    DraftArrived,
     Effect,
-    EndingArrived,
     Event,
     Forward,
     LoopStalled,
-    OpenAsked,
     SendBatch,
-    StatArrived,
     TurnEnded,
     VerifierFound,
     VerifierLost,
@@ -58,8 +40,6 @@ from specedge_scheduler.policy.types import (
 
 INBOX_EVENTS: Final = 65_536  # beyond it the newest is dropped and counted: its sender repeats it
 STAT_PERIOD_S: Final = 1.0
-MAX_MESSAGE_CHARS: Final = 1000
-MAX_FIELD_CHARS: Final = 100
 TURN_ENDED: Final = TurnEnded()
 
 _log = structlog.get_logger("specedge.scheduler")
@@ -157,46 +137,14 @@ class Driver:
         self._awake.set()
 
     def _on_verifier(self, message: Message) -> None:
-        address = subjects.parse_verifier(message.subject)
-        if address is None:
-            self._metrics.dropped.labels("unknown_subject").inc()
-            return
-        verifier, kind = address
-        if kind == "bye":
-            self._tell(ByeArrived(verifier))
-            return
-        try:
-            self._tell(StatArrived(verifier, decode(Stat, message.payload)))
-        except InvalidRequest as error:
-            self._metrics.dropped.labels("bad_stat").inc()
-            _log.warning("stat_refused", verifier=verifier, reason=str(error))
+        event = event_of_verifier(message, self._metrics)
+        if event is not None:
+            self._tell(event)
 
     def _on_edge(self, message: Message) -> None:
-        address = subjects.parse_up(message.subject)
-        if address is None or address.kind is Up.RENEW:
-            self._metrics.dropped.labels("unknown_subject").inc()
-            return
-        key, payload = address.key, message.payload
-        if address.kind is Up.OPEN:
-            self._on_open(key, message)
-            return
-        try:
-            self._tell(_edge_event(address.kind, key, payload))
-        except InvalidRequest as error:
-            is_hint = address.kind is Up.AHEAD  # nobody waits for an answer to it
-            answer = None if is_hint else AnswerSession(key, _rejection(payload, error))
-            self._tell(BadMessageArrived(key, answer))
-
-    def _on_open(self, key: SessionKey, message: Message) -> None:
-        if message.reply is None or not subjects.is_own_inbox(key.edge, message.reply):
-            self._metrics.dropped.labels("foreign_inbox").inc()
-            self._tell(BadMessageArrived(key))
-            return
-        try:
-            self._tell(OpenAsked(key, decode(OpenRequest, message.payload), message.reply))
-        except InvalidRequest as error:
-            refused = Refused(refused=_reason(error), message=str(error), field=error.field)
-            self._tell(BadMessageArrived(key, AnswerOpen(message.reply, refused)))
+        event = event_of_edge(message, self._metrics)
+        if event is not None:
+            self._tell(event)
 
     # ------------------------------------------------------------ out
 
@@ -281,45 +229,3 @@ def _log_lost(lost: VerifierLost) -> None:
     is_planned = lost.why in ("draining", "bye")
     log = _log.info if is_planned else _log.warning
     log("verifier_lost", verifier=lost.verifier, why=lost.why, rounds_requeued=lost.num_requeued)
-
-
-def _edge_event(kind: Up, key: SessionKey, payload: bytes) -> Event:
-    """What an edge published, validated. Raises InvalidRequest."""
-    if kind is Up.DRAFT:
-        return DraftArrived(key, decode(Draft, payload))
-    if kind is Up.AHEAD:
-        return AheadArrived(key, decode(Ahead, payload), payload)
-    if kind is Up.CONTEXT:
-        return ContextArrived(key, decode_context_header(payload), payload)
-    decode(Ending, payload)
-    return EndingArrived(key, "cancel" if kind is Up.CANCEL else "close", payload)
-
-
-def _rejection(payload: bytes, error: InvalidRequest) -> Rejected:
-    """Names the round as far as the bytes tell it, so that the edge knows which one to give up."""
-    round_, try_ = _loose_round(payload)
-    return Rejected(
-        round=round_,
-        try_=try_,
-        rejected=_reason(error),
-        message=str(error)[:MAX_MESSAGE_CHARS],
-        field=error.field[:MAX_FIELD_CHARS],
-    )
-
-
-def _reason(error: InvalidRequest) -> Reason:
-    return Reason.VERSION if isinstance(error, VersionRefused) else Reason.INVALID
-
-
-def _loose_round(payload: bytes) -> tuple[int, int]:
-    try:
-        fields = orjson.loads(payload.split(b"\n", 1)[0])
-    except orjson.JSONDecodeError:
-        return 0, 0
-    if not isinstance(fields, dict):
-        return 0, 0
-    return _count(fields.get("round")), _count(fields.get("try"))
-
-
-def _count(value: object) -> int:
-    return value if type(value) is int and 0 <= value < 2**31 else 0

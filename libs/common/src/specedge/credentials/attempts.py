@@ -51,6 +51,7 @@ _NOBODY_SAYS: Final = (
     "$SYS.REQ.SERVER.PING", "$SYS.REQ.USER.INFO", "$SYS.REQ.CLAIMS.UPDATE",
     "$SRV.PING", "_INBOX.x.y", "_R_.x", "se.sch.somebody-else.stat", "se.ver.somebody-else.stat",
     f"se.up.{STRANGER}.open.{SESSION}", f"se.up.{STRANGER}.draft.main.{SESSION}",
+    f"se.up.{STRANGER}.ahead.main.{SESSION}",
     f"se.up.*.open.{SESSION}", "se.up.>",
 )  # fmt: skip
 _ONLY_SCHEDULERS_SAY: Final = (
@@ -85,6 +86,7 @@ def _edge_may(key: str) -> tuple[Attempt, ...]:
             f"se.up.{key}.open.{SESSION}",
             f"se.up.{key}.ctx.main.{SESSION}",
             f"se.up.{key}.draft.main.{SESSION}",
+            f"se.up.{key}.ahead.main.{SESSION}",
             f"se.up.{key}.cancel.{SESSION}",
             f"se.up.{key}.close.{SESSION}",
             f"se.up.{key}.renew",

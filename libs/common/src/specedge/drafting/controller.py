@@ -5,21 +5,18 @@ together. Pure and synchronous: no clock, no torch, no loop; times come in as va
 thread for a pace and all its controllers; what crosses to the thread that drafts is frozen.
 """
 
-import math
 from dataclasses import dataclass, replace
 from typing import Final
 
 from specedge.drafting.averages import Yield
 from specedge.drafting.forecast import Forecast, RoundCosts, forecast
 from specedge.drafting.growth_rule import GrowthRule, PassRecord
+from specedge.drafting.hosted_switch import HostedSwitch
 from specedge.drafting.pace import SESSION_SAMPLES, DevicePace, doubt
 from specedge.params import DraftPolicy
 
 # Of a device of which nothing is known.
 FIRST_ROUND: Final = DraftPolicy(depth=3, budget=8)
-# The other way of working must be better by so much. Near a tie it does not matter which one runs,
-# and changing costs part of a round trip.
-HYSTERESIS: Final = 1.02
 
 _MEMORY: Final = 64.0  # rounds of a session: its text is easier and harder in turn
 _USUAL_ROUNDS: Final = 24.0  # of its own, that what all sessions yielded is worth to a session
@@ -27,17 +24,10 @@ _FORECAST_ROUNDS: Final = 8.0  # that a forecast is worth where little was seen
 _RETURN: Final = 3.0  # rounds of its past that count when a session drafts again
 _SETTLED: Final = 8.0  # rounds after which outliers are told from news
 _FORECAST_EVERY: Final = 8  # rounds, or half as many grants
-_TOKENS_OF_A_ROUND: Final = 2.0  # roughly
 _OUTLIER: Final = 4.0  # times the usual
-_SETTLE: Final = 12  # verdicts after a change
 _DEEPER_EVERY: Final = 24  # rounds between two that go a level deeper than is worth it
 _WIDER_EVERY: Final = 10  # rounds between two that send more nodes than any before
-_BEFORE_TRIALS: Final = 2  # rounds of drafting
 _AGAIN_EVERY: Final = 6  # rounds, where lately no tree was worth while at all
-_TRIAL_TOKENS: Final = 12  # hosted
-_TRIAL_ROUNDS: Final = 4  # drafted
-_TRY_EVERY_TOKENS: Final = 96  # of all sessions of a drafter
-_GRANT_ROUND_TRIPS: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,13 +98,11 @@ class DraftController:
     def __init__(self, pace: DevicePace, bounds: DraftPolicy, grant_tokens: int) -> None:
         self._pace = pace
         self._bounds = bounds
-        self._grant_tokens = grant_tokens
+        self._switch = HostedSwitch(pace, grant_tokens)
         self._children = pace.children.newest(SESSION_SAMPLES)
         self._seen = Yield.over(_MEMORY)
         self._forecast = Forecast(1.0, 0.0, 0, 0.0)
         self._forecast_age = _FORECAST_EVERY  # rounds
-        self._is_hosted = False
-        self._num_settling = 0  # verdicts until the way of working may change again
         self._num_rounds = 0
         self._num_levels = 0
         self._is_warm = False  # whether a drafted round was answered since the last change
@@ -170,8 +158,7 @@ class DraftController:
         elif outcome.gap_ms is not None:
             # No way there and back: what ``rate`` adds for it was spared.
             self._learn_yield(outcome, outcome.gap_ms - pace.network_ms.mean)
-        self._num_settling -= 1
-        pace.experiments_after_tokens -= 1 + outcome.num_accepted
+        self._switch.note_verdict(1 + outcome.num_accepted)
 
     def observe_hosted(self, outcome: HostedOutcome) -> None:
         """A verdict came under a grant."""
@@ -182,8 +169,7 @@ class DraftController:
             ratio = outcome.elapsed_ms / outcome.num_tokens / usual_ms
             pace.hosted_ratio.add(ratio, share=outcome.num_tokens)
             pace.allowance.earn(outcome.elapsed_ms)
-        self._num_settling -= 1
-        pace.experiments_after_tokens -= outcome.num_tokens
+        self._switch.note_verdict(outcome.num_tokens)
 
     def _learn_time(self, outcome: RoundOutcome, round_trip_ms: float) -> None:
         pace = self._pace
@@ -213,72 +199,26 @@ class DraftController:
 
     def _choose_run(self, max_grant: int) -> int:
         """Tokens to grant; 0: draft."""
-        if max_grant == 0:
-            self._is_hosted = False
-            return 0
-        if self._num_settling > 0:
-            return self._grant(max_grant) if self._is_hosted else 0
-        drafted_ms, hosted_ms = 1.0 / self.rate, self._pace.hosted_ms()
-        if self._is_hosted:
-            return self._stay_hosted(drafted_ms, hosted_ms, max_grant)
-        return self._stay_drafted(drafted_ms, hosted_ms, max_grant)
+        was_hosted = self._switch.is_hosted
+        run = self._switch.choose_run(self.rate, max_grant)
+        if max_grant > 0 and self._switch.is_hosted != was_hosted:
+            self._forecast_age = _FORECAST_EVERY
+            if was_hosted:
+                self._begin_drafting()
+        return run
 
-    def _stay_drafted(self, drafted_ms: float, hosted_ms: float, max_grant: int) -> int:
-        """Unless it is the other's turn: tokens to grant, or 0. Drafting is given the benefit of
-        the doubt while few rounds were measured: the way back from a mistake is slow."""
-        hopeful_ms = drafted_ms * (1.0 - doubt(self._pace.num_rounds))
-        if hosted_ms * HYSTERESIS < hopeful_ms:
-            self._change(_SETTLE)
-            return self._grant(max_grant)
-        loss_ms = _TRIAL_TOKENS * (hosted_ms - drafted_ms) + self._pace.network_ms.mean
-        if self._pace.hosted_ratio.weight == 0.0:
-            loss_ms = 0.0  # nobody knows: once in the life of an edge it is tried
-        if self._pace.num_rounds >= _BEFORE_TRIALS and self._may_try(loss_ms):
-            self._change(_TRIAL_TOKENS // 2)
-            return min(max_grant, _TRIAL_TOKENS)
-        return 0
-
-    def _stay_hosted(self, drafted_ms: float, hosted_ms: float, max_grant: int) -> int:
-        """Unless it is the other's turn: tokens to grant, or 0."""
-        if drafted_ms * HYSTERESIS < hosted_ms:
-            self._change(_SETTLE)
-            return 0
-        loss_ms = _TRIAL_ROUNDS * _TOKENS_OF_A_ROUND * (drafted_ms - hosted_ms)
-        if self._may_try(loss_ms + self._pace.network_ms.mean):
-            self._change(_TRIAL_ROUNDS)
-            return 0
-        return self._grant(max_grant)
-
-    def _may_try(self, loss_ms: float) -> bool:
-        """Whether the other way of working may be tried, which is expected to lose so much."""
-        pace = self._pace
-        if pace.experiments_after_tokens > 0 or not pace.allowance.try_spend(loss_ms):
-            return False
-        pace.experiments_after_tokens = _TRY_EVERY_TOKENS
-        return True
-
-    def _change(self, num_settling: int) -> None:
-        self._is_hosted = not self._is_hosted
-        self._num_settling = num_settling
-        self._forecast_age = _FORECAST_EVERY
-        if not self._is_hosted:
-            # What is found now counts for more than what was known when drafting was left.
-            self._seen.fade(_RETURN)
-            self._pace.usual.fade(_USUAL_ROUNDS)
-            self._pace.network_ms.fade(1.0)
-            self._is_warm = False
-
-    def _grant(self, max_grant: int) -> int:
-        """So much that its renewal, at half, arrives before it is used up."""
-        per_token_ms = max(self._pace.hosted_ms(), 1e-3)
-        needed = math.ceil(_GRANT_ROUND_TRIPS * self._pace.network_ms.mean / per_token_ms)
-        return min(max_grant, max(self._grant_tokens, needed))
+    def _begin_drafting(self) -> None:
+        """What is found now counts for more than what was known when drafting was left."""
+        self._seen.fade(_RETURN)
+        self._pace.usual.fade(_USUAL_ROUNDS)
+        self._pace.network_ms.fade(1.0)
+        self._is_warm = False
 
     # ------------------------------------------------------------ the rule of a round
 
     def _look_ahead(self, bounds: DraftPolicy) -> None:
         """Forecast anew, now and then: costs and text change slowly."""
-        self._forecast_age += 2 if self._is_hosted else 1
+        self._forecast_age += 2 if self._switch.is_hosted else 1
         if self._forecast_age < _FORECAST_EVERY:
             return
         self._forecast_age = 0

@@ -21,6 +21,7 @@ import numpy as np
 
 from specedge.errors import ProtocolViolation
 from specedge.ids import SessionKey
+from specedge.protocol.answered_rounds import AnsweredRounds
 from specedge.protocol.context_intake import ContextIntake
 from specedge.protocol.effects import (
     AheadArrived,
@@ -30,7 +31,6 @@ from specedge.protocol.effects import (
     Gone,
     KeepRows,
     Reply,
-    SetTimer,
     SlotDenied,
     SlotGiven,
     SlotTaken,
@@ -45,6 +45,7 @@ from specedge.protocol.effects import (
     Withdraw,
     WorkArrived,
 )
+from specedge.protocol.grant_line import GrantLine
 from specedge.protocol.messages import (
     Ahead,
     BatchItem,
@@ -55,6 +56,7 @@ from specedge.protocol.messages import (
     Reason,
     SessionParams,
 )
+from specedge.protocol.progress_timer import ProgressTimer, is_up
 from specedge.protocol.token_log import TokenLog, num_common
 from specedge.protocol.verdicts import Outcome, decide, verdict_of
 from specedge.protocol.verifier_job import (
@@ -77,7 +79,6 @@ from specedge.protocol.work_checks import (
 )
 from specedge.tree.token_tree import IntArray, TokenTree
 
-_SAME_MOMENT_S = 1e-3  # event loops fire timers early by up to their clock's resolution
 _OVER = (VerifierState.ENDING, VerifierState.GONE)
 
 
@@ -118,11 +119,9 @@ class VerifierSession:
         self._job: Job | None = None
         self._step: WantedStep | None = None
         self._asked: tuple[int, int] | None = None  # newest (round, try) that the edge named
-        self._line: dict[int, int] = {}  # rounds of the running grant → base each starts from
-        self._last: Answered | None = None
-        self._before_last: Answered | None = None  # if the edge may not have seen it when it knows
-        self._progress_at_s: float | None = None
-        self._timer_at_s: float | None = None
+        self._line = GrantLine()
+        self._answered = AnsweredRounds()
+        self._timer = ProgressTimer(self._config.progress_s)
 
     # ------------------------------------------------------------ what others may read
 
@@ -176,7 +175,7 @@ class VerifierSession:
     @property
     def last_round(self) -> int:
         """The last answered round; -1: none."""
-        return -1 if self._last is None else self._last.verdict.round
+        return self._answered.last_round
 
     # ------------------------------------------------------------ events
 
@@ -264,8 +263,8 @@ class VerifierSession:
             self._waiting = Arrival(job.item, job.deadline_s or np.inf, job.budget_s)
         common = 0 if self._log is None else num_common(self._log.view(), log.view())
         self._rows = min(self._rows, common, len(log) - 1)
-        self._job, self._line = None, {}
-        self._log = log
+        self._job, self._log = None, log
+        self._line.clear()
         self._context_round = header.round
         self._is_prefilling = True
 
@@ -283,7 +282,8 @@ class VerifierSession:
             self._asked = arrival.name
             if item.run == 0:
                 self._end_grant()
-        if self._answer_again(item):
+        if again := self._answered.again(item):
+            self._out += [Reply(verdict) for verdict in again]
             self.counters["answered_again"] += 1
         elif not is_newer:
             self.counters["stale_work"] += 1
@@ -293,18 +293,6 @@ class VerifierSession:
             self._next = None if self._refresh(arrival) else arrival  # the older one is outdated
         else:
             self._take(arrival, now_s)
-
-    def _answer_again(self, item: BatchItem) -> bool:
-        """Whether the round was answered: then that is said again, and what followed upon it, which
-        the edge has not heard of either."""
-        for answered in (self._last, self._before_last):
-            if answered is not None and answered.answers(item):
-                verdict = answered.verdict.model_copy(update={"try_": item.try_})
-                self._out.append(Reply(verdict))
-                if answered is self._before_last and self._last is not None:
-                    self._out.append(Reply(self._last.verdict))
-                return True
-        return False
 
     def _on_ahead(self, ahead: Ahead) -> None:
         """Keep it for the end of the round that it was drafted beyond. A hint: what is wrong, late
@@ -336,7 +324,7 @@ class VerifierSession:
         log = self._log
         return (
             (is_first and log is not None and start < len(log))
-            and self._line.get(item.round) == start
+            and self._line.starts(item.round, start)
             and log.agrees(item.base, item.hash)
         )
 
@@ -387,15 +375,17 @@ class VerifierSession:
         self._intake.drop_before(item.round + 1)
         start = item.base + len(item.append)
         round_ = item.round
-        if item.run and item.try_ == 0 and not item.append and self._line.get(round_) == start:
-            self._line = {r: base for r, base in self._line.items() if r >= round_}
+        if item.run and item.try_ == 0 and not item.append and self._line.starts(round_, start):
+            self._line.drop_before(round_)
             if self._job is not None:
                 self._job.grant_end = start + item.run
                 return
-            round_ = max(self._line)  # the old grant ran out: go on where it stopped
+            round_ = self._line.newest_round  # the old grant ran out: go on where it stopped
         else:
             self._rewind(arrival)
-            self._line = {round_: start} if item.run else {}
+            self._line.clear()
+            if item.run:
+                self._line.begin(round_, start)
         if item.run and start + item.run <= len(log):
             return  # nothing left of this grant that was not said already
         self._job = Job(
@@ -496,7 +486,7 @@ class VerifierSession:
         arrival, self._next = self._next, None
         if arrival is None:
             return
-        if self._last is not None and self._last.answers(arrival.item):
+        if self._answered.is_newest(arrival.item):
             self.counters["answered_by_grant"] += 1  # by the verdict that was just said
         else:
             self._take(arrival, now_s)
@@ -519,12 +509,11 @@ class VerifierSession:
             num_ahead=max(self.rows_ahead - 1, 0),
             step=event,
         )
-        self._before_last = self._last if job.is_ahead else None
-        self._last = Answered(job.base, job.hash, verdict)
+        self._answered.note(Answered(job.base, job.hash, verdict), was_ahead=job.is_ahead)
         self._out.append(Reply(verdict))
         if len(outcome.path):
             self._out.append(KeepRows(base, outcome.path))
-        self._progress_at_s = None
+        self._timer.restart()
         self._is_prefilling = False
         if outcome.final is not None:
             self._drop_slot()
@@ -534,7 +523,7 @@ class VerifierSession:
         assert self._log is not None
         base = len(self._log)
         if job.is_hosted:
-            self._line[job.round + 1] = base
+            self._line.add(job.round + 1, base)
         if outcome.final is not None:
             return None
         if job.ahead is not None:
@@ -559,13 +548,11 @@ class VerifierSession:
         self._out.append(Reply(answer))
 
     def _on_timer(self, now_s: float) -> None:
-        at_s, self._timer_at_s = self._timer_at_s, None
-        if at_s is None or now_s < at_s - _SAME_MOMENT_S:
-            return  # stale, or early: ``_arm`` asks again
-        due_s, expires_at_s = now_s + _SAME_MOMENT_S, self._expires_at_s()
-        if self._progress_at_s is not None and due_s >= self._progress_at_s:
+        if not self._timer.rings(now_s):
+            return
+        if self._timer.is_progress_due(now_s):
             self._report_progress(now_s)
-        elif expires_at_s is not None and due_s >= expires_at_s:
+        elif is_up(self._expires_at_s(), now_s):
             self._drop_job(EXPIRED)
 
     def _expires_at_s(self) -> float | None:
@@ -575,7 +562,8 @@ class VerifierSession:
 
     def _report_progress(self, now_s: float) -> None:
         """A sign of life to the edge, whose own timer starts again: so do the deadlines."""
-        self._progress_at_s, self._intake.is_news = None, False
+        self._timer.restart()
+        self._intake.is_news = False
         for late in (self._next, self._waiting, self._job):
             if late is not None and late.deadline_s is not None:
                 late.deadline_s = max(late.deadline_s, now_s + late.budget_s)
@@ -599,22 +587,10 @@ class VerifierSession:
 
     def _arm(self, now_s: float) -> None:
         is_at_work = self._job is not None or self._next is not None or self._is_prefilling
-        if not is_at_work and not (self._intake.is_open and self._intake.is_news):
-            self._progress_at_s = None
-            self._set_timer(None)
-            return
-        if self._progress_at_s is None:
-            self._progress_at_s = now_s + self._config.progress_s
-        expires_at_s = self._expires_at_s()
-        if expires_at_s is None:
-            self._set_timer(self._progress_at_s)
-        else:
-            self._set_timer(min(self._progress_at_s, expires_at_s))
-
-    def _set_timer(self, at_s: float | None) -> None:
-        if at_s != self._timer_at_s:
-            self._timer_at_s = at_s
-            self._out.append(SetTimer(at_s))
+        is_at_work = is_at_work or (self._intake.is_open and self._intake.is_news)
+        timer = self._timer
+        told = timer.arm(now_s, self._expires_at_s()) if is_at_work else timer.stop()
+        self._out += [] if told is None else [told]
 
     # ------------------------------------------------------------ state and end
 
@@ -632,7 +608,8 @@ class VerifierSession:
         self._job = self._next = self._waiting = None
         self._intake = ContextIntake()
         self._is_prefilling = False
-        self._set_timer(None)
+        told = self._timer.stop()
+        self._out += [] if told is None else [told]
         has_begun = self._step is not None and self._step.has_begun
         if self._step is not None and not has_begun:
             self._want(None)

@@ -1,0 +1,94 @@
+"""Whether a session drafts or leaves generating to its verifier, by what each took. Pure.
+
+The better way is chosen, by a margin; a change holds for some verdicts. The other way is tried now
+and then, paid for from the allowance of all experiments.
+"""
+
+import math
+from typing import Final
+
+from specedge.drafting.pace import DevicePace, doubt
+
+# The other way of working must be better by so much. Near a tie it does not matter which one runs,
+# and changing costs part of a round trip.
+HYSTERESIS: Final = 1.02
+
+_SETTLE: Final = 12  # verdicts after a change
+_TOKENS_OF_A_ROUND: Final = 2.0  # roughly
+_BEFORE_TRIALS: Final = 2  # rounds of drafting
+_TRIAL_TOKENS: Final = 12  # hosted
+_TRIAL_ROUNDS: Final = 4  # drafted
+_TRY_EVERY_TOKENS: Final = 96  # of all sessions of a drafter
+_GRANT_ROUND_TRIPS: Final = 4.0
+
+
+class HostedSwitch:
+    """One session's. ``grant_tokens`` is what a grant holds at least, where it may."""
+
+    def __init__(self, pace: DevicePace, grant_tokens: int) -> None:
+        self._pace = pace
+        self._grant_tokens = grant_tokens
+        self._num_settling = 0  # verdicts until the way of working may change again
+        self.is_hosted = False
+
+    def note_verdict(self, num_tokens: int) -> None:
+        """A round ended, or a grant said so many tokens more."""
+        self._num_settling -= 1
+        self._pace.experiments_after_tokens -= num_tokens
+
+    def choose_run(self, rate: float, max_grant: int) -> int:
+        """Tokens to grant, at most ``max_grant``; 0: draft, which yields ``rate`` tokens per
+        millisecond. May change ``is_hosted``."""
+        if max_grant == 0:
+            self.is_hosted = False
+            return 0
+        if self._num_settling > 0:
+            return self._grant(max_grant) if self.is_hosted else 0
+        drafted_ms, hosted_ms = 1.0 / rate, self._pace.hosted_ms()
+        if self.is_hosted:
+            return self._stay_hosted(drafted_ms, hosted_ms, max_grant)
+        return self._stay_drafted(drafted_ms, hosted_ms, max_grant)
+
+    def _stay_drafted(self, drafted_ms: float, hosted_ms: float, max_grant: int) -> int:
+        """Unless it is the other's turn: tokens to grant, or 0. Drafting is given the benefit of
+        the doubt while few rounds were measured: the way back from a mistake is slow."""
+        hopeful_ms = drafted_ms * (1.0 - doubt(self._pace.num_rounds))
+        if hosted_ms * HYSTERESIS < hopeful_ms:
+            self._change(_SETTLE)
+            return self._grant(max_grant)
+        loss_ms = _TRIAL_TOKENS * (hosted_ms - drafted_ms) + self._pace.network_ms.mean
+        if self._pace.hosted_ratio.weight == 0.0:
+            loss_ms = 0.0  # nobody knows: once in the life of an edge it is tried
+        if self._pace.num_rounds >= _BEFORE_TRIALS and self._may_try(loss_ms):
+            self._change(_TRIAL_TOKENS // 2)
+            return min(max_grant, _TRIAL_TOKENS)
+        return 0
+
+    def _stay_hosted(self, drafted_ms: float, hosted_ms: float, max_grant: int) -> int:
+        """Unless it is the other's turn: tokens to grant, or 0."""
+        if drafted_ms * HYSTERESIS < hosted_ms:
+            self._change(_SETTLE)
+            return 0
+        loss_ms = _TRIAL_ROUNDS * _TOKENS_OF_A_ROUND * (drafted_ms - hosted_ms)
+        if self._may_try(loss_ms + self._pace.network_ms.mean):
+            self._change(_TRIAL_ROUNDS)
+            return 0
+        return self._grant(max_grant)
+
+    def _may_try(self, loss_ms: float) -> bool:
+        """Whether the other way of working may be tried, which is expected to lose so much."""
+        pace = self._pace
+        if pace.experiments_after_tokens > 0 or not pace.allowance.try_spend(loss_ms):
+            return False
+        pace.experiments_after_tokens = _TRY_EVERY_TOKENS
+        return True
+
+    def _change(self, num_settling: int) -> None:
+        self.is_hosted = not self.is_hosted
+        self._num_settling = num_settling
+
+    def _grant(self, max_grant: int) -> int:
+        """So much that its renewal, at half, arrives before it is used up."""
+        per_token_ms = max(self._pace.hosted_ms(), 1e-3)
+        needed = math.ceil(_GRANT_ROUND_TRIPS * self._pace.network_ms.mean / per_token_ms)
+        return min(max_grant, max(self._grant_tokens, needed))
