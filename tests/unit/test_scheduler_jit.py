@@ -239,6 +239,19 @@ def test_verdicts_tell_when_the_next_draft_is_wanted_if_others_fill_the_step_bet
     assert all(80 < ms < 100 for ms in told_ms), told_ms
 
 
+def test_where_a_step_is_one_round_a_verdict_leaves_its_edge_the_whole_step_between() -> None:
+    desk = Desk(sessions=1)  # it waits for whoever is late, and for nobody else
+    for one in (B, A) * 12:  # each drafts while the other is verified
+        (batch,) = desk.draft(one)
+        desk.now_s += STEP_S
+        desk.held.clear()
+        desk.report(STEP_S)
+
+    told_ms = [item.next_ms for item in batch.batch.items]
+
+    assert told_ms == [pytest.approx(100.0, abs=0.05)]
+
+
 def test_a_lone_session_is_told_nothing() -> None:
     desk = Desk()
 

@@ -173,7 +173,10 @@ class JustInTimeDispatch:
             return {}  # who comes later than that finds a place as soon
         step_s = self._usual_step_s(verifier, chosen, min(others, places))
         shares = places_of(drafting, places)
-        lead_s = verifier.pipeline.lead_s
+        # What a round takes on its way, to the verifier and back, its edge knows and leaves. A step
+        # of one round waits for it, so late costs no more than the wait. A larger one goes without
+        # whoever is late, who then waits for a whole step: there a batch's lead is left as well.
+        lead_s = 0.0 if places == 1 else verifier.pipeline.lead_s
         return {
             key: max(0.0, self._steps_between(shares, key.edge, others, drafting) * step_s - lead_s)
             for key, _ in chosen
