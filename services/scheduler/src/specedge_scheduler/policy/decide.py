@@ -207,9 +207,13 @@ class SchedulerPolicy:
         batch = Batch.model_construct(
             epoch=self.cluster.epoch,
             seq=self.cluster.note_sent(verifier, plan.rounds, plan.nodes, now_s),
+            # By way of a list: a tuple made by a generator ends up in a free list that nothing
+            # takes from, so that memory seems to grow.
             items=tuple(
-                _item(key, pending, now_s, next_s.get(key, 0.0), plan.nodes)
-                for key, pending in plan.rounds
+                [
+                    _item(key, pending, now_s, next_s.get(key, 0.0), plan.nodes)
+                    for key, pending in plan.rounds
+                ]
             ),
         )
         num_nodes = sum(1 + len(item.append) + len(item.token) for item in batch.items)
