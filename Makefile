@@ -81,7 +81,7 @@ demo: $(STAMP) ## Ask a real model a few questions through the whole system, and
 up: $(STAMP) ## Start broker, scheduler, verifier and edge; serves the OpenAI API on port 8000
 	$(BIN)/specedge up $(ARGS)
 
-bench: $(STAMP) ## Compare plain, server-only and SpecEdge, near and far (20 minutes; ARGS=--quick)
+bench: $(STAMP) ## Compare plain, server-only and SpecEdge, near and far (25 minutes; ARGS=--quick)
 	$(BIN)/python -m benchmarks compare $(ARGS)
 
 bench-acceptance: $(STAMP) ## How much of a drafter's trees the target accepts: ARGS="--drafter ..."

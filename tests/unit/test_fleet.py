@@ -193,6 +193,7 @@ def test_a_sessions_first_round_does_not_make_its_user_wait_for_many_passes(
 
 def test_a_round_is_left_as_it_is_when_nobody_says_when_it_is_wanted() -> None:
     assert paced_passes(Timing(step=60.0)) is None
+    assert paced_passes(Timing()) is None, "nor how long a step takes"
 
 
 def test_an_edge_of_a_fleet_has_a_key_like_any_other() -> None:

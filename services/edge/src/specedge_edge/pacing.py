@@ -27,11 +27,13 @@ class RoundPacing:
         self._network = MovingMean(TRIP_WEIGHT)
         self._size = SizeLimit()
         self._levels = LevelAcceptance()
-        self._step_s = 0.0  # of the last verdict; 0 before the first
+        self._is_first = True  # no verdict came yet
+        self._step_s = 0.0  # of the last verdict
         self._due_s: float | None = None  # when the next draft should leave
 
     def observe(self, committed: Committed, now_s: float, sent: TokenTree | None = None) -> None:
         """A verdict came now, on the draft ``sent``; None: on none."""
+        self._is_first = False
         timing, trip_s = committed.verdict.timing, committed.round_trip_s
         if sent is not None and sent.num_drafted:
             self._size.note(sent.num_drafted, committed.verdict.kept)
@@ -58,8 +60,9 @@ class RoundPacing:
         policy = replace(policy, budget=int(min(policy.budget, self._size.most)))
         left = self._passes_left(now_s)
         if left is None:
-            passes = policy.passes if self._step_s > 0 else _at_most(policy.passes, FIRST_PASSES)
-            return replace(decision, policy=replace(policy, passes=passes))
+            if self._is_first:
+                policy = replace(policy, passes=_at_most(policy.passes, FIRST_PASSES))
+            return replace(decision, policy=policy)
         if rule is not None:
             free = replace(rule, free_passes=max(0, int(left)))
             return replace(decision, policy=policy, rule=free)

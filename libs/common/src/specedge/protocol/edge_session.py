@@ -56,6 +56,7 @@ from specedge.protocol.messages import (
     SessionParams,
     Verdict,
 )
+from specedge.protocol.moments import is_up
 from specedge.protocol.refusals import error_of, mismatch_of
 from specedge.protocol.round_timer import EdgeSessionConfig, RoundTimer
 from specedge.protocol.subjects import Up
@@ -63,7 +64,6 @@ from specedge.protocol.token_log import TokenLog
 from specedge.tree.path import reroot
 from specedge.tree.token_tree import IntArray, TokenTree
 
-_SAME_MOMENT_S = 1e-3  # event loops fire timers early by up to their clock's resolution
 _RUNNING = (EdgeState.AWAITING, EdgeState.HOSTED)
 
 
@@ -459,11 +459,11 @@ class EdgeSession:
         at_s, self._timer_at_s = self._timer_at_s, None
         if at_s is None:
             return
-        if now_s < at_s - _SAME_MOMENT_S:
+        if not is_up(at_s, now_s):
             self._set_timer(at_s)  # early: the driver's timer may be spent, so ask for it again
         elif self._state is EdgeState.OPENING:
             self._request_open(now_s)
-        elif now_s >= self._advanced_s + self._config.give_up_s - _SAME_MOMENT_S:
+        elif is_up(self._advanced_s + self._config.give_up_s, now_s):
             message = f"no answer from the cloud for {self._config.give_up_s:g} s"
             self._end("error", RetryableError(message))
         else:

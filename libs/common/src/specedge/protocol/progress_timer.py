@@ -1,11 +1,8 @@
 """When a verifier owes an edge a sign of life, and the one timer that a session has. Changed by
 ``verifier_session`` alone."""
 
-from typing import Final
-
 from specedge.protocol.effects import SetTimer
-
-SAME_MOMENT_S: Final = 1e-3  # event loops fire timers early by up to their clock's resolution
+from specedge.protocol.moments import is_up
 
 
 class ProgressTimer:
@@ -27,7 +24,7 @@ class ProgressTimer:
         """Whether the moment that was asked for has come. If it rang early, or for a moment that
         counts no more, ``arm`` asks again."""
         at_s, self.set_at_s = self.set_at_s, None
-        return at_s is not None and is_up(at_s, now_s)
+        return is_up(at_s, now_s)
 
     def is_progress_due(self, now_s: float) -> bool:
         """Whether a sign of life is."""
@@ -51,8 +48,3 @@ class ProgressTimer:
             return None
         self.set_at_s = at_s
         return SetTimer(at_s)
-
-
-def is_up(at_s: float | None, now_s: float) -> bool:
-    """Whether that moment has come, or nearly; None never comes."""
-    return at_s is not None and now_s + SAME_MOMENT_S >= at_s

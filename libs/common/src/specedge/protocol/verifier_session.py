@@ -31,6 +31,7 @@ from specedge.protocol.effects import (
     Gone,
     KeepRows,
     Reply,
+    SetTimer,
     SlotDenied,
     SlotGiven,
     SlotTaken,
@@ -56,7 +57,8 @@ from specedge.protocol.messages import (
     Reason,
     SessionParams,
 )
-from specedge.protocol.progress_timer import ProgressTimer, is_up
+from specedge.protocol.moments import is_up
+from specedge.protocol.progress_timer import ProgressTimer
 from specedge.protocol.token_log import TokenLog, num_common
 from specedge.protocol.verdicts import Outcome, decide, verdict_of
 from specedge.protocol.verifier_job import (
@@ -589,8 +591,11 @@ class VerifierSession:
         is_at_work = self._job is not None or self._next is not None or self._is_prefilling
         is_at_work = is_at_work or (self._intake.is_open and self._intake.is_news)
         timer = self._timer
-        told = timer.arm(now_s, self._expires_at_s()) if is_at_work else timer.stop()
-        self._out += [] if told is None else [told]
+        self._tell_timer(timer.arm(now_s, self._expires_at_s()) if is_at_work else timer.stop())
+
+    def _tell_timer(self, changed: SetTimer | None) -> None:
+        if changed is not None:
+            self._out.append(changed)
 
     # ------------------------------------------------------------ state and end
 
@@ -608,8 +613,7 @@ class VerifierSession:
         self._job = self._next = self._waiting = None
         self._intake = ContextIntake()
         self._is_prefilling = False
-        told = self._timer.stop()
-        self._out += [] if told is None else [told]
+        self._tell_timer(self._timer.stop())
         has_begun = self._step is not None and self._step.has_begun
         if self._step is not None and not has_begun:
             self._want(None)

@@ -139,6 +139,7 @@ class JustInTimeDispatch:
         if self._worth.is_known:
             most_nodes = max(len(one.draft.token) for one in waiting)
             if self._num_capped % CAP_EVERY == 0 or most_nodes > self._capped_nodes:
+                self._cap = MAX_NODES  # what a cut yields is weighed against whole drafts
                 self._cap = self._dear_cap(verifier, room, waiting)
                 self._capped_nodes = most_nodes
             self._num_capped += 1
@@ -147,7 +148,6 @@ class JustInTimeDispatch:
     def _dear_cap(
         self, verifier: Verifier, room: BatchRoom, waiting: Sequence[PendingDraft]
     ) -> int:
-        self._cap = MAX_NODES  # it is of whole drafts
         estimator = verifier.estimator
         context = sum(one.context for one in waiting)
         rest_s = 0.0 if self._is_saturated(verifier, room) else verifier.usual.turnaround_s
