@@ -25,7 +25,8 @@ from specedge.protocol.messages import (
 )
 
 HEARTBEAT_S: Final = 0.1
-STEPS_REPEATED: Final = 4
+BEATS_PER_ROUND: Final = 10
+STEPS_REPEATED: Final = 2
 SLOTS: Final = 128
 STEP_ROWS: Final = 4096
 MODEL: Final = Identity(
@@ -59,7 +60,7 @@ class ScriptedVerifier:
         self._rounds: dict[SessionKey, int] = {}  # of the sessions held: the last one answered
         self._last, self._begun = 0, 0
         self._epoch = (0, 0)
-        self._seq, self._num_steps = 0, 0
+        self._seq, self._num_steps, self._num_listed = 0, 0, 0
         self._steps: deque[StepReport] = deque(maxlen=STEPS_REPEATED)
 
     async def start(self) -> None:
@@ -69,12 +70,20 @@ class ScriptedVerifier:
     async def beat(self) -> None:
         """Send heartbeats until cancelled."""
         while True:
-            sessions = tuple(
-                SessionReport.model_construct(e=key.edge, s=key.session, round=last, state="ready")
-                for key, last in self._rounds.items()
-            )
-            await self._tell(sessions)
+            await self._tell(self._next_to_list())
             await asyncio.sleep(HEARTBEAT_S)
+
+    def _next_to_list(self) -> tuple[SessionReport, ...]:
+        """A tenth of the sessions, as a verifier does."""
+        held = list(self._rounds.items())
+        first = self._num_listed if self._num_listed < len(held) else 0
+        self._num_listed = first + -(-len(held) // BEATS_PER_ROUND)
+        return tuple(
+            [
+                SessionReport.model_construct(e=key.edge, s=key.session, round=last, state="ready")
+                for key, last in held[first : self._num_listed]
+            ]
+        )
 
     async def run(self) -> None:
         """Step until cancelled."""

@@ -1,7 +1,7 @@
 """What the verifier tells schedulers about itself: a heartbeat every 100 ms, and after each step.
 
-Absolute figures, so that a lost report heals with the next. Reads the state of others, owns only
-the newest steps.
+Absolute figures, so that a lost report heals with the next; of the sessions a share each time.
+Reads the state of others, owns only the newest steps.
 """
 
 from collections import deque
@@ -29,7 +29,8 @@ from specedge_verifier.slots import SlotPool
 from specedge_verifier.step_plan import num_rows
 
 PERIOD_S: Final = 0.1
-STEPS_REPEATED: Final = 4  # so that a lost report hides no step from the estimator
+STEPS_REPEATED: Final = 2  # so that a lost report hides no step from the estimator
+BEATS_PER_ROUND: Final = 10  # heartbeats within which every session is listed once
 MAX_SESSIONS_REPORTED: Final = 400  # a heartbeat must fit the broker's message size
 
 
@@ -77,6 +78,7 @@ class Reporter:
         self._seq = 0
         self._steps: deque[StepReport] = deque(maxlen=STEPS_REPEATED)
         self._next: Cancellable | None = None
+        self._num_listed = 0  # of the sessions, in this round of listing them
 
     def start(self) -> None:
         """Send heartbeats from now on."""
@@ -103,9 +105,17 @@ class Reporter:
         self._publish(subjects.verifier_bye(self._who.verifier), encode(Ending()))
 
     def _beat(self) -> None:
-        entries = self._table.entries[:MAX_SESSIONS_REPORTED]
-        self._send(tuple(_session_report(entry) for entry in entries))
+        self._send(tuple([_session_report(entry) for entry in self._next_to_list()]))
         self._next = self._clock.call_at(self._clock.now_s() + PERIOD_S, self._beat)
+
+    def _next_to_list(self) -> list[Entry]:
+        """A share of the sessions: to list all of them each time would cost every scheduler more
+        than their rounds do."""
+        entries = self._table.entries
+        first = self._num_listed if self._num_listed < len(entries) else 0
+        share = min(-(-len(entries) // BEATS_PER_ROUND), MAX_SESSIONS_REPORTED)
+        self._num_listed = first + share
+        return entries[first : self._num_listed]
 
     def _send(self, sessions: tuple[SessionReport, ...] | None) -> None:
         wants = [entry.want for entry in self._table.wants.values() if entry.want is not None]

@@ -412,7 +412,8 @@ class Stat(Body):
 
     inc       random per process start; a new one means: everything in flight there is gone
     seq       numbered from 0 per incarnation
-    sessions  all sessions held, in heartbeats; None in reports after a step
+    sessions  in heartbeats: some of the sessions held, in turn: within a second or two each is
+              named; None in reports after a step
     batches   seqs of batches held: queued or running; one that was held and is not is answered
     last      highest batch seq received, under ``epoch``
     begun     highest batch seq of which a round went into a step

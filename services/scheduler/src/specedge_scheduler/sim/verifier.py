@@ -47,7 +47,7 @@ from specedge_scheduler.sim.events import VirtualTime
 from specedge_scheduler.sim.scenario import VerifierSpec
 
 HEARTBEAT_S: Final = 0.1
-STEPS_REPEATED: Final = 4
+STEPS_REPEATED: Final = 2
 PREFILL_SHARE: Final = 8  # at least 1/8 of a step's rows while anybody prefills
 RETRY_MS: Final = 200
 IDENTITY: Final = Identity(

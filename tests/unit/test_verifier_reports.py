@@ -1,0 +1,76 @@
+"""What a verifier's heartbeats say of its sessions; no engine, no link."""
+
+from specedge.protocol.codec import decode
+from specedge.protocol.messages import Stat
+from specedge_verifier.reports import BEATS_PER_ROUND, PERIOD_S, EngineLoad, Reporter, Who
+from tests.unit.scheduler_facts import IDENTITY, LIMITS, key
+from tests.unit.test_verifier_intake import V1, Desk
+
+
+class Reports:
+    """A verifier's reports as they are published."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.sent: list[Stat] = []
+        self.reporter = Reporter(
+            Who(V1, "aa", IDENTITY, LIMITS, step_rows=64),
+            table=desk.table,
+            pool=desk.pool,
+            ledger=desk.ledger,
+            clock=desk.clock,
+            load=lambda: EngineLoad(0, 0.0),
+            publish=lambda _subject, body: self.sent.append(decode(Stat, body)),
+        )
+
+    def beat(self, beats: int) -> list[int]:
+        """So many heartbeats: how many sessions each names."""
+        self.sent.clear()
+        for _ in range(beats):
+            self.desk.clock.advance(PERIOD_S)
+        return [len(stat.sessions or ()) for stat in self.sent]
+
+    def named(self) -> list[str]:
+        return [report.s for stat in self.sent for report in stat.sessions or ()]
+
+
+def test_heartbeats_name_every_session_once_in_a_round_of_them() -> None:
+    desk = Desk(slots=64)
+    keys = [key("A", number) for number in range(25)]
+    for one in keys:
+        desk.ready(one)
+    reports = Reports(desk)
+    reports.reporter.start()
+    reports.beat(4)  # somewhere in a round
+
+    sizes = reports.beat(BEATS_PER_ROUND - 1)
+
+    assert max(sizes) == 3, "a share, not all of them"
+    assert sorted(reports.named()) == sorted(one.session for one in keys)
+
+
+def test_sessions_that_come_and_go_do_not_keep_others_from_being_named() -> None:
+    desk = Desk(slots=64)
+    reports = Reports(desk)
+    reports.reporter.start()
+    stays = [key("A", number) for number in range(4)]
+    for one in stays:
+        desk.ready(one)
+    for number in range(3 * BEATS_PER_ROUND):
+        desk.ready(key("B", number))
+        reports.desk.clock.advance(PERIOD_S)
+        if number % 2:
+            desk.table.end(key("B", number))
+
+    named = {(report.e, report.s) for stat in reports.sent for report in stat.sessions or ()}
+    assert {(one.edge, one.session) for one in stays} <= named
+
+
+def test_a_report_out_of_turn_names_none() -> None:
+    desk = Desk()
+    desk.ready(key("A"))
+    reports = Reports(desk)
+
+    reports.reporter.tell()
+
+    assert reports.sent[0].sessions is None
