@@ -609,8 +609,9 @@ def test_a_long_prefill_shows_progress_every_250_ms_and_extends_the_deadline() -
         if done < 4:
             bench.step(num_chain=2)
 
-    assert bench.session._job is not None
-    assert bench.session._job.deadline_s == pytest.approx(bench.now_s + 0.6)
+    asked = step_in(bench.step(num_chain=2))
+    assert asked.tree is not None, "the round itself"
+    assert asked.deadline_s == pytest.approx(bench.now_s + 0.6)
 
 
 def test_a_context_that_stopped_coming_shows_no_progress() -> None:
@@ -618,9 +619,9 @@ def test_a_context_that_stopped_coming_shows_no_progress() -> None:
     effects = bench.on(bench.context(off=0, end=3))
     assert find(effects, SetTimer)
 
-    progress = reply_in(bench.on(TimerDue(), 0.25), Progress)
-    assert progress.progress == (3, 10)
-    assert bench.session._timer.set_at_s is None
+    effects = bench.on(TimerDue(), 0.25)
+    assert reply_in(effects, Progress).progress == (3, 10)
+    assert not find(effects, SetTimer), "it rings no more"
 
 
 def test_progress_names_the_draft_that_waits_for_its_context() -> None:

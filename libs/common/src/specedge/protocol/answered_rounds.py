@@ -1,4 +1,4 @@
-"""The verdicts that a verifier can say again. Changed by ``verifier_session`` alone."""
+"""The verdicts that a verifier can say again. Changed by the verifier session alone."""
 
 from specedge.protocol.messages import Draft, Verdict
 from specedge.protocol.verifier_job import Answered

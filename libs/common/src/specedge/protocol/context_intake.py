@@ -1,5 +1,5 @@
 """What a verifier does with chunks of context until a context is complete. Knows neither the log
-nor the work; changed by ``verifier_session`` alone."""
+nor the work; changed by the verifier session alone."""
 
 from specedge.protocol.context import ContextAssembly
 from specedge.protocol.messages import ContextHeader

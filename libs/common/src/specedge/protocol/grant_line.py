@@ -1,4 +1,4 @@
-"""Which rounds a grant has gone through, and from where. Changed by ``verifier_session`` alone."""
+"""Which rounds a grant has gone through, and from where. Changed by the verifier session alone."""
 
 
 class GrantLine:

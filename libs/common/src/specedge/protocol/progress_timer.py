@@ -1,5 +1,5 @@
 """When a verifier owes an edge a sign of life, and the one timer that a session has. Changed by
-``verifier_session`` alone."""
+the verifier session alone."""
 
 from specedge.protocol.effects import SetTimer
 from specedge.protocol.moments import is_up

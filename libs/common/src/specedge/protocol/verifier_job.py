@@ -1,5 +1,5 @@
 """The work of one session at its verifier, as values: what arrived, what was admitted, what was
-asked of the engine, what was answered. All changes are made by ``verifier_session``."""
+asked of the engine, what was answered. All changes are made by the verifier session."""
 
 from dataclasses import dataclass
 
