@@ -408,11 +408,12 @@ def test_a_verdict_on_another_prefix_brings_the_context_and_the_round_again(
 
 def test_silence_says_the_round_again_with_a_doubled_timer() -> None:
     bench = Bench()
-    first = draft_in(bench.awaiting())
+    effects = bench.awaiting()
+    first = draft_in(effects)
 
     waits = []
     for expected_try in (1, 2, 3):
-        at_s = bench.session._timer_at_s
+        at_s = timer_in(effects)
         assert at_s is not None
         effects = bench.on(TimerDue(), at_s - bench.now_s)
         again = draft_in(effects)

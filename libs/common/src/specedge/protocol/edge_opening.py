@@ -1,5 +1,5 @@
 """How an edge asks for a place: one request at a time, again while that may help. Changed by
-``edge_session`` alone."""
+the edge session alone."""
 
 from specedge.errors import Busy, RetryableError, SpecEdgeError
 from specedge.protocol.effects import RequestOpen

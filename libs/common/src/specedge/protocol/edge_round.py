@@ -1,5 +1,5 @@
 """The current round as an edge says it: its number, its tries, and what is out. Changed by
-``edge_session`` alone."""
+the edge session alone."""
 
 from dataclasses import dataclass, field
 from typing import Final
