@@ -27,6 +27,7 @@ class PendingDraft:
     num_rows   rows it adds to a step: the root, what is appended, what is drafted
     context    KV rows that its step attends over
     is_hosted  whether it is a grant, which goes on at the verifier by itself
+    most_tokens  it may yield: path and bonus, or all of a grant
     levels     of each node, how many levels it is below the root
     """
 
@@ -36,6 +37,7 @@ class PendingDraft:
     num_rows: int = field(init=False)
     context: int = field(init=False)
     is_hosted: bool = field(init=False)
+    most_tokens: int = field(init=False)
     levels: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -45,6 +47,7 @@ class PendingDraft:
         object.__setattr__(self, "context", draft.base + num_rows)
         object.__setattr__(self, "is_hosted", draft.run > 0)
         object.__setattr__(self, "levels", levels_of(draft.parent))
+        object.__setattr__(self, "most_tokens", draft.run or 1 + max(self.levels, default=0))
 
     @property
     def order(self) -> tuple[int, int]:

@@ -5,6 +5,8 @@ Learned from its own history alone; the one who hears of drafts and of ended ste
 
 from typing import Final
 
+from specedge_scheduler.pipeline import PendingDraft
+
 WEIGHT: Final = 0.2  # of the newest
 OUTLIER: Final = 4.0  # times the usual: a user's pause, a resync
 SURE_SPREADS: Final = 2.0
@@ -20,7 +22,16 @@ class Rhythm:
     spread_s      mean deviation of that
     """
 
-    __slots__ = ("_base", "_round", "released_s", "rows", "spread_s", "tokens", "turnaround_s")
+    __slots__ = (
+        "_base",
+        "_most",
+        "_round",
+        "released_s",
+        "rows",
+        "spread_s",
+        "tokens",
+        "turnaround_s",
+    )
 
     def __init__(self) -> None:
         self.released_s: float | None = None
@@ -29,6 +40,7 @@ class Rhythm:
         self.tokens = 2.0
         self.rows = 0.0
         self._base = 0
+        self._most = 1  # tokens that its last draft may yield
         self._round = -1
 
     @property
@@ -36,17 +48,19 @@ class Rhythm:
         """Tokens committed, as its last draft said."""
         return self._base
 
-    def note_draft(self, round_: int, base: int, rows: int, now_s: float) -> None:
-        """A draft arrived that starts after ``base`` tokens; one that was said before is nothing
-        new."""
-        if round_ <= self._round:
+    def note_draft(self, pending: PendingDraft) -> None:
+        """A draft arrived; one that was said before is nothing new. What it says that the one
+        before it yielded is believed as far as that could have."""
+        draft, base = pending.draft, pending.draft.base + len(pending.draft.append)
+        if draft.round <= self._round:
             return
-        if self._round >= 0 and round_ == self._round + 1:
-            self.tokens += WEIGHT * (base - self._base - self.tokens)
-        self._round, self._base = round_, base
-        self.rows += (1.0 if self.rows == 0.0 else WEIGHT) * (rows - self.rows)
+        if self._round >= 0 and draft.round == self._round + 1:
+            gained = min(max(base - self._base, 1), self._most)
+            self.tokens += WEIGHT * (gained - self.tokens)
+        self._round, self._base, self._most = draft.round, base, pending.most_tokens
+        self.rows += (1.0 if self.rows == 0.0 else WEIGHT) * (pending.num_rows - self.rows)
         if self.released_s is not None:
-            self._learn(now_s - self.released_s)
+            self._learn(pending.arrived_s - self.released_s)
             self.released_s = None
 
     def note_released(self, now_s: float) -> None:

@@ -23,6 +23,7 @@ Hash = Annotated[str, Field(pattern=HASH_PATTERN)]
 Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 ServiceName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
+Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -63,7 +64,7 @@ class SessionParams(Part):
     repetition_penalty: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = 1.0
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
-    logit_bias: tuple[tuple[TokenIdField, float], ...] = Field(default=(), max_length=1024)
+    logit_bias: tuple[tuple[TokenIdField, Bias], ...] = Field(default=(), max_length=1024)
     min_tokens: Count = 0
     logprobs: Annotated[int, Field(ge=-1, le=20)] = -1
 

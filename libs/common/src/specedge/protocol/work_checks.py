@@ -4,6 +4,7 @@ message. Sizes first, then every id; base and hash are the session's own questio
 Parent order and the ranges of numbers were checked when the bytes came in.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,22 +51,29 @@ EXPIRED: Final = Fault(
 )
 
 
-def find_work_fault(work: Draft, limits: Limits, vocab_size: int) -> Fault | None:
-    """The first fault of a draft or grant, or None."""
+def find_size_fault(work: Draft, limits: Limits) -> Fault | None:
+    """Where a draft or grant is over what its session may ask for, or None. For schedulers too:
+    they count on what drafts say of themselves."""
     sizes = (
         ("token", len(work.token), limits.nodes),
         ("append", len(work.append), limits.append),
         ("run", work.run, limits.grant),
+        ("base", work.base + len(work.append), limits.context),
     )
     for field, size, limit in sizes:
         if size > limit:
             message = f"{field} is {size}, over this session's limit of {limit}"
             return Fault(Reason.OVER_LIMIT, message, field)
-    for field, ids in (("append", work.append), ("token", work.token)):
-        for index, token in enumerate(ids):
-            if token >= vocab_size:
-                return _outside(f"{field}[{index}]", token, vocab_size)
     return None
+
+
+def find_work_fault(work: Draft, limits: Limits, vocab_size: int) -> Fault | None:
+    """The first fault of a draft or grant, or None."""
+    return (
+        find_size_fault(work, limits)
+        or _find_outside("append", work.append, vocab_size)
+        or _find_outside("token", work.token, vocab_size)
+    )
 
 
 def is_sound_ahead(ahead: Ahead, limits: Limits, vocab_size: int) -> bool:
@@ -95,7 +103,16 @@ def find_context_fault(
     if outside.any():
         index = int(outside.argmax())
         return _outside(f"ids[{index}]", int(ids[index]), identity.vocab_size)
-    return _identity_fault(params, identity) or _length_fault(header, limits)
+    return (
+        _identity_fault(params, identity)
+        or _length_fault(header, limits)
+        or _find_outside("params.stop", params.stop, identity.vocab_size)
+        or _find_outside("params.logit_bias", _biased(params), identity.vocab_size)
+    )
+
+
+def _biased(params: SessionParams) -> tuple[int, ...]:
+    return tuple(token for token, _ in params.logit_bias)
 
 
 def _identity_fault(params: SessionParams, identity: Identity) -> Fault | None:
@@ -118,6 +135,14 @@ def _length_fault(header: ContextHeader, limits: Limits) -> Fault | None:
         message += f" and at most {params.max_tokens} follow it"
         return Fault(Reason.INVALID, message, "total")
     return None
+
+
+def _find_outside(field: str, ids: Sequence[int], vocab_size: int) -> Fault | None:
+    """The first id that is in no vocabulary of that size."""
+    if max(ids, default=0) < vocab_size:
+        return None
+    index = next(index for index, token in enumerate(ids) if token >= vocab_size)
+    return _outside(f"{field}[{index}]", ids[index], vocab_size)
 
 
 def _outside(field: str, token: int, vocab_size: int) -> Fault:

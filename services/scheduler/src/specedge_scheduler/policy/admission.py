@@ -19,6 +19,7 @@ from specedge.protocol.messages import (
     Refused,
     Rejected,
 )
+from specedge.protocol.work_checks import find_size_fault
 from specedge_scheduler.policy.dispatch import room_of
 from specedge_scheduler.policy.pace import keeps_objective
 from specedge_scheduler.policy.placement import has_free_slot
@@ -162,24 +163,8 @@ def opened(verifier: Verifier, group: GroupId, max_batch_nodes: int) -> Opened:
 
 def refuse_draft(draft: Draft, limits: Limits) -> Rejected | None:
     """Why this draft is over what its session was allowed, or None."""
-    num_nodes, num_appended = len(draft.token), len(draft.append)
-    if num_nodes <= limits.nodes and num_appended <= limits.append and draft.run <= limits.grant:
-        return None
-    over = (
-        ("token", num_nodes, limits.nodes),
-        ("append", num_appended, limits.append),
-        ("run", draft.run, limits.grant),
-    )
-    for field, asked, allowed in over:
-        if asked > allowed:
-            return Rejected.model_construct(
-                round=draft.round,
-                try_=draft.try_,
-                rejected=Reason.OVER_LIMIT,
-                message=f"{field} has {asked}, at most {allowed} are allowed",
-                field=field,
-            )
-    return None
+    fault = find_size_fault(draft, limits)
+    return None if fault is None else fault.as_rejected(draft.round, draft.try_, "", None)
 
 
 def _mismatch(request: OpenRequest, identity: Identity) -> Refused:

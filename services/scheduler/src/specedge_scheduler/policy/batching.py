@@ -221,10 +221,11 @@ class BatchPlanner:
             self._edges.leave(key.edge)
 
 
-def message_bytes(pending: PendingDraft) -> int:
-    """A bound for the bytes of this round inside a batch."""
+def message_bytes(pending: PendingDraft, max_nodes: int = MAX_NODES) -> int:
+    """A bound for the bytes of this round inside a batch, with so many of its nodes at most."""
     draft = pending.draft
-    return ITEM_BYTES + NODE_BYTES * len(draft.token) + APPENDED_BYTES * len(draft.append)
+    num_nodes = min(len(draft.token), max_nodes)
+    return ITEM_BYTES + NODE_BYTES * num_nodes + APPENDED_BYTES * len(draft.append)
 
 
 def node_cap(rounds: Collection[PendingDraft], room: BatchRoom) -> int:

@@ -14,6 +14,7 @@ from specedge.protocol.codec import batch_item
 from specedge.protocol.messages import Batch, BatchItem, Reason, Rejected
 from specedge_scheduler.cluster import Cluster
 from specedge_scheduler.pipeline import PendingDraft
+from specedge_scheduler.policy.admission import refuse_draft
 from specedge_scheduler.policy.dispatch import Dispatch, GreedyDispatch, Plan, StaticDispatch
 from specedge_scheduler.policy.intake import Intake
 from specedge_scheduler.policy.just_in_time import JustInTimeDispatch
@@ -166,9 +167,7 @@ class SchedulerPolicy:
 
     def _send_batches(self, now_s: float) -> list[Effect]:
         """Ask about every verifier of which something new is known, or whose moment came."""
-        for session in list(self.cluster.homeless.values()):
-            assert session.pending is not None
-            home(self.cluster, session, self._limits, prefer=session.pending.draft.at)
+        effects = self._place_homeless()
         names = set(self.cluster.changed)
         self.cluster.changed.clear()
         while self._alarms and self._alarms[0][0] <= now_s:
@@ -176,10 +175,24 @@ class SchedulerPolicy:
             if self._wakes.get(name) == at_s:  # else another moment was wished for since
                 del self._wakes[name]
                 names.add(name)
-        effects: list[Effect] = []
         for name in sorted(names & self.cluster.verifiers.keys()):
             effects += self._dispatch(self.cluster.verifiers[name], now_s)
         return effects
+
+    def _place_homeless(self) -> list[Effect]:
+        """Sessions whose rounds wait get a verifier, as far as there are any. What a round may ask
+        for is known only now."""
+        refusals: list[Effect] = []
+        for session in list(self.cluster.homeless.values()):
+            assert session.pending is not None
+            draft = session.pending.draft
+            name = home(self.cluster, session, self._limits, prefer=draft.at)
+            limits = None if name is None else self.cluster.verifiers[name].stat.limits
+            over = None if limits is None else refuse_draft(draft, limits)
+            if over is not None:
+                self.cluster.drop_pending(session)
+                refusals.append(AnswerSession(session.key, over))
+        return refusals
 
     def _dispatch(self, verifier: Verifier, now_s: float) -> list[Effect]:
         effects: list[Effect] = []

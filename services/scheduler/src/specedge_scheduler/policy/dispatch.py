@@ -12,12 +12,17 @@ from typing import Final, NamedTuple, Protocol
 from specedge.ids import SessionKey
 from specedge.protocol.messages import MAX_NODES
 from specedge_scheduler.pipeline import PendingDraft
-from specedge_scheduler.policy.batching import UNBOUNDED, BatchPlanner, BatchRoom
+from specedge_scheduler.policy.batching import (
+    BATCH_BYTES,
+    UNBOUNDED,
+    BatchPlanner,
+    BatchRoom,
+    message_bytes,
+)
 from specedge_scheduler.policy.types import SchedulerLimits
 from specedge_scheduler.views import Verifier
 
 Rounds = tuple[tuple[SessionKey, PendingDraft], ...]
-MAX_HOSTED: Final = 128  # grants of one message: they fit it however long they are
 BARRIER_SHARE: Final = 0.5  # of a round's time that it waits for the others of its group at most
 
 
@@ -100,7 +105,7 @@ class StaticDispatch:
         """See ``Dispatch``."""
         waiting = verifier.waiting
         if hosted := hosted_rounds(waiting):
-            return Plan(hosted, "hosted")
+            return Plan(hosted, "hosted", nodes=0)
         if verifier.pipeline.staged[0]:
             return Plan(reason="full")
         room = room_of(verifier, self._limits)
@@ -125,8 +130,17 @@ class StaticDispatch:
 
 
 def hosted_rounds(waiting: Mapping[SessionKey, PendingDraft]) -> Rounds:
-    """Grants: they go at once, since they join every step from then on by themselves."""
-    return tuple([(key, one) for key, one in waiting.items() if one.is_hosted][:MAX_HOSTED])
+    """Grants, as many as one message holds without nodes: they go at once, since they join every
+    step from then on by themselves."""
+    chosen: list[tuple[SessionKey, PendingDraft]] = []
+    left_bytes = BATCH_BYTES
+    for key, pending in waiting.items():
+        if pending.is_hosted:
+            left_bytes -= message_bytes(pending, 0)
+            if left_bytes < 0 and chosen:
+                break
+            chosen.append((key, pending))
+    return tuple(chosen)
 
 
 def _complete_s(verifier: Verifier, group: list[SessionKey]) -> float:

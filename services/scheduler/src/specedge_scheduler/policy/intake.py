@@ -126,9 +126,7 @@ class Intake:
         if over is not None:
             return [AnswerSession(key, over)]
         pending = PendingDraft(draft, now_s, now_s + draft.budget_ms / 1000)
-        session.rhythm.note_draft(
-            draft.round, draft.base + len(draft.append), pending.num_rows, now_s
-        )
+        session.rhythm.note_draft(pending)
         if at is not None:
             at.usual.note(session.rhythm)
         self._cluster.set_pending(session, pending)
@@ -177,8 +175,10 @@ class Intake:
 
     def on_ending(self, event: EndingArrived, now_s: float) -> list[Effect]:
         """Pass it on and forget the session."""
-        self._allowance(event.key.edge, now_s).take(0, now_s)
+        is_over = self._allowance(event.key.edge, now_s).take(0, now_s) > 0
         session = self._cluster.sessions.get(event.key)
+        if session is None and is_over:
+            return []
         home = session.verifier if session is not None else None
         # Of a session not known here (a restart lost it) any verifier may hold the slot.
         names = [home] if home is not None else list(self._cluster.verifiers)

@@ -51,7 +51,7 @@ class JustInTimeDispatch:
     def plan(self, verifier: Verifier, now_s: float) -> Plan:
         """See ``Dispatch``."""
         if hosted := hosted_rounds(verifier.waiting):
-            return Plan(hosted, "hosted")
+            return Plan(hosted, "hosted", nodes=0)
         pipeline, room = verifier.pipeline, room_of(verifier, self._limits)
         num_staged, rows_staged = pipeline.staged
         if num_staged:
