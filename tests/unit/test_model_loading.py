@@ -1,6 +1,8 @@
 """Finding, loading and identifying models; the built-in one's fetch when it goes wrong."""
 
 import json
+import shutil
+import threading
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -204,3 +206,26 @@ def test_who_comes_second_waits_and_takes_what_the_first_has_made(tmp_path: Path
         first.release()
 
     assert resolve_model(DEFAULT_MODEL, tmp_path, while_waiting) == folder
+
+
+def test_a_download_is_measured_while_its_folders_come_and_go(tmp_path: Path) -> None:
+    """As pip's do: each look finds what is there, and none fails."""
+    (tmp_path / "stays").write_bytes(bytes(10))
+    is_over = threading.Event()
+
+    def come_and_go() -> None:
+        while not is_over.is_set():
+            inner = tmp_path / "pip-1" / "unpacked" / "deep"
+            inner.mkdir(parents=True)
+            (inner / "piece").write_bytes(bytes(5))
+            shutil.rmtree(tmp_path / "pip-1")
+
+    pip = threading.Thread(target=come_and_go)
+    pip.start()
+    try:
+        sizes = {builtin_model._bytes_in(tmp_path) for _ in range(2000)}
+    finally:
+        is_over.set()
+        pip.join()
+
+    assert sizes <= {10, 15}

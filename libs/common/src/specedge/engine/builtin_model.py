@@ -5,6 +5,7 @@ the conversion runs in a child process (``gguf_conversion``), which also gives i
 """
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -143,11 +144,13 @@ def _run(
 
 
 def _bytes_in(folder: Path) -> int:
-    """Size of all files below; files may come and go meanwhile."""
+    """Size of all files below; files and folders may come and go meanwhile, which ``os.walk`` takes
+    calmly and ``rglob`` does not."""
     total = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):
-            total += path.stat().st_size
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += (Path(parent) / name).stat().st_size
     return total
 
 
