@@ -1,5 +1,6 @@
 """Where a round's draft comes from, and what happens when a drafter is full or fails."""
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator
 
@@ -14,8 +15,9 @@ from specedge.protocol.effects import Committed, Drafted
 from specedge.protocol.messages import Limits, Verdict
 from specedge.service.compute import ComputeThread
 from specedge.tree.path import find_path
-from specedge.tree.token_tree import IntArray
+from specedge.tree.token_tree import IntArray, TokenTree
 from specedge_edge.drafting import DraftSource
+from specedge_edge.pacing import RoundPacing
 from specedge_edge.proposer import Proposer
 
 PROMPT: IntArray = np.array([5, 6, 7], dtype=np.int32)
@@ -163,3 +165,54 @@ async def test_closing_while_a_round_is_drafted_gives_the_slot_back(compute: Com
     second = open_on(source)
     assert (await propose(second, 7)).tree.num_drafted > 0
     await second.close()
+
+
+async def test_a_slot_comes_back_from_a_full_thread_though_its_owner_is_cancelled_twice() -> None:
+    go_on = threading.Event()
+    compute = ComputeThread("test", max_pending=2)
+    source = source_of(compute, right(max_sessions=1))
+    proposer = open_on(source)
+    await propose(proposer, 7)
+    waiting = [asyncio.ensure_future(compute.run(go_on.wait)) for _ in range(2)]
+
+    closing = asyncio.ensure_future(proposer.close())
+    await asyncio.sleep(0)
+    for _ in range(2):
+        closing.cancel()
+        await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.gather(*waiting)
+    another = open_on(source)
+    drafted = await propose(another, 7)
+
+    assert closing.cancelled()
+    assert drafted.run == 0, "there is room at the drafter"
+    await another.close()
+    await compute.close()
+
+
+async def test_the_pacing_hears_of_a_tree_only_with_the_verdict_on_it(
+    compute: ComputeThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[bool] = []
+    note = RoundPacing.observe
+
+    def observe(
+        self: RoundPacing, news: Committed, now_s: float, sent: TokenTree | None = None
+    ) -> None:
+        judged.append(sent is not None)
+        note(self, news, now_s, sent)
+
+    monkeypatch.setattr(RoundPacing, "observe", observe)
+    policy = DraftPolicy(depth=3, budget=32)
+    source = DraftSource(right(), compute, policy, 64, ManualClock(), is_paced=True)
+    proposer = open_on(source)
+    await propose(proposer, 7)
+    first, *_ = truth(1)
+
+    proposer.on_committed(committed([first], was_tree=False))  # of a grant that outran it
+    await propose(proposer, first)
+    proposer.on_committed(committed(truth(2)[1:]))
+
+    assert judged == [False, True]
+    await proposer.close()

@@ -1,6 +1,7 @@
 """A response's figures, and the framing of a stream."""
 
 import orjson
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from specedge.drafting.counts import DraftCounts
@@ -161,3 +162,29 @@ def test_an_event_is_one_line_whatever_its_text() -> None:
 
 def test_a_comment_is_no_event() -> None:
     assert sse.KEEP_ALIVE.startswith(b":") and sse.KEEP_ALIVE.endswith(b"\n\n")
+
+
+def sample(registry: CollectorRegistry, name: str) -> float:
+    (value,) = [
+        one.value for family in registry.collect() for one in family.samples if one.name == name
+    ]
+    return value
+
+
+def test_what_is_counted_per_token_trip_and_draft_is_what_there_was_of_them() -> None:
+    account = account_of(3, 1)
+    ahead = Verdict(round=9, bonus=1, kept=2, base=9, hash="0" * 16)
+    account.on_committed(Committed((1, 2), True, ahead, None), 10.3)  # its draft was sent ahead
+    empty = Verdict(round=10, bonus=1, base=9, hash="0" * 16)
+    account.on_committed(Committed((1,), True, empty, 0.030), 10.4)
+    account.num_tokens += 3
+    registry = CollectorRegistry()
+    metrics = EdgeMetrics(registry, "big")
+    metrics.on_started(1)
+
+    metrics.on_finished("stop", 5, account)
+
+    assert sample(registry, "vllm:inter_token_latency_seconds_count") == 2 + 2 + 1
+    assert sample(registry, "vllm:spec_decode_num_drafts_total") == 3, "one had no nodes"
+    trips_s = (0.007 + 0.007 + 0.030) / 3
+    assert sample(registry, "specedge_network_round_trip_seconds_sum") == pytest.approx(trips_s)

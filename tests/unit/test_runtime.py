@@ -162,7 +162,6 @@ async def test_calls_run_one_after_the_other_on_one_thread_that_is_not_the_loops
 
     def call(number: int, *, factor: int) -> tuple[int, int]:
         order.append(number)
-        compute.assert_inside()
         return number * factor, threading.get_ident()
 
     results = await asyncio.gather(*(compute.run(call, n, factor=10) for n in range(3)))
@@ -171,8 +170,6 @@ async def test_calls_run_one_after_the_other_on_one_thread_that_is_not_the_loops
     assert order == [0, 1, 2]
     assert {ident for _, ident in results}.isdisjoint({threading.get_ident()})
     assert len({ident for _, ident in results}) == 1
-    with pytest.raises(RuntimeError):
-        compute.assert_inside()
 
 
 async def test_what_a_call_raises_is_raised(compute: ComputeThread) -> None:
@@ -204,6 +201,27 @@ async def test_too_many_calls_are_refused_at_once(compute: ComputeThread, tasks:
 
     assert await compute.run(int) == 0
     assert compute.pending <= 1
+
+
+async def test_a_farewell_is_never_refused_and_outlives_who_waits_for_it(
+    compute: ComputeThread, tasks: Tasks
+) -> None:
+    go_on = threading.Event()
+    running = [tasks.start(compute.run(go_on.wait), name=f"{n}") for n in range(3)]
+    await asyncio.sleep(0)
+    given_back: list[str] = []
+
+    async def leave() -> None:
+        await asyncio.shield(compute.start_farewell(lambda: given_back.append("slot")))
+
+    leaving = tasks.start(leave(), name="leaving")
+    await asyncio.sleep(0)
+    leaving.cancel()
+    go_on.set()
+    await asyncio.gather(*running)
+    await compute.run(int)
+
+    assert given_back == ["slot"]
 
 
 async def test_a_cancelled_call_that_has_begun_ends_before_the_next_begins(
@@ -244,7 +262,6 @@ async def test_idle_work_runs_until_it_is_done(compute: ComputeThread) -> None:
     over = threading.Event()
 
     def step() -> bool:
-        compute.assert_inside()
         steps.append(len(steps))
         if len(steps) == 3:
             over.set()

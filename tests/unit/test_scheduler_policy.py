@@ -622,11 +622,35 @@ def test_at_most_a_few_sessions_come_to_a_verifier_of_which_nothing_is_known() -
 
 def test_who_is_refused_waits_for_less_when_sessions_end_faster() -> None:
     line = WaitingLine(0.5)
-    slow_ms = [line.refuse_ms() for _ in range(4)][-1]
+    slow_ms = [line.refuse_ms(0.0) for _ in range(4)][-1]
     for number in range(60):
         line.note_end(number * 0.02)
 
-    assert line.refuse_ms() < slow_ms
+    assert line.refuse_ms(1.2) < slow_ms
+
+
+def test_refusals_of_long_ago_make_nobody_wait() -> None:
+    line = WaitingLine(0.5)
+    for number in range(7200):  # somebody who asks twice a second for an hour
+        line.refuse_ms(number * 0.5)
+    for number in range(20):
+        line.note_end(3600 + number * 0.05)
+
+    assert line.refuse_ms(3660.0) <= 500
+
+
+def test_trial_openings_that_are_closed_again_are_no_places_that_came_free() -> None:
+    world = World(objective_ms=50.0)
+    world.stat(slots=64)
+    for number in range(50):
+        world.open(key("T", number))
+        world.tell(EndingArrived(key("T", number), "close", b"{}"))
+        world.clock.advance(0.001)
+
+    answers = [world.open(key("A", number)) for number in range(10)]
+
+    refused = [answer for answer in answers if isinstance(answer, Refused)]
+    assert refused[0].retry_ms == 500, "as nothing is known of how fast places come free"
 
 
 def test_sessions_move_to_a_verifier_that_is_faster_for_long() -> None:

@@ -152,3 +152,18 @@ def test_stop_strings_wait_for_min_tokens(codec: TextCodec) -> None:
 
     assert shown.stopped_by is None
     assert shown.text.startswith("fox fox")
+
+
+def test_tokens_that_spell_nothing_neither_break_a_character_nor_pile_up(
+    codec: TextCodec, byte_codec: TextCodec
+) -> None:
+    silent = codec.tokenizer.encode(END)[0]
+    for texts, quiet in ((codec, silent), (byte_codec, 0)):
+        decoder = IncrementalDecoder(texts)
+        fox = texts.encode("a 🦊")
+        shown = "".join(decoder.push(token) for token in [*texts.encode("ok"), *[quiet] * 500])
+        longest = len(decoder._window)
+        shown += "".join(decoder.push(token) for token in fox)
+
+        assert shown + decoder.flush() == "ok" + "a 🦊"
+        assert longest < 20

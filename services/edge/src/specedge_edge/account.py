@@ -21,8 +21,10 @@ class Account:
     num_spec_tokens   the deepest path a draft of this request may hold
     bytes_up          payload of drafts sent      bytes_down     of everything received
     context_bytes     payload of the opening and of context chunks, sent once unless resynced
-    accepted_counts   per verdict on a drafted tree: how many nodes were accepted
-    drafted_counts    per verdict on a drafted tree: how many nodes were tried
+    num_trips         rounds whose round trip was measured: ``network_ms`` is of these
+    gaps_s            per verdict after the first: seconds since the one before, and its tokens
+    accepted_counts   per verdict on a tree with nodes: how many of them were accepted
+    drafted_counts    per verdict on a tree with nodes: how many of them were tried
     reply_ms          per drafted round but the first: from a verdict's arrival to the departure of
                       the draft that follows upon it
     ahead_sent        messages with what was drafted beyond a round, before its verdict
@@ -51,6 +53,8 @@ class Account:
     verify_ms: float = 0.0
     first_queue_ms: float | None = None
     verifier_id: str = ""
+    num_trips: int = 0
+    gaps_s: list[tuple[float, int]] = field(default_factory=list)
     accepted_counts: list[int] = field(default_factory=list)
     drafted_counts: list[int] = field(default_factory=list)
     reply_ms: list[float] = field(default_factory=list)
@@ -81,14 +85,18 @@ class Account:
             self.first_queue_ms = queue_ms
         if committed.round_trip_s is not None:
             round_trip_ms = committed.round_trip_s * MS_PER_S
-            self.network_ms += max(0.0, round_trip_ms - queue_ms - timing.step)
-        if committed.was_tree:
+            self.network_ms += max(0.0, round_trip_ms - timing.cloud_ms)
+            self.num_trips += 1
+        if not committed.was_tree:
+            self.hosted_tokens += len(committed.tokens)
+        elif committed.verdict.kept:
             self.accepted_counts.append(len(committed.tokens) - 1)
             self.drafted_counts.append(committed.verdict.kept)
-        else:
-            self.hosted_tokens += len(committed.tokens)
         if self.first_token_s is None:
             self.first_token_s = now_s
+        else:
+            assert self.last_token_s is not None
+            self.gaps_s.append((now_s - self.last_token_s, len(committed.tokens)))
         self.last_token_s = now_s
 
     @property
@@ -144,6 +152,7 @@ def merge(accounts: Sequence[Account]) -> Account:
     for account in accounts:
         total.accepted_counts += account.accepted_counts
         total.drafted_counts += account.drafted_counts
+        total.gaps_s += account.gaps_s
         total.reply_ms += account.reply_ms
         total.drafting += account.drafting
     return total
@@ -157,6 +166,7 @@ _SUMMED = (
     "resyncs",
     "ahead_sent",
     "ahead_used",
+    "num_trips",
     "bytes_up",
     "bytes_down",
     "context_bytes",

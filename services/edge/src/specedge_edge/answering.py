@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 import structlog
 
-from specedge.errors import Busy, RetryableError, SpecEdgeError
+from specedge.errors import Busy, InvalidRequest, RetryableError, SpecEdgeError
 from specedge.protocol.effects import Committed, Ended
 from specedge.protocol.messages import TokenLogprobs
 from specedge.service.runtime import Tasks
@@ -115,11 +115,16 @@ class AnswerDesk:
         choice Admitted, pieces, then Finished or Broke.
 
         When ``consume`` returns, or this is cancelled, what still runs is cancelled and its slots
-        are freed before this returns. Raises Busy when too many choices run already, and
-        RetryableError once the desk is closing.
+        are freed before this returns. Raises InvalidRequest for more choices than ever run at a
+        time, Busy when too many run already, and RetryableError once the desk is closing.
         """
         if self._is_closed:
             raise RetryableError(CLOSING)
+        if len(plans) > self._max_choices:
+            raise InvalidRequest(
+                f"{len(plans)} choices are too many: this edge runs {self._max_choices} at a time",
+                field="n",
+            )
         if self.num_running + len(plans) > self._max_choices:
             raise Busy(f"this edge runs {self.num_running} of {self._max_choices} choices already")
         queue: asyncio.Queue[AnswerEvent] = asyncio.Queue(MAX_UNREAD)

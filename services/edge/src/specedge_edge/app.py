@@ -46,9 +46,9 @@ from specedge_edge.openai.routes import Backend, BackendSlot
 from specedge_edge.router import SessionRouter
 from specedge_edge.served import ServedModel, spell_out
 from specedge_edge.standing import DrafterStanding
+from specedge_edge.text_work import MAX_WAITING, TextWork
 
 SERVICE: Final = "edge"
-ENCODINGS: Final = 64  # requests whose prompts may wait to be encoded
 
 _log = structlog.get_logger("specedge.edge")
 
@@ -89,9 +89,9 @@ class Edge:
         self._loader = loader
         self._api_keys = settings.api_keys()
         self._slot = BackendSlot()
-        # Each choice has at most a draft and a farewell out; the rest is for encoding.
+        # Each choice has at most a draft out, and what it follows.
         self._compute = ComputeThread(
-            "edge-compute", max_pending=4 * settings.max_concurrent + ENCODINGS
+            "edge-compute", max_pending=4 * settings.max_concurrent + MAX_WAITING
         )
         self._recording = contextlib.ExitStack()
         self._spans = NO_SPANS
@@ -231,7 +231,7 @@ class Edge:
             desk=desk,
             codec=loaded.codec,
             served=cloud.served,
-            compute=self._compute,
+            texts=TextWork(self._compute),
             drafter=cloud.drafts.name,
             edge=cloud.edge,
             since_s=_wall_s(),

@@ -123,7 +123,7 @@ class _Family:
         )
         self._between = histogram(
             "inter_token_latency_seconds",
-            "Time between rounds' tokens, per token.",
+            "Time between two tokens; those of one round share the time since the one before.",
             TOKEN_BUCKETS,
         )
         self._per_token = histogram(
@@ -147,7 +147,9 @@ class _Family:
             self._whole.observe(account.generation_s)
         if (per_token_s := account.time_per_token_s) is not None:
             self._per_token.observe(per_token_s)
-            self._between.observe(per_token_s)
+        for gap_s, num_tokens in account.gaps_s:
+            for _ in range(num_tokens):
+                self._between.observe(gap_s / num_tokens)
         if account.first_queue_ms is not None:
             self._queue.observe(account.first_queue_ms / MS_PER_S)
 
@@ -213,8 +215,8 @@ class _OwnFigures:
         self._bytes_up.inc(account.bytes_up)
         self._bytes_down.inc(account.bytes_down)
         self._count_drafting(account)
-        if rounds := len(account.accepted_counts):
-            self._trip.observe(account.network_ms / MS_PER_S / rounds)
+        if account.num_trips:
+            self._trip.observe(account.network_ms / MS_PER_S / account.num_trips)
 
     def _count_drafting(self, account: Account) -> None:
         counts = account.drafting

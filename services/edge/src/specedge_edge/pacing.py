@@ -41,8 +41,7 @@ class RoundPacing:
             self._levels.note(len(committed.tokens) - 1, depth)
         self._step_s = timing.step / 1e3
         if trip_s is not None:
-            cloud_s = (timing.held + timing.queue + timing.draft + timing.step) / 1e3
-            self._network.add(max(0.0, trip_s - cloud_s))
+            self._network.add(max(0.0, trip_s - timing.cloud_ms / 1e3))
         self._due_s = None
         if timing.next > 0 and self._network.value is not None:
             # It counts from the end of the step, and to the draft's arrival: the way there and the

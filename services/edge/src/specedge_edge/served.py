@@ -117,12 +117,18 @@ class ServedModel:
                 if told != reason:
                     _log.warning("trial_open_failed", reason=reason)
                 told = reason
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(_pause_s(error))
             else:
                 if told is not None or self._served is None:
                     _log.info("trial_open_succeeded", model=self.name)
                 told = None
                 await asyncio.sleep(RECHECK_S)
+
+
+def _pause_s(error: SpecEdgeError) -> float:
+    """Before the next trial: as long as the cloud asked for, within reason."""
+    asked_ms = error.retry_ms if isinstance(error, RetryableError) else None
+    return RETRY_S if asked_ms is None else min(max(RETRY_S, asked_ms / 1000), RECHECK_S)
 
 
 def spell_out(error: SpecEdgeError) -> str:

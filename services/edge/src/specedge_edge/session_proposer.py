@@ -115,7 +115,8 @@ class SessionProposer:
         self._committed += committed.tokens
         self._news.append(committed)
         if self._pacing is not None:
-            self._pacing.observe(committed, self._source.clock.now_s(), self._out)
+            out = self._out if committed.was_tree else None
+            self._pacing.observe(committed, self._source.clock.now_s(), out)
         gap_s = self._observe_time(committed)
         if committed.was_tree and self._out is not None:
             self._control.observe_verdict(self._judge(committed, self._out, gap_s))
@@ -128,10 +129,12 @@ class SessionProposer:
         """See ``Proposer.close``."""
         self._stop_ahead()
         if self._drafting is not None:
+            self._drafting.add_done_callback(_forget)
             self._drafting.cancel()
         if self._was_asked:  # a round may still be drafting: this waits its turn behind it
             self._was_asked = False
-            await self._source.compute.run(self._session.close)
+            # Whoever is cancelled meanwhile, even twice, the drafter's slot comes back.
+            await asyncio.shield(self._source.compute.start_farewell(self._session.close))
 
     async def _outcome(self, drafting: "asyncio.Future[DraftedRound]") -> DraftedRound | None:
         """The round, or None: the reason is noted."""
@@ -187,10 +190,9 @@ class SessionProposer:
     def _observe_time(self, committed: Committed) -> float | None:
         """Learn how long the round took. If its draft had been sent ahead: since the verdict before
         it; else None."""
-        timing, trip_s = committed.verdict.timing, committed.round_trip_s
+        trip_s = committed.round_trip_s
         if trip_s is not None:
-            cloud_s = (timing.held + timing.queue + timing.draft + timing.step) / MS_PER_S
-            self._trips.observe(trip_s, cloud_s)
+            self._trips.observe(trip_s, committed.verdict.timing.cloud_ms / MS_PER_S)
             return None
         if not (self._is_following and committed.was_tree):
             return None
@@ -229,3 +231,9 @@ class SessionProposer:
             step_ms=timing.step,
             step_rows=timing.rows,
         )
+
+
+def _forget(drafting: "asyncio.Future[DraftedRound]") -> None:
+    """Of a round that nobody waits for any more: that it failed is nothing to report."""
+    if not drafting.cancelled():
+        drafting.exception()

@@ -14,6 +14,8 @@ REPLACEMENT: Final = "\ufffd"
 # Characters are at most four bytes, so a window that decodes to a broken end for longer than this
 # holds bytes that will never become a character.
 MAX_OPEN_TOKENS: Final = 8
+# Tokens in a row that spell nothing (special ones that are left out) before they are dropped.
+MAX_SILENT_TOKENS: Final = 8
 
 
 class IncrementalDecoder:
@@ -29,6 +31,7 @@ class IncrementalDecoder:
         self._codec = codec
         self._skip_special_tokens = skip_special_tokens
         self._window: list[int] = []
+        self._num_spoken = 0  # tokens of the window that its context consists of
         self._num_given = 0  # tokens of the window whose text was given out
         self._given = ""  # that text, as the window spells it
 
@@ -41,6 +44,8 @@ class IncrementalDecoder:
         new = text[len(self._given) :]
         if new:
             self._slide()
+        else:
+            self._pass_over()
         return new
 
     def flush(self) -> str:
@@ -53,8 +58,15 @@ class IncrementalDecoder:
     def _slide(self) -> None:
         """Keep the newest piece as the context in which the next one is spelled."""
         self._window = self._window[self._num_given :]
-        self._num_given = len(self._window)
+        self._num_given = self._num_spoken = len(self._window)
         self._given = self._decode(self._window)
+
+    def _pass_over(self) -> None:
+        """The newest token spells nothing: it is no part of a character that is still open, and
+        however many come, the window stays short."""
+        if len(self._window) - self._num_spoken > MAX_SILENT_TOKENS:
+            del self._window[self._num_spoken :]
+        self._num_given = len(self._window)
 
     def _decode(self, tokens: Sequence[int]) -> str:
         return self._codec.decode(tokens, skip_special_tokens=self._skip_special_tokens)

@@ -44,6 +44,11 @@ class Rhythm:
         self._round = -1
 
     @property
+    def has_begun(self) -> bool:
+        """Whether a draft ever came."""
+        return self._round >= 0
+
+    @property
     def context(self) -> int:
         """Tokens committed, as its last draft said."""
         return self._base

@@ -164,8 +164,10 @@ class EngineLoop:
             self._record(parts, outcome)
         if outcome.full or outcome.error is not None:
             return await self._step_apart(parts)
+        if not parts:
+            return None
         self._failed.clear()
-        return Step(parts, outcome.choices, outcome.ms, outcome.own) if parts else None
+        return Step(parts, outcome.choices, outcome.ms, outcome.own)
 
     async def _run(self, items: Sequence[TurnItem]) -> TurnOutcome:
         return self._take_note(await self._stepper.start(self._take_calls(), items))

@@ -49,8 +49,8 @@ def plan_step(wants: Mapping[SessionKey, WantStep], room: StepRoom) -> list[Plan
     """The next step out of ``wants`` (in order of asking): at most ``room.rows`` rows, unless a
     single round is larger. Empty only if ``wants`` is."""
     prefill = [key for key, want in wants.items() if want.tree is None]
-    hosted = [key for key, want in wants.items() if want.is_hosted]
-    drafted = [key for key in wants if key not in {*prefill, *hosted}]
+    hosted = [key for key, want in wants.items() if want.tree is not None and want.is_hosted]
+    drafted = [key for key, want in wants.items() if want.tree is not None and not want.is_hosted]
     for_decoding = room_for_decoding(room.rows, prefill_waits=bool(prefill))
     least = _least_for_hosted(wants, hosted, room, for_decoding) if drafted else 0
     planned = _take_whole(wants, drafted, for_decoding - least)

@@ -288,6 +288,11 @@ class Timing(Part):
     rows: Count = 0
     next: Milliseconds = 0.0
 
+    @property
+    def cloud_ms(self) -> float:
+        """In the hands of scheduler and verifier: the rest of a round trip is the network's."""
+        return self.held + self.queue + self.draft + self.step
+
 
 class TokenLogprobs(Part):
     """Of one committed token: its own log-probability and the likeliest alternatives'."""

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import contextvars
 import functools
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, ParamSpec, Protocol, TypeVar
@@ -48,6 +47,10 @@ class Compute(Protocol):
         """As ``run``, but the call is in line when this returns."""
         ...
 
+    def start_farewell(self, function: Callable[[], None]) -> asyncio.Future[None]:
+        """As ``start``, but never refused: for what gives back what it holds."""
+        ...
+
     def start_idle(self, step: Callable[[], bool]) -> IdleWork:
         """Call ``step`` again and again while nothing else is asked for."""
         ...
@@ -58,7 +61,7 @@ class ComputeThread:
     nobody asks it does idle work, step by step: a call never waits for more than one step.
 
     Used from one event loop. What the thread makes (a model, its caches) is touched by calls
-    through ``run`` only; ``assert_inside`` says so where it matters.
+    through it only.
     """
 
     def __init__(self, name: str, *, max_pending: int = MAX_PENDING) -> None:
@@ -68,11 +71,8 @@ class ComputeThread:
         # Each is written by one thread only: the loop's, or the executor's where it says so.
         self._num_asked = self._num_withdrawn = 0
         self._num_begun = 0  # the executor's
-        self._ident: int | None = None
         self._is_closed = False
-        self._executor = ThreadPoolExecutor(
-            max_workers=1, thread_name_prefix=name, initializer=self._note_thread
-        )
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
 
     @property
     def pending(self) -> int:
@@ -92,13 +92,21 @@ class ComputeThread:
         self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> asyncio.Future[T]:
         """As ``run``, but the call is in line when this returns, and the future is its outcome."""
-        if self._is_closed:
-            raise RuntimeError(f"compute thread {self._name} is closed")
         if self._pending >= self._max_pending:
             raise Busy(f"compute thread {self._name} has {self._pending} calls to do")
+        return self._enqueue(functools.partial(function, *args, **kwargs))
+
+    def start_farewell(self, function: Callable[[], None]) -> asyncio.Future[None]:
+        """As ``start``, but however many calls wait: refused, what ``function`` gives back would be
+        held for good. Await the future behind ``asyncio.shield``: cancelled, it is withdrawn."""
+        return self._enqueue(function)
+
+    def _enqueue(self, function: Callable[[], T]) -> asyncio.Future[T]:
+        if self._is_closed:
+            raise RuntimeError(f"compute thread {self._name} is closed")
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[T] = loop.create_future()
-        call = functools.partial(contextvars.copy_context().run, function, *args, **kwargs)
+        call = functools.partial(contextvars.copy_context().run, function)
         self._num_asked += 1
         job = self._executor.submit(self._perform, call, outcome)
         self._pending += 1
@@ -122,20 +130,12 @@ class ComputeThread:
         self._executor.submit(self._idle, work, asyncio.get_running_loop())
         return work
 
-    def assert_inside(self) -> None:
-        """Raise RuntimeError on any thread but this one: an engine was called past its owner."""
-        if threading.get_ident() != self._ident:
-            raise RuntimeError(f"only the compute thread {self._name} may do this")
-
     async def close(self) -> None:
         """Drop what has not begun, wait for what runs, end the thread. Idempotent."""
         self._is_closed = True
         loop = asyncio.get_running_loop()
         end = functools.partial(self._executor.shutdown, wait=True, cancel_futures=True)
         await loop.run_in_executor(None, end)
-
-    def _note_thread(self) -> None:
-        self._ident = threading.get_ident()
 
     def _perform(self, call: Callable[[], T], outcome: asyncio.Future[T]) -> None:
         """On the thread. The loop is woken once a call: each wake costs as much as a message."""

@@ -58,8 +58,14 @@ class EmulatedCompute:
         """See ``Compute.start``. Raises Busy as a thread would."""
         if len(self._calls) >= MAX_PENDING:
             raise Busy(f"the device has {len(self._calls)} calls to do")
+        return self._enqueue(partial(function, *args, **kwargs))
+
+    def start_farewell(self, function: Callable[[], None]) -> asyncio.Future[None]:
+        """See ``Compute.start_farewell``."""
+        return self._enqueue(function)
+
+    def _enqueue(self, call: Callable[[], T]) -> asyncio.Future[T]:
         outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        call = partial(function, *args, **kwargs)
         now_s = self._timers.now_s()
         self._calls.append((partial(self._perform, call, outcome), now_s))
         self._go_on(now_s)

@@ -16,14 +16,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from specedge_edge.openai.errors import MISSING_KEY
 
-GUARDED: Final = "/v1"
+# What computes, or tells about the edge; the page, the version and the probes are for anybody.
+GUARDED: Final = ("/v1", "/tokenize", "/detokenize")
 MAX_BODY_BYTES: Final = 16 * 2**20
 REQUEST_ID: Final = "x-request-id"
 SPEAKABLE_ID: Final = re.compile(r"^[\x21-\x7e]{1,128}$")
 
 
 class ApiKeyGate:
-    """Lets requests below /v1 through that show one of the keys; without keys, all."""
+    """Lets requests to ``GUARDED`` paths and below through that show one of the keys; without keys,
+    all."""
 
     def __init__(self, app: ASGIApp, keys: frozenset[str]) -> None:
         self._app = app
@@ -42,7 +44,7 @@ class ApiKeyGate:
         if scope["type"] != "http" or not self._digests or scope["method"] == "OPTIONS":
             return False
         path: str = scope["path"]
-        return path == GUARDED or path.startswith(GUARDED + "/")
+        return any(path == guarded or path.startswith(guarded + "/") for guarded in GUARDED)
 
     def _is_known(self, headers: Headers) -> bool:
         scheme, _, key = headers.get("authorization", "").partition(" ")
@@ -53,7 +55,7 @@ class ApiKeyGate:
 
 
 class BodyLimit:
-    """Refuses bodies over ``max_bytes``, said or found to be so large, before they are held."""
+    """Refuses bodies over ``max_bytes``: no more of one is ever held."""
 
     def __init__(self, app: ASGIApp, max_bytes: int = MAX_BODY_BYTES) -> None:
         self._app = app

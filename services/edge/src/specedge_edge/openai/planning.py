@@ -22,6 +22,7 @@ from specedge_edge.text import TextCodec
 DEFAULT_TEMPERATURE: Final = 1.0  # as the OpenAI API documents
 DEFAULT_COMPLETION_TOKENS: Final = 16  # likewise, for /v1/completions
 SEED_BITS: Final = 64
+MAX_ID_DIGITS: Final = 10  # of any vocabulary
 
 
 def check_model(wanted: str | None, served_name: str) -> None:
@@ -157,7 +158,7 @@ def _stop_ids(body: GenerationBody, served: Served) -> tuple[int, ...]:
 def _logit_bias(body: GenerationBody, served: Served) -> tuple[tuple[int, float], ...]:
     bias: dict[int, float] = {}
     for name, value in (body.logit_bias or {}).items():
-        if not name.isdecimal():
+        if not name.isdecimal() or len(name) > MAX_ID_DIGITS:
             raise InvalidRequest(f"logit_bias: '{name[:50]}' is not a token id", field="logit_bias")
         bias[int(name)] = value
     _check_vocabulary(list(bias), served, field="logit_bias")

@@ -15,7 +15,6 @@ from starlette.responses import Response
 
 from specedge import __version__
 from specedge.errors import InvalidRequest, RetryableError
-from specedge.service.compute import ComputeThread
 from specedge_edge.answering import AnswerDesk
 from specedge_edge.openai.planning import (
     check_model,
@@ -41,6 +40,7 @@ from specedge_edge.openai.serving import Order, StreamedAnswer, WholeAnswer
 from specedge_edge.plan import ChoicePlan
 from specedge_edge.served import Served, ServedModel, spell_out
 from specedge_edge.text import TextCodec
+from specedge_edge.text_work import TextWork
 
 OWNER: Final = "specedge"
 ID_BYTES: Final = 16
@@ -54,7 +54,7 @@ class Backend:
     desk: AnswerDesk
     codec: TextCodec
     served: ServedModel
-    compute: ComputeThread
+    texts: TextWork
     drafter: str
     edge: str
     since_s: float
@@ -109,7 +109,7 @@ def openai_routes(slot: BackendSlot, wall_s: Callable[[], float]) -> APIRouter:
         backend = slot.get()
         check_model(body.model, backend.served.name)
         served = await backend.served.get()
-        prompt = await backend.compute.run(encode_chat, body, backend.codec)
+        prompt = await backend.texts.run(encode_chat, body, backend.codec)
         plans = plan_chat(body, prompt, served, backend.codec)
         heading = _heading("chatcmpl", backend, served, wall_s)
         return _answer(
@@ -121,7 +121,7 @@ def openai_routes(slot: BackendSlot, wall_s: Callable[[], float]) -> APIRouter:
         backend = slot.get()
         check_model(body.model, backend.served.name)
         served = await backend.served.get()
-        prompts = await backend.compute.run(encode_prompts, body, backend.codec)
+        prompts = await backend.texts.run(encode_prompts, body, backend.codec)
         plans = plan_completion(body, prompts, served, backend.codec)
         heading = _heading("cmpl", backend, served, wall_s)
         rendering = _render(CompletionRendering, heading, backend, body, plans, len(prompts))
@@ -149,15 +149,14 @@ def openai_routes(slot: BackendSlot, wall_s: Callable[[], float]) -> APIRouter:
     async def tokenize(body: Annotated[TokenizeBody, Body()]) -> dict[str, Any]:
         backend = slot.get()
         check_model(body.model, backend.served.name)
-        tokens = await backend.compute.run(_tokenize, body, backend.codec)
+        tokens = await backend.texts.run(_tokenize, body, backend.codec)
         return {"count": len(tokens), "tokens": tokens}
 
     @router.post("/detokenize")
     async def detokenize(body: Annotated[DetokenizeBody, Body()]) -> dict[str, str]:
         backend = slot.get()
         check_model(body.model, backend.served.name)
-        backend.codec.check_ids(body.tokens, field="tokens")
-        return {"prompt": backend.codec.decode(body.tokens, skip_special_tokens=False)}
+        return {"prompt": await backend.texts.run(_detokenize, body, backend.codec)}
 
     return router
 
@@ -236,3 +235,8 @@ def _tokenize(body: TokenizeBody, codec: TextCodec) -> list[int]:
     if body.prompt is None:
         raise InvalidRequest("either prompt or messages is needed", field="prompt")
     return codec.encode(body.prompt, add_special_tokens=body.add_special_tokens)
+
+
+def _detokenize(body: DetokenizeBody, codec: TextCodec) -> str:
+    codec.check_ids(body.tokens, field="tokens")
+    return codec.decode(body.tokens, skip_special_tokens=False)

@@ -120,7 +120,8 @@ class WaitingLine:
     def __init__(self, first_s: float) -> None:
         self._gap_s = first_s  # between two sessions that end
         self._ended_s: float | None = None
-        self._num_refused = 0.0
+        self._num_refused = 0.0  # who still wants a place, most likely
+        self._refused_s = 0.0
 
     def note_end(self, now_s: float) -> None:
         """A session ended: a place is free."""
@@ -129,9 +130,11 @@ class WaitingLine:
         self._ended_s = now_s
         self._num_refused = max(0.0, self._num_refused - 1)
 
-    def refuse_ms(self) -> int:
-        """Somebody is refused: when to ask again, in milliseconds."""
-        self._num_refused += 1
+    def refuse_ms(self, now_s: float) -> int:
+        """Somebody is refused: when to ask again, in milliseconds. Those refused before were told
+        the same, so they count for as long as that: who comes back is counted then."""
+        self._num_refused *= math.exp((self._refused_s - now_s) / LONGEST_S)
+        self._num_refused, self._refused_s = self._num_refused + 1, now_s
         wait_s = self._gap_s * self._num_refused
         return round(1000 * min(LONGEST_S, max(SHORTEST_S, wait_s)))
 

@@ -104,7 +104,7 @@ class Intake:
                 return refused
             if has_place:
                 return None
-            return refused.model_copy(update={"retry_ms": self._line.refuse_ms()})
+            return refused.model_copy(update={"retry_ms": self._line.refuse_ms(now_s)})
         if known is None and self._has_too_many(event.key.edge):
             return Refused(
                 refused=Reason.BUSY,
@@ -180,10 +180,11 @@ class Intake:
         if session is None and is_over:
             return []
         home = session.verifier if session is not None else None
+        has_spoken = session is not None and session.rhythm.has_begun  # else it was a trial
         # Of a session not known here (a restart lost it) any verifier may hold the slot.
         names = [home] if home is not None else list(self._cluster.verifiers)
         self._cluster.forget(event.key)
-        if home is not None:
+        if home is not None and has_spoken:
             self._line.note_end(now_s)
         return [Forward(event.kind, name, event.key, event.payload) for name in names]
 
