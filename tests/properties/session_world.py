@@ -12,6 +12,7 @@ from specedge.protocol.edge_session import EdgeSession
 from specedge.protocol.effects import LinkRestored
 from specedge.protocol.messages import (
     Ahead,
+    Batch,
     Body,
     Draft,
     Identity,
@@ -240,7 +241,7 @@ class World:
             self._answer(key, Rejected(**answer, rejected=Reason.NO_VERIFIER, retry_ms=50))
             return
         item = codec.batch_item(draft, key, budget_ms=left_ms, held_ms=hold_s * 1e3)
-        batch = codec.split_batch([item], (0, 0), 1)[0]
+        batch = Batch(epoch=(0, 0), seq=1, items=(item,))
         payload = codec.encode(batch)
         self._carry(
             lambda: self.verifiers[name].on_item(codec.decode(type(batch), payload).items[0])

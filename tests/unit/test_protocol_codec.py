@@ -9,11 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from specedge.errors import InvalidRequest
-from specedge.ids import EdgeId, Epoch, SessionId, SessionKey
+from specedge.ids import EdgeId, SessionId, SessionKey
 from specedge.protocol import codec
 from specedge.protocol.codec import VersionRefused, decode, encode
 from specedge.protocol.messages import (
-    MAX_BATCH_BYTES,
     MAX_CHUNK_TOKENS,
     Batch,
     BatchItem,
@@ -360,30 +359,6 @@ def test_a_chunk_of_wrong_length_or_shape_is_refused(payload: bytes, field: str)
 
 
 # ---------------------------------------------------------------- batches
-
-
-@given(st.lists(st.integers(0, 1000), max_size=60))
-def test_batches_keep_order_number_themselves_and_stay_within_their_bytes(sizes: list[int]) -> None:
-    items = [
-        ITEM.model_copy(update={"round": number, "token": (7,) * size, "parent": (-1,) * size})
-        for number, size in enumerate(sizes)
-    ]
-
-    batches = codec.split_batch(items, Epoch(10**18, 4), 70, max_bytes=9_000)
-
-    assert [item for batch in batches for item in batch.items] == items
-    assert [batch.seq for batch in batches] == list(range(70, 70 + len(batches)))
-    for batch in batches:
-        assert len(encode(batch)) <= 9_000
-        assert decode(Batch, encode(batch)) == batch
-
-
-def test_an_item_over_the_bound_travels_alone() -> None:
-    big = ITEM.model_copy(update={"append": (1_000_000,) * MAX_CHUNK_TOKENS})
-
-    batches = codec.split_batch([ITEM, big, ITEM], Epoch(1, 1), 1, max_bytes=MAX_BATCH_BYTES // 2)
-
-    assert [len(batch.items) for batch in batches] == [1, 1, 1]
 
 
 def test_a_batch_item_is_the_draft_with_its_session_and_what_is_left() -> None:

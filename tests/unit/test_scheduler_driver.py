@@ -99,3 +99,15 @@ async def test_a_full_inbox_drops_the_newest_and_counts_it(
 
     assert cloud.dropped("inbox_full") == 2.0
     assert [len(batch.items) for batch in cloud.batches] == [1]
+
+
+async def test_what_is_for_schedulers_of_another_group_is_left_to_them(cloud: Cloud) -> None:
+    turns = cloud.num_turns
+
+    await cloud.outside.publish(subjects.verifier_stat(V), encode(stat()))
+    await cloud.outside.publish(subjects.up_draft(A, "other"), encode(draft()))
+    await cloud.outside.publish(subjects.up_draft(B, "main"), encode(draft()))
+    await _until(cloud, int(turns) + 1)
+
+    assert cloud.dropped("other_group") == 1.0
+    assert [[item.e for item in batch.items] for batch in cloud.batches] == [[B.edge]]

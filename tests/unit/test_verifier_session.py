@@ -505,7 +505,7 @@ def test_a_stop_id_on_the_path_cuts_the_verdict_and_frees_the_slot() -> None:
     assert (verdict.path, verdict.bonus, verdict.final) == ((), 2, "stop")
     (dropped,) = find(effects, DropSlot)
     assert dropped.tokens.tolist() == PROMPT
-    assert dropped.keep_rows == 10
+    assert len(dropped.tokens) == 10
     assert not bench.session.has_slot
 
 

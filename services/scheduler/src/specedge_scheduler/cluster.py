@@ -37,7 +37,7 @@ class Cluster:
     def note_stat(self, name: VerifierId, stat: Stat, now_s: float) -> None:
         """Take a report in: it lives, and what it no longer holds is finished.
 
-        A report older than the one known only proves life. Call ``lose_verifier`` first on a
+        A report older than the one known says nothing. Call ``lose_verifier`` first on a
         restart.
         """
         verifier = self.verifiers.get(name)

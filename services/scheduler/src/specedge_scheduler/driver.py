@@ -142,7 +142,7 @@ class Driver:
             self._tell(event)
 
     def _on_edge(self, message: Message) -> None:
-        event = event_of_edge(message, self._metrics)
+        event = event_of_edge(message, self._policy.group, self._metrics)
         if event is not None:
             self._tell(event)
 

@@ -5,26 +5,23 @@ no good) is counted in ``metrics.dropped`` and gone. What an edge says wrongly i
 is answered in the message's own words, as far as the edge's allowance goes.
 """
 
-from typing import Final
-
 import orjson
 import structlog
 
 from specedge.errors import InvalidRequest
-from specedge.ids import SessionKey
+from specedge.ids import GroupId, SessionKey
 from specedge.link.base import Message
 from specedge.protocol import subjects
-from specedge.protocol.codec import VersionRefused, decode, decode_context_header
+from specedge.protocol.codec import decode, decode_context_header
 from specedge.protocol.messages import (
     Ahead,
     Draft,
     Ending,
     OpenRequest,
-    Reason,
     Refused,
-    Rejected,
     Stat,
 )
+from specedge.protocol.refusals import reason_of, rejection_of
 from specedge.protocol.subjects import Up
 from specedge_scheduler.metrics import SchedulerMetrics
 from specedge_scheduler.policy.types import (
@@ -40,9 +37,6 @@ from specedge_scheduler.policy.types import (
     OpenAsked,
     StatArrived,
 )
-
-MAX_MESSAGE_CHARS: Final = 1000
-MAX_FIELD_CHARS: Final = 100
 
 _log = structlog.get_logger("specedge.scheduler")
 
@@ -64,11 +58,14 @@ def event_of_verifier(message: Message, metrics: SchedulerMetrics) -> Event | No
         return None
 
 
-def event_of_edge(message: Message, metrics: SchedulerMetrics) -> Event | None:
-    """Of a message below ``se.up``."""
+def event_of_edge(message: Message, group: GroupId, metrics: SchedulerMetrics) -> Event | None:
+    """Of a message below ``se.up``, if it is for this ``group`` of schedulers or for any."""
     address = subjects.parse_up(message.subject)
     if address is None or address.kind is Up.RENEW:
         metrics.dropped.labels("unknown_subject").inc()
+        return None
+    if address.target not in (None, group):
+        metrics.dropped.labels("other_group").inc()
         return None
     key, payload = address.key, message.payload
     if address.kind is Up.OPEN:
@@ -77,7 +74,9 @@ def event_of_edge(message: Message, metrics: SchedulerMetrics) -> Event | None:
         return _of_session(address.kind, key, payload)
     except InvalidRequest as error:
         is_hint = address.kind is Up.AHEAD  # nobody waits for an answer to it
-        answer = None if is_hint else AnswerSession(key, _rejection(payload, error))
+        answer = (
+            None if is_hint else AnswerSession(key, rejection_of(error, *_loose_round(payload)))
+        )
         return BadMessageArrived(key, answer)
 
 
@@ -88,7 +87,7 @@ def _opening(key: SessionKey, message: Message, metrics: SchedulerMetrics) -> Ev
     try:
         return OpenAsked(key, decode(OpenRequest, message.payload), message.reply)
     except InvalidRequest as error:
-        refused = Refused(refused=_reason(error), message=str(error), field=error.field)
+        refused = Refused(refused=reason_of(error), message=str(error), field=error.field)
         return BadMessageArrived(key, AnswerOpen(message.reply, refused))
 
 
@@ -104,23 +103,8 @@ def _of_session(kind: Up, key: SessionKey, payload: bytes) -> Event:
     return EndingArrived(key, "cancel" if kind is Up.CANCEL else "close", payload)
 
 
-def _rejection(payload: bytes, error: InvalidRequest) -> Rejected:
-    """Names the round as far as the bytes tell it, so that the edge knows which one to give up."""
-    round_, try_ = _loose_round(payload)
-    return Rejected(
-        round=round_,
-        try_=try_,
-        rejected=_reason(error),
-        message=str(error)[:MAX_MESSAGE_CHARS],
-        field=error.field[:MAX_FIELD_CHARS],
-    )
-
-
-def _reason(error: InvalidRequest) -> Reason:
-    return Reason.VERSION if isinstance(error, VersionRefused) else Reason.INVALID
-
-
 def _loose_round(payload: bytes) -> tuple[int, int]:
+    """Round and try as far as the bytes tell, so that the edge knows which one to give up."""
     try:
         fields = orjson.loads(payload.split(b"\n", 1)[0])
     except orjson.JSONDecodeError:

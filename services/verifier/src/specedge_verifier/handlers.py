@@ -16,7 +16,8 @@ from specedge.link.base import Message
 from specedge.protocol import subjects
 from specedge.protocol.codec import decode, decode_context, decode_context_header
 from specedge.protocol.effects import AheadArrived, ContextArrived, WorkArrived
-from specedge.protocol.messages import Ahead, Batch, DownMessage, Reason, Rejected
+from specedge.protocol.messages import Ahead, Batch, DownMessage
+from specedge.protocol.refusals import rejection_of
 from specedge.protocol.subjects import Work
 from specedge_verifier.batches import BatchLedger
 from specedge_verifier.metrics import VerifierMetrics
@@ -111,13 +112,7 @@ class WorkHandler:
             header = decode_context_header(payload)
         except InvalidRequest:
             return
-        rejected = Rejected(
-            round=header.round,
-            rejected=Reason.INVALID,
-            message=str(error)[:MAX_MESSAGE_CHARS],
-            field=error.field[:MAX_FIELD_CHARS],
-        )
-        self._say(key, rejected)
+        self._say(key, rejection_of(error, header.round))
 
     def _drop(self, reason: str) -> None:
         self._metrics.dropped.labels(reason).inc()

@@ -101,7 +101,7 @@ class DraftController:
         self._switch = HostedSwitch(pace, grant_tokens)
         self._children = pace.children.newest(SESSION_SAMPLES)
         self._seen = Yield.over(_MEMORY)
-        self._forecast = Forecast(1.0, 0.0, 0, 0.0)
+        self._forecast = Forecast(1.0, 0.0)
         self._forecast_age = _FORECAST_EVERY  # rounds
         self._num_rounds = 0
         self._num_levels = 0

@@ -29,15 +29,10 @@ class RoundCosts:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """The best round, on average: its expected tokens, its milliseconds, how deep and how large.
-
-    ms  with the network's
-    """
+    """The best round, on average: its expected tokens, and its milliseconds, the network's too."""
 
     tokens: float
     ms: float
-    depth: int
-    nodes: float
 
 
 def forecast(
@@ -59,7 +54,7 @@ def forecast(
         ms = costs.fixed_ms + draft_ms + costs.verify_ms[sent].mean(axis=1)
         best = int(np.argmax(tokens - rate * ms))
         rate = float(tokens[best] / max(ms[best], 1e-6))
-    return Forecast(float(tokens[best]), float(ms[best]), best, float(sent[best].mean()))
+    return Forecast(float(tokens[best]), float(ms[best]))
 
 
 def _grown(children: Figures, depth: int, beams: int, budget: int) -> Figures:

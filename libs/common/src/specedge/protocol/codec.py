@@ -6,7 +6,6 @@ only error out of here is ``InvalidRequest``, which names the field in the messa
 repeats nothing of unbounded size. Knows nothing of states, and of subjects only the session key.
 """
 
-from collections.abc import Sequence
 from typing import Final, TypeVar
 
 import numpy as np
@@ -14,13 +13,11 @@ import orjson
 from pydantic import ValidationError
 
 from specedge.errors import InvalidRequest
-from specedge.ids import Epoch, SessionKey
+from specedge.ids import SessionKey
 from specedge.protocol.messages import (
-    MAX_BATCH_BYTES,
     MAX_CHUNK_TOKENS,
     MAX_NODES,
     PROTOCOL_VERSION,
-    Batch,
     BatchItem,
     Body,
     Cold,
@@ -174,27 +171,6 @@ def _assembled(fields: dict[str, object]) -> BatchItem:
     object.__setattr__(item, "__pydantic_extra__", None)
     object.__setattr__(item, "__pydantic_private__", None)
     return item
-
-
-def split_batch(
-    items: Sequence[BatchItem], epoch: Epoch, first_seq: int, max_bytes: int = MAX_BATCH_BYTES
-) -> list[Batch]:
-    """Pack ``items``, in order, into as few batches as stay within ``max_bytes`` each, numbered
-    from ``first_seq``. An item too large by itself gets a batch of its own."""
-    envelope = len(encode(Batch(epoch=epoch, seq=first_seq + len(items), items=()))) + 16
-    groups: list[list[BatchItem]] = []
-    room = 0
-    for item in items:
-        size = len(encode(item)) + 1
-        if not groups or size > room:
-            groups.append([])
-            room = max_bytes - envelope
-        groups[-1].append(item)
-        room -= size
-    return [
-        Batch(epoch=epoch, seq=first_seq + number, items=tuple(group))
-        for number, group in enumerate(groups)
-    ]
 
 
 # ---------------------------------------------------------------- errors

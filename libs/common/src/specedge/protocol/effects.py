@@ -315,11 +315,6 @@ class DropSlot:
 
     tokens: IntArray
 
-    @property
-    def keep_rows(self) -> int:
-        """How many rows are valid."""
-        return len(self.tokens)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WantStep:

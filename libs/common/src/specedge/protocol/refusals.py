@@ -3,6 +3,8 @@
 Knows nothing of states; whether to try again is the session's decision.
 """
 
+from typing import Final
+
 from specedge.errors import (
     Busy,
     ContextTooLong,
@@ -11,6 +13,7 @@ from specedge.errors import (
     RetryableError,
     SpecEdgeError,
 )
+from specedge.protocol.codec import VersionRefused
 from specedge.protocol.messages import (
     RETRYABLE_REASONS,
     Limits,
@@ -21,6 +24,8 @@ from specedge.protocol.messages import (
     SessionParams,
 )
 
+_MAX_MESSAGE_CHARS: Final = 1000
+_MAX_FIELD_CHARS: Final = 100
 ANY_WEIGHTS = "0"  # in an edge's params: take whatever weights the verifier has
 _CODES = {
     Reason.UNKNOWN_MODEL: "model_not_found",
@@ -68,3 +73,19 @@ def _too_long(limits: Limits, params: SessionParams) -> ContextTooLong | None:
         f"{params.prompt} and the {params.max_tokens} to generate make {wanted}"
     )
     return ContextTooLong(message, field="max_tokens", code="too_long")
+
+
+def rejection_of(error: InvalidRequest, round_: int, try_: int = 0) -> Rejected:
+    """What is said about a message that could not be read, in its own words."""
+    return Rejected(
+        round=round_,
+        try_=try_,
+        rejected=reason_of(error),
+        message=str(error)[:_MAX_MESSAGE_CHARS],
+        field=error.field[:_MAX_FIELD_CHARS],
+    )
+
+
+def reason_of(error: InvalidRequest) -> Reason:
+    """Why bytes were refused."""
+    return Reason.VERSION if isinstance(error, VersionRefused) else Reason.INVALID

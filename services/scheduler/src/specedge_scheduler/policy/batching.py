@@ -40,6 +40,10 @@ class BatchRoom(NamedTuple):
         """Whether not even one round fits."""
         return self.rows <= 0 or self.sessions <= 0
 
+    def places(self, usual_rows: float) -> int:
+        """How many rounds of that many rows it takes: at least one."""
+        return max(1, min(self.sessions, int(self.rows / max(1.0, usual_rows))))
+
     def rows_of(self, pending: PendingDraft) -> int:
         """Rows that a round takes here."""
         return pending.num_rows - max(0, len(pending.draft.token) - self.nodes)

@@ -49,6 +49,7 @@ class SchedulerPolicy:
     """``on(event, now_s) -> effects``. One owner; ``cluster`` is for reading only elsewhere."""
 
     def __init__(self, group: GroupId, epoch: tuple[int, int], limits: SchedulerLimits) -> None:
+        self.group = group
         self.cluster = Cluster(epoch)
         self._intake = Intake(self.cluster, group, limits)
         self._migration = Migration(self.cluster, limits)

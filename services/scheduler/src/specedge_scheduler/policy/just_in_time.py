@@ -105,7 +105,7 @@ class JustInTimeDispatch:
         rows = sum(self._rows_of(one) for one in waiting) / len(waiting)
         context = sum(one.context for one in waiting) / len(waiting)
         drafting = sum(not one.is_hosted for one in verifier.sessions.values())
-        places = max(1, min(room.sessions, int(room.rows / rows), drafting))
+        places = max(1, min(room.places(rows), drafting))
         step_ms = verifier.estimator.predict_ms(round(places * rows), round(places * context))
         return is_saturated(verifier, drafting, places, step_ms / 1000)
 
@@ -167,7 +167,7 @@ class JustInTimeDispatch:
         if others <= 0 or not chosen or not self._trials.habits.tells:
             return {}
         usual_rows = max(1.0, sum(self._rows_of(one) for _, one in chosen) / len(chosen))
-        places = max(1, min(room.sessions, int(room.rows / usual_rows)))
+        places = room.places(usual_rows)
         full_s = self._usual_step_s(verifier, chosen, min(places, len(drafting)))
         if not is_saturated(verifier, len(drafting), places, full_s):
             return {}  # who comes later than that finds a place as soon
@@ -210,7 +210,7 @@ def _is_full(verifier: Verifier, room: BatchRoom) -> bool:
     if len(waiting) < room.sessions and rows < room.rows:
         return False
     usual_rows = rows / len(waiting)
-    places = max(1, min(room.sessions, int(room.rows / max(1.0, usual_rows))))
+    places = room.places(usual_rows)
     of_edge = Counter(key.edge for key in waiting)
     if max(of_edge.values()) == 1:
         return True

@@ -14,7 +14,7 @@ OVERLOADED: Final = 1.25  # times as slow as elsewhere
 
 def places_in(verifier: Verifier, room: BatchRoom) -> int:
     """How many rounds of the usual size a step takes."""
-    return max(1, min(room.sessions, int(room.rows / max(1.0, verifier.usual.rows))))
+    return room.places(verifier.usual.rows)
 
 
 def cycle_ms(verifier: Verifier, room: BatchRoom, num_sessions: int) -> float:

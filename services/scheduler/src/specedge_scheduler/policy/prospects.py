@@ -110,7 +110,7 @@ class Forecast:
         """How many rounds of the usual size a step takes."""
         num = self._num_here or len(self._at_s)
         usual_rows = max(1.0, self._rows[num] / max(1, num))
-        return max(1, min(self._room.sessions, int(self._room.rows / usual_rows)))
+        return self._room.places(usual_rows)
 
     def hold(self, is_saturated: bool) -> Hold | None:
         """For whom the rounds that are here wait; None: they had better go.

@@ -80,8 +80,6 @@ class SimSession:
         # Nodes of a level: a draft that is less deep is as wide, and so smaller.
         self._width = max(1.0, spec.nodes / max(1, self._depth.max))
         self._size = SizeLimit()
-        link = spec.link_spec
-        self._down_s = link.round_trip_ms / 2000
         params = SessionParams.model_construct(
             model="emulated",
             weights="aa",
