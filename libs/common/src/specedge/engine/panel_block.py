@@ -16,12 +16,17 @@ PANEL_OUTPUTS: Final = 16
 MOST_ROWS: Final = 6
 
 _LANES: Final = 8
+_HALVES: Final = PANEL_OUTPUTS // _LANES
 _FLOAT: Final = ir.FloatType()
 _INT32: Final = ir.IntType(32)
 _BYTE_POINTER: Final = ir.IntType(8).as_pointer()
 _SUMS: Final = ir.VectorType(_FLOAT, _LANES)
 _FIRST_LANE: Final = ir.Constant(ir.VectorType(_INT32, _LANES), [0] * _LANES)
 _UNDEFINED: Final = ir.Constant(_SUMS, ir.Undefined)
+# An addition takes four turns of the processor, so a few rows' sums wait for themselves. With int8,
+# which is there in time, several inputs are summed apart, by rows; the order of a sum then depends
+# on how many rows there are, which exact weights must not do.
+_CHAINS: Final = {1: 4, 2: 2}
 # Rows from which on the next panel is fetched by hand: below, memory is waited for anyway.
 _FETCHED_ROWS: Final = 3
 # Into the second cache. The first has no room for a panel, and as few lines on the way to it at a
@@ -81,20 +86,32 @@ class _Block:
         builder = self._builder
         rows = [builder.add(self._first_row, self._index(row)) for row in range(num_rows)]
         inputs = [builder.gep(self._x, [builder.mul(row, self._num_inputs)]) for row in rows]
-        zero = ir.Constant(_SUMS, [0.0] * _LANES)
-        halves = range(PANEL_OUTPUTS // _LANES)
-        sums = [[cgutils.alloca_once_value(builder, zero) for _ in halves] for _ in rows]
-        for pointer in (pointer for row in sums for pointer in row):
-            builder.store(zero, pointer)
-        with cgutils.for_range(builder, self._num_inputs) as loop:
-            place = builder.mul(loop.index, self._index(PANEL_OUTPUTS))
-            if num_rows >= _FETCHED_ROWS:
-                self._fetch_next_panel(place)
-            weights = [self._weights(place, half) for half in halves]
-            for of_row, of_input in zip(sums, inputs, strict=True):
-                self._add(of_row, weights, builder.load(builder.gep(of_input, [loop.index])))
-        for row, of_row in zip(rows, sums, strict=True):
+        chains = [_zeros(builder, num_rows) for _ in range(self._num_chains(num_rows))]
+        turns = builder.udiv(self._num_inputs, self._index(len(chains)))
+        with cgutils.for_range(builder, turns) as loop:
+            first = builder.mul(loop.index, self._index(len(chains)))
+            for chain, sums in enumerate(chains):
+                self._add_input(builder.add(first, self._index(chain)), sums, inputs)
+        done = builder.mul(turns, self._index(len(chains)))
+        with cgutils.for_range(builder, builder.sub(self._num_inputs, done)) as loop:
+            self._add_input(builder.add(done, loop.index), chains[0], inputs)
+        for row, of_row in zip(rows, _total(builder, chains), strict=True):
             self._store(row, of_row)
+
+    def _num_chains(self, num_rows: int) -> int:
+        """How many inputs are under way at a time, each with sums of its own."""
+        is_exact = self._panel.type.pointee == _FLOAT
+        return 1 if is_exact else _CHAINS.get(num_rows, 1)
+
+    def _add_input(self, number: Any, sums: list[list[Any]], inputs: list[Any]) -> None:
+        """One input's weights times that input of each row."""
+        builder = self._builder
+        place = builder.mul(number, self._index(PANEL_OUTPUTS))
+        if len(inputs) >= _FETCHED_ROWS:
+            self._fetch_next_panel(place)
+        weights = [self._weights(place, half) for half in range(_HALVES)]
+        for of_row, of_input in zip(sums, inputs, strict=True):
+            self._add(of_row, weights, builder.load(builder.gep(of_input, [number])))
 
     def _fetch_next_panel(self, place: Any) -> None:
         builder = self._builder
@@ -125,10 +142,28 @@ class _Block:
                 builder.call(fma, [everywhere, of_outputs, builder.load(pointer)]), pointer
             )
 
-    def _store(self, row: Any, sums: list[Any]) -> None:
+    def _store(self, row: Any, totals: list[Any]) -> None:
         builder = self._builder
         place = builder.add(builder.mul(row, self._num_outputs), self._first_output)
-        for half, pointer in enumerate(sums):
+        for half, total in enumerate(totals):
             start = builder.gep(self._out, [builder.add(place, self._index(half * _LANES))])
             as_vector = builder.bitcast(start, _SUMS.as_pointer())
-            builder.store(builder.load(pointer), as_vector, align=4)
+            builder.store(total, as_vector, align=4)
+
+
+def _zeros(builder: Any, num_rows: int) -> list[list[Any]]:
+    """Sums that begin at zero: by row and half, where they are kept."""
+    zero = ir.Constant(_SUMS, [0.0] * _LANES)
+    return [
+        [cgutils.alloca_once_value(builder, zero) for _ in range(_HALVES)] for _ in range(num_rows)
+    ]
+
+
+def _total(builder: Any, chains: list[list[list[Any]]]) -> list[list[Any]]:
+    """The chains' sums together, by row and half."""
+    totals = [[builder.load(pointer) for pointer in of_row] for of_row in chains[0]]
+    for chain in chains[1:]:
+        for total, of_row in zip(totals, chain, strict=True):
+            for half, pointer in enumerate(of_row):
+                total[half] = builder.fadd(total[half], builder.load(pointer))
+    return totals
