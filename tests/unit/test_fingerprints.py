@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from specedge.engine.fingerprints import (
+    computed_fingerprint,
     logical_vocab_size,
     tokenizer_fingerprint,
     weights_fingerprint,
@@ -97,3 +98,11 @@ def test_neither_loading_a_tokenizer_nor_its_fingerprint_imports_torch(tmp_path:
     )
 
     assert said.stdout.split() == [tokenizer_fingerprint(byte_level()), "False"]
+
+
+def test_the_same_weights_in_another_dtype_are_another_model_on_the_wire() -> None:
+    exact, rounded = (computed_fingerprint("ab12", dtype) for dtype in ("float32", "bfloat16"))
+
+    assert exact == "ab12"
+    assert rounded != exact
+    assert computed_fingerprint("ab13", "bfloat16") != rounded

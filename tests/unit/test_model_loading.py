@@ -4,6 +4,7 @@ import json
 import shutil
 import threading
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from specedge.engine.loading import DEFAULT_MODEL, load_tokenizer, resolve_model
 from specedge.engine.packed_linear import Int8Linear
 from specedge.engine.ports import Choosing, StepItem
 from specedge.engine.torch_draft import TorchDrafter
-from specedge.engine.torch_model import load_target_model
+from specedge.engine.torch_model import load_target_model, torch_dtype
 from specedge.engine.torch_target import TorchTarget
 from specedge.errors import ModelUnusable
 from specedge.params import SamplingParams
@@ -88,13 +89,24 @@ def test_a_folder_is_identified_the_same_in_every_dtype(folder: Path, tmp_path: 
     fp32 = load_target_model(str(folder), cache_dir=tmp_path, dtype="fp32")
     bf16 = load_target_model(str(folder), cache_dir=tmp_path, dtype="bf16")
 
-    assert fp32.identity == bf16.identity
+    assert replace(fp32.identity, dtype="") == replace(bf16.identity, dtype="")
     assert (fp32.model.dtype, bf16.model.dtype) == (torch.float32, torch.bfloat16)
     assert fp32.identity.name == "tiny"
     assert fp32.identity.vocab_size == NUM_TOKENS
     assert fp32.identity.stop_ids == (3, 5)
     assert fp32.identity.max_context_tokens == 128
     assert len(fp32.identity.weights_fingerprint) == 16
+
+
+def test_a_target_on_a_cpu_computes_in_fp32_unless_it_is_told_otherwise(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that its texts repeat. A drafter may round."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+
+    assert load_target_model(str(folder), cache_dir=tmp_path).identity.dtype == "float32"
+    assert torch_dtype("auto", "cpu", may_round=True) is torch.bfloat16
+    assert torch_dtype("auto", "cuda") is torch.bfloat16
 
 
 def test_other_weights_have_another_fingerprint(folder: Path, tmp_path: Path) -> None:

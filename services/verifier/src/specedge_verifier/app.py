@@ -263,7 +263,13 @@ async def _load(
     took_s = context.clock.now_s() - started_s
     metrics.load_s.set(took_s)
     drafter = "none" if loaded.drafter is None else loaded.drafter.name
-    _log.info("model_loaded", model=loaded.identity.name, drafter=drafter, seconds=round(took_s, 2))
+    _log.info(
+        "model_loaded",
+        model=loaded.identity.name,
+        dtype=loaded.identity.dtype,
+        drafter=drafter,
+        seconds=round(took_s, 2),
+    )
     return loaded
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from specedge.engine.drafters import DrafterOptions, EmulatedOptions, load_drafter, load_tally
 from specedge.engine.emulated import EmulatedDevice, EmulatedTarget, EmulatedText
+from specedge.engine.fingerprints import computed_fingerprint
 from specedge.engine.loading import Progress, resolve_model
 from specedge.engine.ports import ModelIdentity, TargetEngine
 from specedge.errors import InvalidRequest
@@ -48,7 +49,8 @@ def identity_on_wire(identity: ModelIdentity) -> Identity:
     return Identity(
         model=identity.name,
         revision=identity.revision,
-        weights=identity.weights_fingerprint,
+        weights=computed_fingerprint(identity.weights_fingerprint, identity.dtype),
+        dtype=identity.dtype,
         tokenizer=identity.tokenizer_fingerprint,
         vocab_size=identity.vocab_size,
         stop=identity.stop_ids,

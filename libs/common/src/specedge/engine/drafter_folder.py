@@ -99,7 +99,7 @@ def load_borrowing_drafter(
     Raises ModelUnusable.
     """
     card = read_card(folder)
-    wanted = torch_dtype(dtype, device)
+    wanted = torch_dtype(dtype, device, may_round=True)
     try:
         own = load_file(folder / WEIGHTS)
         config = AutoConfig.from_pretrained(str(folder))

@@ -138,6 +138,7 @@ def _load_draft_model(
             name,
             cache_dir=options.cache_dir,
             dtype=dtype,
+            may_round=True,
             device=device,
             on_progress=on_progress,
         )

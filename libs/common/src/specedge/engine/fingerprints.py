@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 DIGITS: Final = 16
+EXACT_DTYPE: Final = "float32"
 # Config keys that say how a checkpoint was stored or is run, not what it computes.
 _VOLATILE: Final = frozenset(
     {
@@ -66,6 +67,14 @@ def weights_fingerprint(
     for name, shape, content in samples:
         digest.update(f"{name}{shape}".encode() + content)
     return digest.hexdigest()[:DIGITS]
+
+
+def computed_fingerprint(weights: str, dtype: str) -> str:
+    """Of weights that are computed with in ``dtype``: texts may differ between two of them, so they
+    are as good as two models. That of fp32 is the weights' own."""
+    if dtype == EXACT_DTYPE:
+        return weights
+    return hashlib.sha256(f"{weights} {dtype}".encode()).hexdigest()[:DIGITS]
 
 
 def _stable(value: Any) -> Any:

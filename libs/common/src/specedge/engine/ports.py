@@ -33,6 +33,7 @@ class ModelIdentity:
                            tokens, 16 hex digits; never compare ``config.vocab_size``
     vocab_size             the logical vocabulary: ids 0 … vocab_size - 1 may cross the wire
     stop_ids               the model's end-of-text ids, ascending
+    dtype                  what it computes in, by torch's name
     """
 
     name: str
@@ -42,6 +43,7 @@ class ModelIdentity:
     vocab_size: int
     stop_ids: tuple[int, ...]
     max_context_tokens: int
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

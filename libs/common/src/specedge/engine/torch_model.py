@@ -60,11 +60,13 @@ def load_target_model(
     dtype: DType = "auto",
     device: str = "cpu",
     max_context_tokens: int | None = None,
+    may_round: bool = False,
     on_progress: Progress = no_progress,
 ) -> LoadedModel:
     """Resolve, load and identify a causal language model.
 
-    ``max_context_tokens`` lowers the model's own limit. Raises ModelUnusable.
+    ``max_context_tokens`` lowers the model's own limit; ``may_round`` as in ``torch_dtype``. Raises
+    ModelUnusable.
     """
     resolved = resolve_model(name_or_folder, cache_dir, on_progress)
     on_progress("tokenizer", 0.0)
@@ -73,7 +75,7 @@ def load_target_model(
     disable_progress_bar()  # ours is on_progress
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            str(resolved), dtype=torch_dtype(dtype, device)
+            str(resolved), dtype=torch_dtype(dtype, device, may_round=may_round)
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelUnusable(f"{name_or_folder} cannot be loaded: {error}") from error
@@ -95,6 +97,7 @@ def identified(
         name=name,
         revision=getattr(model.config, "_commit_hash", None) or "local",
         weights_fingerprint=weights_fingerprint(model.config.to_dict(), _samples(model)),
+        dtype=str(model.dtype).removeprefix("torch."),
         tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
         vocab_size=min(logical_vocab_size(tokenizer), rows),
         stop_ids=stop_ids(model, tokenizer),
@@ -113,10 +116,12 @@ def stop_ids(model: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:
     return ()
 
 
-def torch_dtype(dtype: DType, device: str) -> torch.dtype:
-    """``auto`` is bf16 where the hardware computes in it, else fp32."""
+def torch_dtype(dtype: DType, device: str, *, may_round: bool = False) -> torch.dtype:
+    """``auto`` is bf16 on a GPU. On a CPU it is fp32, in which a text repeats token for token
+    whatever its rounds were like; in bf16 near ties tip over within some dozens of tokens. For a
+    drafter, which ``may_round``, it is bf16 on a CPU that computes in it."""
     if dtype == "auto":
-        fast = device != "cpu" or torch.cpu._is_avx512_bf16_supported()
+        fast = device != "cpu" or (may_round and torch.cpu._is_avx512_bf16_supported())
         return torch.bfloat16 if fast else torch.float32
     return torch.float32 if dtype == "fp32" else torch.bfloat16
 

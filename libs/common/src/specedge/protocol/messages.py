@@ -89,7 +89,11 @@ class SessionParams(Part):
 
 
 class Identity(Part):
-    """A model as the handshake compares it; see ``specedge.engine.ports.ModelIdentity``."""
+    """A model as the handshake compares it; see ``specedge.engine.ports.ModelIdentity``.
+
+    weights  of the weights and of what they are computed in
+    dtype    what that is, for people
+    """
 
     model: Name
     revision: str = Field(default="", max_length=200)
@@ -98,6 +102,7 @@ class Identity(Part):
     vocab_size: Annotated[int, Field(ge=1, lt=2**31)]
     stop: tuple[TokenIdField, ...] = Field(default=(), max_length=64)
     max_context: Annotated[int, Field(ge=1, lt=2**31)]
+    dtype: str = Field(default="", max_length=20)
 
 
 class Limits(Part):
