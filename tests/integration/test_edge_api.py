@@ -256,6 +256,23 @@ async def test_log_probabilities_come_in_both_shapes(world: EdgeWorld) -> None:
     assert all(len(column) == len(tokens) + 1 for column in shape.values())
 
 
+async def test_bytes_of_log_probabilities_joined_are_the_text_whatever_characters_span_tokens(
+    world: EdgeWorld,
+) -> None:
+    text = "a 🐉🐲 ñ"
+    world.recite(text)
+
+    chat = (await world.chat(logprobs=True, top_logprobs=2)).json()["choices"][0]
+    whole = (await world.complete(logprobs=1)).json()["choices"][0]
+
+    content = chat["logprobs"]["content"][:-1]  # but the end of the text
+    assert bytes(byte for entry in content for byte in entry["bytes"]).decode() == text
+    names, offsets = whole["logprobs"]["tokens"][:-1], whole["logprobs"]["text_offset"]
+    assert any(name.startswith("bytes:\\xf0") for name in names)
+    assert offsets[len(names)] == len(text), "where the end begins"
+    assert offsets == sorted(offsets)
+
+
 async def test_an_edge_without_a_drafter_lets_the_verifier_run(tmp_path: Path) -> None:
     async with edge_world(tmp_path, drafter="none", grant_tokens=4) as world:
         world.recite(TEXT)
@@ -304,7 +321,54 @@ BAD = [
     (CHAT, {"messages": HELLO, "top_logprobs": 2}, "top_logprobs"),
     (CHAT, {"messages": HELLO, "stop": [""]}, "stop[0]"),
     (CHAT, {"messages": HELLO, "stream": "yes"}, "stream"),
+    (CHAT, {"messages": HELLO, "stop": ["x"] * 17}, "stop"),
+    (TEXTS, {"prompt": ["x"] * 65}, "prompt"),
 ]
+
+
+async def test_too_long_a_list_is_said_to_be_too_long_and_not_of_the_wrong_kind(
+    world: EdgeWorld,
+) -> None:
+    for path, body in (
+        (CHAT, {"messages": HELLO, "stop": ["x"] * 17}),
+        (TEXTS, {"prompt": ["x"] * 65}),
+    ):
+        said = (await world.client.post(path, json=body)).json()["error"]["message"]
+        assert "at most" in said, said
+
+
+async def test_a_wrong_method_is_told_the_right_one_and_the_page_may_be_probed(
+    world: EdgeWorld,
+) -> None:
+    wrong = await world.client.get(CHAT)
+    page = await world.client.head("/")
+
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    assert (page.status_code, page.content) == (200, b"")
+
+
+async def test_a_text_that_no_context_holds_is_refused_before_it_is_encoded(
+    world: EdgeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[int] = []
+    encode = type(world.tokenizer).encode
+
+    def watched(tokenizer: Any, text: str, **more: Any) -> Any:
+        encoded.append(len(text))
+        return encode(tokenizer, text, **more)
+
+    monkeypatch.setattr(type(world.tokenizer), "encode", watched)
+    long = "ab c " * 1_000_000
+    answers = [
+        await world.complete(prompt=long),
+        await world.chat(messages=[{"role": "user", "content": long}]),
+        await world.client.post("/tokenize", json={"prompt": long}),
+    ]
+
+    for answer in answers:
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] == "context_length_exceeded"
+    assert max(encoded, default=0) < 1000
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])

@@ -485,6 +485,18 @@ def test_a_busy_verifier_is_asked_again_after_its_own_time_without_doubling() ->
     assert draft_in(effects).budget_ms == 600
 
 
+def test_a_busy_verifier_in_the_middle_of_a_grant_is_asked_again_after_its_own_time() -> None:
+    bench = Bench()
+    bench.hosted(run=4)
+    bench.answer(bench.verdict(7, kept=0))
+
+    effects = bench.answer(Rejected(round=1, rejected=Reason.BUSY, retry_ms=70))
+    assert timer_in(effects) == pytest.approx(0.07)
+    again = draft_in(bench.on(TimerDue(), 0.07))
+
+    assert (again.round, again.try_, again.run) == (1, 1, 4)
+
+
 def test_an_expired_round_is_said_again_at_once_with_more_time() -> None:
     bench = Bench()
     bench.awaiting()

@@ -46,9 +46,9 @@ from specedge_edge.openai.routes import Backend, BackendSlot
 from specedge_edge.router import SessionRouter
 from specedge_edge.served import ServedModel, spell_out
 from specedge_edge.standing import DrafterStanding
-from specedge_edge.text_work import MAX_WAITING, TextWork
 
 SERVICE: Final = "edge"
+MAX_TEXTS: Final = 64  # that wait to be encoded; more requests are told to come back
 
 _log = structlog.get_logger("specedge.edge")
 
@@ -90,9 +90,9 @@ class Edge:
         self._api_keys = settings.api_keys()
         self._slot = BackendSlot()
         # Each choice has at most a draft out, and what it follows.
-        self._compute = ComputeThread(
-            "edge-compute", max_pending=4 * settings.max_concurrent + MAX_WAITING
-        )
+        self._compute = ComputeThread("edge-compute", max_pending=4 * settings.max_concurrent)
+        # Beside it, so that no prompt, however long, keeps a draft waiting.
+        self._texts = ComputeThread("edge-text", max_pending=MAX_TEXTS)
         self._recording = contextlib.ExitStack()
         self._spans = NO_SPANS
         self._http: HttpServer | None = None
@@ -112,6 +112,7 @@ class Edge:
         if self._cloud is not None:
             await self._cloud.router.stop()
             await self._cloud.link.close()
+        await self._texts.close()
         await self._compute.close()
         self._recording.close()
 
@@ -231,7 +232,7 @@ class Edge:
             desk=desk,
             codec=loaded.codec,
             served=cloud.served,
-            texts=TextWork(self._compute),
+            texts=self._texts,
             drafter=cloud.drafts.name,
             edge=cloud.edge,
             since_s=_wall_s(),

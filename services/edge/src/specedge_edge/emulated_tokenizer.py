@@ -41,7 +41,7 @@ class EmulatedTokenizer:
         clean_up_tokenization_spaces: bool = False,
     ) -> str:
         """Bytes as they are, words as ``" w1234"``."""
-        spelled = b"".join(self._spell(token_id) for token_id in token_ids)
+        spelled = b"".join(self.spell(token_id) for token_id in token_ids)
         return spelled.decode(errors="replace")
 
     def apply_chat_template(
@@ -51,7 +51,8 @@ class EmulatedTokenizer:
         lines = [f"{message['role']}: {message['content']}\n" for message in conversation]
         return "".join(lines) + "assistant:"
 
-    def _spell(self, token_id: int) -> bytes:
+    def spell(self, token_id: int) -> bytes:
+        """One token in bytes."""
         if token_id < FIRST_BYTE:
             return b""
         if token_id < FIRST_BYTE + NUM_BYTES:

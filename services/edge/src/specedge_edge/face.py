@@ -48,7 +48,7 @@ def make_face(
     app.include_router(openai_routes(slot, wall_s))
     page = resources.files("specedge_edge").joinpath("web", PAGE).read_bytes()
 
-    @app.get("/", include_in_schema=False)
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def chat_page() -> Response:
         return Response(page, headers=PAGE_HEADERS)
 
@@ -78,7 +78,9 @@ async def _on_validation(_: Request, error: Exception) -> Response:
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     told = f"{str(error.detail)[:200]}: {request.method} {request.url.path[:200]}"
-    return ApiError(error.status_code, told, "invalid_request_error").response()
+    response = ApiError(error.status_code, told, "invalid_request_error").response()
+    response.headers.update(error.headers or {})  # 405 says there what is allowed
+    return response
 
 
 async def _on_error(_: Request, error: Exception) -> Response:

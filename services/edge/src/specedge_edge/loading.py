@@ -9,7 +9,11 @@ import structlog
 
 from specedge.engine.drafters import DrafterOptions, load_drafter, load_tally
 from specedge.engine.emulated import EmulatedText
-from specedge.engine.fingerprints import logical_vocab_size, tokenizer_fingerprint
+from specedge.engine.fingerprints import (
+    logical_vocab_size,
+    token_bytes,
+    tokenizer_fingerprint,
+)
 from specedge.engine.loading import Progress, load_tokenizer, model_name, resolve_model
 from specedge.engine.ports import Drafter
 from specedge.service.loading import LoadingStopped
@@ -63,11 +67,16 @@ def _try_load_drafter(
 def _load_text(settings: EdgeSettings, on_progress: Progress) -> tuple[str, TextCodec, str]:
     if settings.model == EMULATED_MODEL:
         emulated = EmulatedTokenizer(EmulatedText())
-        return EMULATED_MODEL, TextCodec(emulated), emulated.fingerprint
+        return EMULATED_MODEL, TextCodec(emulated, to_bytes=emulated.spell), emulated.fingerprint
     resolved = resolve_model(settings.model, settings.cache_dir, on_progress)
     on_progress("tokenizer", 0.0)
     tokenizer = load_tokenizer(resolved)
-    codec = TextCodec(tokenizer, vocab_size=logical_vocab_size(tokenizer))
+    codec = TextCodec(
+        tokenizer,
+        vocab_size=logical_vocab_size(tokenizer),
+        longest_token_chars=max(map(len, tokenizer.get_vocab())),
+        to_bytes=token_bytes(tokenizer),
+    )
     on_progress("tokenizer", 1.0)
     return model_name(settings.model), codec, tokenizer_fingerprint(tokenizer)
 

@@ -4,11 +4,13 @@ Synchronous and without I/O; encoding long prompts belongs on the compute thread
 HTTP. Incremental decoding of an answer is in ``specedge_edge.streaming_text``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from specedge.errors import InvalidRequest
+from specedge.errors import ContextTooLong, InvalidRequest
 
+# Of tokens in use; who knows the vocabulary can say better.
+LONGEST_TOKEN_CHARS: Final = 256
 # Arguments of the template call that are not the client's to give: a template is a program.
 RESERVED_OPTIONS: Final = frozenset(
     {
@@ -51,19 +53,38 @@ class TextCodec:
     """One model's tokenizer, with the ids that may cross the wire.
 
     vocab_size  the logical vocabulary: ids 0 … vocab_size - 1
+    longest_token_chars  characters of a text that one token can stand for, at most
+    to_bytes    spells one token in bytes; None: only as text
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, vocab_size: int | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        vocab_size: int | None = None,
+        longest_token_chars: int = LONGEST_TOKEN_CHARS,
+        to_bytes: Callable[[int], bytes] | None = None,
+    ) -> None:
         self.tokenizer = tokenizer
+        self._to_bytes = to_bytes
         self.vocab_size = len(tokenizer) if vocab_size is None else vocab_size
+        self._longest_token_chars = longest_token_chars
 
     def encode(
-        self, text: str, *, add_special_tokens: bool = True, field: str = "prompt"
+        self,
+        text: str,
+        *,
+        add_special_tokens: bool = True,
+        field: str = "prompt",
+        most_tokens: int | None = None,
     ) -> list[int]:
         """Token ids of a prompt text, with the model's own beginning-of-text if it has one.
 
-        Raises InvalidRequest naming ``field`` when the text is no Unicode (a lone surrogate).
+        Raises InvalidRequest naming ``field`` when the text is no Unicode (a lone surrogate), and
+        ContextTooLong, at once, where it is too long to be as few as ``most_tokens``: a megabyte
+        takes a second to encode.
         """
+        self._check_length(text, most_tokens, field)
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -71,12 +92,17 @@ class TextCodec:
         return list(self.tokenizer.encode(text, add_special_tokens=add_special_tokens))
 
     def encode_chat(
-        self, messages: list[dict[str, Any]], template_options: Mapping[str, Any]
+        self,
+        messages: list[dict[str, Any]],
+        template_options: Mapping[str, Any],
+        *,
+        most_tokens: int | None = None,
     ) -> list[int]:
         """Token ids of a conversation by the model's own chat template.
 
         ``template_options`` go to the template (``enable_thinking`` and the like). Raises
-        InvalidRequest naming ``messages`` when the template refuses the conversation.
+        InvalidRequest naming ``messages`` when the template refuses the conversation, and
+        ContextTooLong as ``encode`` does.
         """
         if reserved := RESERVED_OPTIONS & template_options.keys():
             raise InvalidRequest(
@@ -98,7 +124,18 @@ class TextCodec:
                 field="messages",
             ) from error
         # The template spells out the special tokens itself.
-        return self.encode(text, add_special_tokens=False, field="messages")
+        return self.encode(
+            text, add_special_tokens=False, field="messages", most_tokens=most_tokens
+        )
+
+    def _check_length(self, text: str, most_tokens: int | None, field: str) -> None:
+        if most_tokens is not None and len(text) > most_tokens * self._longest_token_chars:
+            raise ContextTooLong(
+                f"This model's maximum context length is {most_tokens} tokens; the request has "
+                f"{len(text)} characters, which no number of tokens up to that can spell",
+                field=field,
+                code="context_length_exceeded",
+            )
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of token ids. An incomplete character at either end comes out as U+FFFD."""
@@ -108,9 +145,12 @@ class TextCodec:
             clean_up_tokenization_spaces=False,
         )
 
-    def spell(self, token_id: int) -> str:
-        """One token by itself, special ones too, as log-probabilities name it."""
-        return self.decode([token_id], skip_special_tokens=False)
+    def spell(self, token_id: int) -> bytes:
+        """One token by itself, special ones too, as log-probabilities name it: characters may begin
+        in one token and end in another."""
+        if self._to_bytes is not None:
+            return self._to_bytes(token_id)
+        return self.decode([token_id], skip_special_tokens=False).encode()
 
     def check_ids(self, token_ids: Sequence[int], *, field: str) -> None:
         """Raise InvalidRequest naming ``field`` if an id is outside the vocabulary."""

@@ -50,6 +50,21 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return digest.hexdigest()[:DIGITS]
 
 
+def token_bytes(tokenizer: Any) -> Callable[[int], bytes]:
+    """A function that spells one token of ``tokenizer`` in bytes, which need not be whole
+    characters; nothing for an id that it does not have."""
+    to_bytes = _bytes_of(tokenizer)
+    added = {int(token_id) for token_id in tokenizer.added_tokens_decoder}
+
+    def spelled(token_id: int) -> bytes:
+        token = tokenizer.convert_ids_to_tokens(token_id)
+        if token is None:
+            return b""
+        return token.encode() if token_id in added else to_bytes(token)
+
+    return spelled
+
+
 def logical_vocab_size(tokenizer: Any) -> int:
     """One more than the tokenizer's highest id."""
     return max(tokenizer.get_vocab().values()) + 1

@@ -41,9 +41,10 @@ def take_answer(books: EdgeBooks, message: DownMessage, now_s: float) -> None:
 
 
 def _is_current(books: EdgeBooks, message: Cold | Rejected) -> bool:
-    """Whether it answers exactly what is out now."""
+    """Whether it answers exactly what is out now. Later rounds of a grant were never sent: they are
+    their own first try."""
     named = (message.round, message.try_)
-    return books.is_running and named == (books.current.number, books.current.try_)
+    return books.is_running and named == (books.current.number, max(books.current.try_, 0))
 
 
 def _take_verdict(books: EdgeBooks, verdict: Verdict, now_s: float) -> None:

@@ -150,10 +150,11 @@ def _sayable(text: str) -> str:
 
 
 def _most_telling(problems: Any) -> Any:
-    """Of a union's complaints, the one that got furthest into the body."""
+    """Of a union's complaints, one about a size if there is any, since only the right kind of value
+    comes so far; else the one that got furthest into the body."""
     field = problems[0]["loc"][:2]
     same = [problem for problem in problems if problem["loc"][:2] == field]
-    return max(same, key=lambda problem: len(_path(problem["loc"])))
+    return max(same, key=lambda one: (one["type"] in _OF_SIZE, len(_path(one["loc"]))))
 
 
 def _path(loc: tuple[int | str, ...]) -> list[int | str]:
@@ -166,6 +167,7 @@ def _path(loc: tuple[int | str, ...]) -> list[int | str]:
     ]
 
 
+_OF_SIZE: Final = frozenset({"too_long", "too_short", "string_too_long", "string_too_short"})
 _TYPE_NAMES: Final = frozenset({"str", "int", "float", "bool", "list", "dict", "constrained"})
 
 

@@ -1,13 +1,29 @@
 """Log-probabilities in the two shapes of the OpenAI API."""
 
-from collections import Counter
+import codecs
 from typing import Any, Final
 
 from specedge_edge.answer_events import Piece
 from specedge_edge.text import TextCodec
 
 LEAST: Final = -9999.0  # stands for minus infinity, which JSON cannot say
-TextOffsets = Counter[int]  # per choice: characters spelled so far
+
+
+class TextOffsets:
+    """Per choice, at which character of its text each token begins: a character counts with the
+    token that completes it."""
+
+    def __init__(self) -> None:
+        self._chars: dict[int, int] = {}
+        self._decoders: dict[int, codecs.IncrementalDecoder] = {}
+
+    def take(self, index: int, spelled: bytes) -> int:
+        """Where the next token of that choice begins."""
+        if index not in self._decoders:
+            self._decoders[index] = codecs.getincrementaldecoder("utf-8")("replace")
+        start = self._chars.get(index, 0)
+        self._chars[index] = start + len(self._decoders[index].decode(spelled))
+        return start
 
 
 def chat_logprobs(piece: Piece, codec: TextCodec) -> dict[str, Any] | None:
@@ -31,24 +47,30 @@ def completion_logprobs(
     if piece.logprobs is None:
         return None
     tokens = [codec.spell(token) for token in piece.tokens]
-    starts: list[int] = []
-    for spelled in tokens:
-        starts.append(offsets[piece.index])
-        offsets[piece.index] += len(spelled)
     return {
-        "tokens": tokens,
+        "tokens": [_named(spelled) for spelled in tokens],
         "token_logprobs": [_bounded(logprobs.lp) for logprobs in piece.logprobs],
         "top_logprobs": [
-            {codec.spell(other): _bounded(logprob) for other, logprob in logprobs.top}
+            {_named(codec.spell(other)): _bounded(logprob) for other, logprob in logprobs.top}
             for logprobs in piece.logprobs
         ],
-        "text_offset": starts,
+        "text_offset": [offsets.take(piece.index, spelled) for spelled in tokens],
     }
 
 
 def _entry(codec: TextCodec, token: int, logprob: float) -> dict[str, Any]:
+    """``bytes`` of several tokens, joined, are the text, whatever characters they share."""
     spelled = codec.spell(token)
-    return {"token": spelled, "logprob": _bounded(logprob), "bytes": list(spelled.encode())}
+    text = spelled.decode(errors="replace")
+    return {"token": text, "logprob": _bounded(logprob), "bytes": list(spelled)}
+
+
+def _named(spelled: bytes) -> str:
+    """A token by name, where there is no other place for its bytes: two tokens never share one."""
+    try:
+        return spelled.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in spelled)
 
 
 def _bounded(logprob: float) -> float:

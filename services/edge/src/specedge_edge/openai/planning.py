@@ -31,23 +31,27 @@ def check_model(wanted: str | None, served_name: str) -> None:
         raise UnknownModel(f"the model '{wanted}' does not exist here", field="model")
 
 
-def encode_chat(body: ChatBody, codec: TextCodec) -> list[int]:
-    """Token ids of a conversation. May take long: belongs on a compute thread."""
+def encode_chat(body: ChatBody, codec: TextCodec, most_tokens: int) -> list[int]:
+    """Token ids of a conversation. May take long: belongs on a compute thread. Raises
+    ContextTooLong for a text that cannot be as few as ``most_tokens``."""
     options = dict(body.chat_template_kwargs or {})
     if body.add_generation_prompt is not None:
         options["add_generation_prompt"] = body.add_generation_prompt
     if body.continue_final_message:
         options |= {"continue_final_message": True, "add_generation_prompt": False}
-    return codec.encode_chat([message.for_template() for message in body.messages], options)
+    messages = [message.for_template() for message in body.messages]
+    return codec.encode_chat(messages, options, most_tokens=most_tokens)
 
 
-def encode_prompts(body: CompletionBody, codec: TextCodec) -> list[list[int]]:
-    """Token ids of each prompt. May take long: belongs on a compute thread."""
+def encode_prompts(body: CompletionBody, codec: TextCodec, most_tokens: int) -> list[list[int]]:
+    """Token ids of each prompt; see ``encode_chat``."""
     add_special = body.add_special_tokens is not False
     encoded: list[list[int]] = []
     for prompt in body.prompts:
         if isinstance(prompt, str):
-            encoded.append(codec.encode(prompt, add_special_tokens=add_special))
+            encoded.append(
+                codec.encode(prompt, add_special_tokens=add_special, most_tokens=most_tokens)
+            )
         else:
             codec.check_ids(prompt, field="prompt")
             encoded.append(prompt)

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from specedge import __version__
 from specedge.errors import InvalidRequest, RetryableError
+from specedge.service.compute import Compute
 from specedge_edge.answering import AnswerDesk
 from specedge_edge.openai.planning import (
     check_model,
@@ -40,7 +41,6 @@ from specedge_edge.openai.serving import Order, StreamedAnswer, WholeAnswer
 from specedge_edge.plan import ChoicePlan
 from specedge_edge.served import Served, ServedModel, spell_out
 from specedge_edge.text import TextCodec
-from specedge_edge.text_work import TextWork
 
 OWNER: Final = "specedge"
 ID_BYTES: Final = 16
@@ -54,7 +54,7 @@ class Backend:
     desk: AnswerDesk
     codec: TextCodec
     served: ServedModel
-    texts: TextWork
+    texts: Compute
     drafter: str
     edge: str
     since_s: float
@@ -109,7 +109,8 @@ def openai_routes(slot: BackendSlot, wall_s: Callable[[], float]) -> APIRouter:
         backend = slot.get()
         check_model(body.model, backend.served.name)
         served = await backend.served.get()
-        prompt = await backend.texts.run(encode_chat, body, backend.codec)
+        limit = served.max_context_tokens
+        prompt = await backend.texts.run(encode_chat, body, backend.codec, limit)
         plans = plan_chat(body, prompt, served, backend.codec)
         heading = _heading("chatcmpl", backend, served, wall_s)
         return _answer(
@@ -121,7 +122,8 @@ def openai_routes(slot: BackendSlot, wall_s: Callable[[], float]) -> APIRouter:
         backend = slot.get()
         check_model(body.model, backend.served.name)
         served = await backend.served.get()
-        prompts = await backend.texts.run(encode_prompts, body, backend.codec)
+        limit = served.max_context_tokens
+        prompts = await backend.texts.run(encode_prompts, body, backend.codec, limit)
         plans = plan_completion(body, prompts, served, backend.codec)
         heading = _heading("cmpl", backend, served, wall_s)
         rendering = _render(CompletionRendering, heading, backend, body, plans, len(prompts))
@@ -149,7 +151,8 @@ def openai_routes(slot: BackendSlot, wall_s: Callable[[], float]) -> APIRouter:
     async def tokenize(body: Annotated[TokenizeBody, Body()]) -> dict[str, Any]:
         backend = slot.get()
         check_model(body.model, backend.served.name)
-        tokens = await backend.texts.run(_tokenize, body, backend.codec)
+        limit = (await backend.served.get()).max_context_tokens
+        tokens = await backend.texts.run(_tokenize, body, backend.codec, limit)
         return {"count": len(tokens), "tokens": tokens}
 
     @router.post("/detokenize")
@@ -229,12 +232,15 @@ def _cluster(backend: Backend) -> dict[str, Any]:
     }
 
 
-def _tokenize(body: TokenizeBody, codec: TextCodec) -> list[int]:
+def _tokenize(body: TokenizeBody, codec: TextCodec, most_tokens: int) -> list[int]:
     if body.messages is not None:
-        return codec.encode_chat([message.for_template() for message in body.messages], {})
+        messages = [message.for_template() for message in body.messages]
+        return codec.encode_chat(messages, {}, most_tokens=most_tokens)
     if body.prompt is None:
         raise InvalidRequest("either prompt or messages is needed", field="prompt")
-    return codec.encode(body.prompt, add_special_tokens=body.add_special_tokens)
+    return codec.encode(
+        body.prompt, add_special_tokens=body.add_special_tokens, most_tokens=most_tokens
+    )
 
 
 def _detokenize(body: DetokenizeBody, codec: TextCodec) -> str:
