@@ -52,8 +52,12 @@ class Comparison:
 
     @property
     def ratios(self) -> dict[str, float]:
-        """Simulated to emulated, of what is judged."""
-        return {name: self.simulated[name] / self.emulated[name] for name in JUDGED}
+        """Simulated to emulated, of what is judged; 0 where the emulation has no figure, since no
+        session had tokens enough."""
+        return {
+            name: self.simulated[name] / self.emulated[name] if self.emulated[name] else 0.0
+            for name in JUDGED
+        }
 
     @property
     def has_kept_up(self) -> bool:

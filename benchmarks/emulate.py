@@ -2,7 +2,8 @@
 simulator says of it: the same YAML in both worlds.
 
 What emulation cannot imitate is refused: verifiers of several kinds, failures, edges that vanish,
-sweeps, and a dialled share of hits (an emulated edge's hits come from what it drafts).
+sweeps, devices on which context costs much, and a dialled share of hits (an emulated edge's hits
+come from what it drafts).
 """
 
 import argparse
@@ -26,6 +27,7 @@ from specedge_scheduler.sim.drafts import expected_tokens
 from specedge_scheduler.sim.scenario import EdgeSpec, Scenario, read_scenario
 
 EDGES_PER_FLEET: Final = 16
+MOST_CONTEXT: Final = 0.02  # of a step's time, that an emulated one may leave out
 UNIFORM: Final = 12**0.5  # a uniform distribution's width, in its own standard deviations
 
 
@@ -46,9 +48,13 @@ def flags_of(scenario: Scenario, edges_per_fleet: int = EDGES_PER_FLEET) -> Cell
         raise InvalidRequest(message, field="verifiers")
     spec, limits = scenario.verifiers[0], scenario.scheduler
     profile = spec.profile
+    if _context_share(scenario) > MOST_CONTEXT:
+        message = "a device on which context is a large part of a step cannot be emulated"
+        raise InvalidRequest(message, field="verifiers.0.device")
     scheduler = ["--policy", limits.policy, "--max-batch-nodes", str(limits.batch_rows)]
     scheduler += ["--max-batch-sessions", str(limits.batch_sessions)]
     scheduler += ["--sessions-per-edge", str(limits.sessions_per_edge)]
+    scheduler += ["--objective-ms", f"{limits.objective_ms:g}"]
     verifier = ["--slots", str(spec.slots), "--max-step-tokens", str(spec.step_rows)]
     verifier += ["--emulated-step-ms", f"{profile.fixed_ms:g}"]
     verifier += ["--emulated-row-ms", f"{profile.row_ms:g}"]
@@ -61,12 +67,26 @@ def flags_of(scenario: Scenario, edges_per_fleet: int = EDGES_PER_FLEET) -> Cell
     return CellFlags(scheduler, verifier, fleets, num_verifiers=spec.count)
 
 
+def _context_share(scenario: Scenario) -> float:
+    """What the longest contexts cost, to the rest of the smallest step that has so many of them:
+    emulated devices have no such cost."""
+    spec, edges = scenario.verifiers[0], scenario.edges
+    sessions = -(-sum(each.count * each.sessions for each in edges) // spec.count)
+    rounds = min(sessions, scenario.scheduler.batch_sessions or sessions)
+    longest = max(each.session.prompt_tokens + each.session.output_tokens for each in edges)
+    context_ms = spec.profile.context_token_ms * rounds * longest
+    return context_ms / spec.profile.step_ms(rows=rounds) if context_ms else 0.0
+
+
 def _fleets(
     number: int, edges: EdgeSpec, scenario: Scenario, edges_per_fleet: int
 ) -> list[list[str]]:
     if edges.leaves_s is not None or edges.load.kind == "bursty" or edges.load.think_s:
         message = "edges that leave, think or come in bursts cannot be emulated"
         raise InvalidRequest(message, field=f"edges.{number}")
+    if edges.proactive is not None and edges.proactive.hit is not None:
+        message = "a share of hits cannot be dialled: an emulated edge's come from what it drafts"
+        raise InvalidRequest(message, field=f"edges.{number}.proactive.hit")
     common = [*_drafting(edges, scenario), *_link(edges), "--sessions", str(edges.sessions)]
     common += ["--prompt-tokens", str(edges.session.prompt_tokens)]
     common += ["--tokens", str(edges.session.output_tokens)]

@@ -11,8 +11,9 @@ per session, and r rows per session being the root and its drafted nodes:
 
 The plain forward is ``model(input_ids)`` without cache or context, so a ratio of 1 is out of reach:
 the step also attends to the context. Both sides run the same linear layers: those that a verifier
-has after loading, which on a CPU without bf16 arithmetic are ``specedge.engine.wide_linear``'s.
-``engine_torch_72_ms_bf16`` is the plain forward with torch's own, for comparison.
+has, on a CPU ``specedge.engine.packed_linear``'s in fp32, and in bf16, where there is no such
+arithmetic, ``specedge.engine.wide_linear``'s.
+``engine_torch_72_ms_<dtype>`` is the plain forward with torch's own, for comparison.
 """
 
 import statistics
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from specedge.engine.packed_linear import quicken
 from specedge.engine.ports import Choosing, ModelIdentity, StepItem
 from specedge.engine.torch_model import LoadedModel
 from specedge.engine.torch_target import TorchTarget
@@ -52,6 +54,7 @@ def _measure(dtype: str) -> dict[str, float]:
     untouched = _model(DTYPES[dtype])
     model = _model(DTYPES[dtype])
     widen_if_slow(model)
+    quicken(model)  # as ``TorchTarget`` does to ``served``
     served = _model(DTYPES[dtype])
     widen_if_slow(served)
     engine = _engine(served)

@@ -1,9 +1,10 @@
 """``python -m benchmarks policy``: the shipped policy against barrier and greedy, in virtual time.
 
 A published pair on an A100 and RTX 4090s, two edges a place, over batch sizes and round trips.
-Barrier and greedy at every fixed depth, and greedy with edges that choose their own too: each is
-shown at its best. "Sized" is the barrier with the best size of draft as well as the best depth,
-which somebody would have to find out for every cell. The shipped policy's edges choose their own.
+The barrier at every fixed depth; greedy at every second one, and with edges that choose their own:
+each is shown at its best. "Sized" is the barrier with the best size of draft as well as the best
+depth, which somebody would have to find out for every cell. The shipped policy's edges choose their
+own.
 
 A round counts as what its levels yield on average: the best of many runs would else be the
 luckiest one.

@@ -35,12 +35,13 @@ def docker(*arguments: str, timeout_s: float = 60, check: bool = True) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A Compose project under a name of its own. No ``.env`` of the tree is read: ``settings`` are
-    all that it is told."""
+    """A Compose project under a name of its own. No ``.env`` of the tree is read: ``settings``, and
+    what ``env_file`` has, are all that it is told."""
 
     name: str
     files: tuple[Path, ...] = (ROOT / "docker-compose.yml",)
     settings: Mapping[str, str] = field(default_factory=dict)
+    env_file: Path = Path(os.devnull)
 
     def run(self, *arguments: str, timeout_s: float = 60, check: bool = True) -> str:
         """What ``docker compose ARGUMENTS`` prints to stdout."""
@@ -50,7 +51,7 @@ class Project:
         self, *arguments: str, timeout_s: float = 60, check: bool = True
     ) -> "subprocess.CompletedProcess[str]":
         """The same, with stderr and the exit code."""
-        command = [str(BINARY), "--project-name", self.name, "--env-file", os.devnull]
+        command = [str(BINARY), "--project-name", self.name, "--env-file", str(self.env_file)]
         for path in self.files:
             command += ["--file", str(path)]
         environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}

@@ -42,6 +42,17 @@ def exported() -> dict[str, Labels]:
     }
 
 
+def labels_at_start(metric: str) -> list[dict[str, str]]:
+    """Of each sample of that name that a service has before anything has happened."""
+    return [
+        dict(sample.labels)
+        for service in exported()
+        for family in _registry(service).collect()
+        for sample in family.samples
+        if sample.name == metric
+    ]
+
+
 def _registry(service: str) -> CollectorRegistry:
     metrics = ServiceMetrics(service)
     metrics.watch_link(MemoryHub(ManualClock()).link("somebody"))

@@ -169,6 +169,15 @@ def test_cluster_and_compose_tell_services_the_same_paths_and_models(
                 assert here.get(PREFIX + field) == there.get(PREFIX + field), (name, field)
 
 
+def test_where_one_verifier_serves_edges_outwait_its_restart(composed: dict[str, Any]) -> None:
+    patience = f"{PREFIX}PATIENCE_S"
+    rendered = render("dev-cpu")
+    edge = rendered.environment(rendered.workload("edge"))
+
+    assert rendered.workload("verifier").spec["replicas"] == 1
+    assert edge[patience] == composed["edge"]["environment"][patience] == "120"
+
+
 def test_cluster_and_compose_agree_on_ports(composed: dict[str, Any]) -> None:
     rendered = render("dev-cpu")
 

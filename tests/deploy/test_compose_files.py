@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic.fields import FieldInfo
@@ -14,8 +15,9 @@ from specedge_scheduler.config import SchedulerSettings
 from specedge_verifier.config import VerifierSettings
 from tests.deploy.compose_project import ROOT, Project
 
+MAIN = ROOT / "docker-compose.yml"
 HOME = ROOT / "deploy/edge-at-home/docker-compose.yml"
-PUBLIC = (ROOT / "docker-compose.yml", ROOT / "deploy/public-broker.yml")
+PUBLIC = (MAIN, ROOT / "deploy/public-broker.yml")
 WEBSOCKET = (*PUBLIC, ROOT / "deploy/public-websocket.yml")
 SETTINGS: dict[str, type[ServiceSettings]] = {
     "scheduler": SchedulerSettings,
@@ -73,12 +75,13 @@ def test_an_edge_at_home_says_what_it_needs(missing: str, tmp_path: Path) -> Non
 def test_the_example_of_settings_shows_the_defaults(
     services: dict[str, dict[str, object]], tmp_path: Path
 ) -> None:
-    """With every line of it switched on, nothing changes."""
+    """With every line of it switched on, nothing changes, in Compose's own reading of it."""
     example = (ROOT / ".env.example").read_text()
-    shown = dict(re.findall(r"^#(\w+)=(\S*)", example, flags=re.MULTILINE))
-    del shown["COMPOSE_FILE"], shown["COMPOSE_PROFILES"]
+    switched_on = re.sub(r"^#(?=\w+=)(?!COMPOSE_)", "", example, flags=re.MULTILINE)
+    (tmp_path / ".env").write_text(switched_on)
 
-    assert configured(Project("specedge-config", settings=shown)) == services
+    assert configured(Project("specedge-config", env_file=tmp_path / ".env")) == services
+    assert switched_on.count("\nSPECEDGE_") > 20
 
 
 def test_the_example_of_settings_has_every_variable_of_composes_files() -> None:
@@ -138,9 +141,67 @@ def test_what_runs_for_long_is_confined_bounded_and_drained(
         assert int(limits["memory"]) > 0 and limits["pids"] > 0, name
         if name in SETTINGS:
             grace_s = int(str(service["stop_grace_period"]).removesuffix("s"))
-            fields = SETTINGS[name].model_fields
-            drain_s = fields["drain_s"].default if "drain_s" in fields else 0.0
-            assert grace_s >= drain_s + 10, name
+            told = service["environment"].get("SPECEDGE_DRAIN_S", "0")  # type: ignore[attr-defined]
+            assert ("drain_s" in SETTINGS[name].model_fields) is (told == "20"), name
+            assert grace_s >= float(told) + 10, name
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({}, {"verifier-gpu": ["0"], "edge-gpu": ["0"]}),
+        ({"SPECEDGE_EDGE_GPU": "1"}, {"verifier-gpu": ["0"], "edge-gpu": ["1"]}),
+    ],
+)
+def test_every_gpu_is_named(given: dict[str, str], found: dict[str, list[str]]) -> None:
+    """A count would be of the first ones, for both."""
+    services = configured(Project("specedge-config", settings=given))
+
+    assert {name: gpus_of(services[name]) for name in found} == found
+
+
+def test_a_large_model_may_come_over_an_ordinary_line(
+    services: dict[str, dict[str, object]],
+) -> None:
+    for name in ("verifier-gpu", "edge-gpu"):
+        assert services[name]["healthcheck"] == {"start_period": "2h0m0s"}, name
+
+
+def test_an_edge_at_home_drains_and_never_makes_its_cache_as_root(tmp_path: Path) -> None:
+    (tmp_path / "edge.env").touch()
+    given = {"SPECEDGE_EDGE_FOLDER": str(tmp_path), "SPECEDGE_USER": "1000:1000"}
+
+    edge: dict[str, Any] = configured(Project("specedge-home", files=(HOME,), settings=given))[
+        "edge"
+    ]
+
+    (cache,) = [mount for mount in edge["volumes"] if mount["target"] == "/var/cache/specedge"]
+    assert cache["source"] == str(Path("~/.cache/specedge").expanduser())
+    assert not cache["bind"].get("create_host_path", False)
+    assert edge["stop_grace_period"] == "30s" and edge["environment"]["SPECEDGE_DRAIN_S"] == "20"
+
+
+def test_a_further_verifier_is_what_the_runbook_says(tmp_path: Path) -> None:
+    """Its override by the letter: a service of its own, on a GPU of its own."""
+    runbook = (ROOT / "docs/runbook.md").read_text()
+    (block,) = re.findall(r"```yaml\n(services:\n  volumes:.*?)```", runbook, flags=re.DOTALL)
+    further = tmp_path / "docker-compose.override.yml"
+    further.write_text(block.replace("file: docker-compose.yml", f"file: {MAIN}"))
+
+    services = configured(Project("specedge-config", files=(MAIN, further)))
+
+    one, other = services["verifier-gpu"], services["verifier-2"]
+    assert gpus_of(other) == ["1"]
+    assert other["profiles"] == ["gpu"]
+    assert other["environment"] == one["environment"] | {"SPECEDGE_VERIFIER_ID": "verifier-2"}  # type: ignore[operator]
+    assert {mount["source"] for mount in other["volumes"]} == {"credentials-verifier-2", "models"}  # type: ignore[attr-defined]
+
+
+def gpus_of(service: dict[str, Any]) -> list[str]:
+    (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+    assert "count" not in device
+    ids: list[str] = device["device_ids"]
+    return ids
 
 
 def test_edge_and_verifier_images_share_their_largest_layer() -> None:

@@ -3,12 +3,14 @@
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import pytest
 import yaml
 
-from tests.deploy.exported_metrics import exported
+from specedge.protocol.messages import Reason
+from specedge_scheduler.policy.types import LossReason
+from tests.deploy.exported_metrics import exported, labels_at_start
 from tests.deploy.manifests import EVERYTHING, REPOSITORY, matches, render
 from tests.deploy.promql import asked_by
 
@@ -81,6 +83,28 @@ def test_texts_of_alerts_use_labels_that_are_left(rule: dict[str, Any]) -> None:
     (first, *_) = asked_by(rule["expr"])
     left = set(first.labels) if re.match(r"(sum|max|min) by", rule["expr"]) else TARGET_LABELS
     assert used <= left
+
+
+@pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule["alert"])
+def test_counters_of_alerts_are_there_before_they_count(rule: dict[str, Any]) -> None:
+    """What is first seen at 1 has not increased: the alert would miss the first time."""
+    if not re.search(r"(increase|rate)\(", rule["expr"]):
+        return
+    for asked in asked_by(rule["expr"]):
+        wanted = {name: value for name, value in asked.equals.items() if name != "job"}
+        there = labels_at_start(asked.metric)
+        assert [labels for labels in there if wanted.items() <= labels.items()], asked
+
+
+@pytest.mark.parametrize(
+    ("metric", "reasons"),
+    [
+        ("specedge_verifiers_lost_total", set(get_args(LossReason))),
+        ("specedge_sessions_refused_total", {str(reason) for reason in Reason}),
+    ],
+)
+def test_the_first_of_each_reason_is_an_increase(metric: str, reasons: set[str]) -> None:
+    assert {labels["reason"] for labels in labels_at_start(metric)} == reasons
 
 
 def test_alerts_and_groups_have_names_of_their_own() -> None:

@@ -474,6 +474,17 @@ class ReadyToDraft:
     async def say_bytes(self, payload: bytes) -> DownMessage:
         """A draft of these bytes."""
         await self._edge.link.publish(subjects.up_draft(self.key, "main"), payload)
+        return await self._answer()
+
+    async def rest(self, quiet_s: float) -> list[DownMessage]:
+        """What else comes, until nothing has for so long."""
+        answers: list[DownMessage] = []
+        with contextlib.suppress(TimeoutError):
+            while True:
+                answers.append(await asyncio.wait_for(self._answer(), quiet_s))
+        return answers
+
+    async def _answer(self) -> DownMessage:
         async with asyncio.timeout(5):
             while isinstance(answer := await self._heard.get(), Progress):
                 pass

@@ -28,7 +28,6 @@ async def test_edges_of_a_fleet_are_served_and_recorded(run_dir: Path) -> None:
     figures = figures_of(cell, await run_cell(run_dir, flags))
 
     assert figures.failed == 0
-    assert figures.tokens_per_s > 50
     assert max(rows for rows, _, _ in figures.by_rows) <= 4 * 33 + 64
     assert figures.verify_ms >= PAIR.target.step_ms(33)
     assert 1.0 < figures.tokens_per_round < 8.0

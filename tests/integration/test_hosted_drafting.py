@@ -67,7 +67,22 @@ async def test_whatever_the_drafter_is_worth_the_tokens_are_the_references(
             assert verifier.count("specedge_hosted_accepted_tokens_total") >= 30
 
 
-async def test_a_grant_is_never_exceeded_and_renewed_before_its_end() -> None:
+@pytest.mark.parametrize("run", [1, 3, 11])
+async def test_a_grant_is_never_exceeded(run: int) -> None:
+    """Rounds of five tokens, but for the last; and nobody renews it."""
+    async with cloud() as world:
+        await world.start_scheduler()
+        await world.start_verifier("v1", step_ms=3.0, drafter=a_drafter(1.0))
+        edge = await ScriptedEdge(world, "A").start()
+        session = await ReadyToDraft.make(edge, PROMPT)
+
+        verdicts = [await session.say({"run": run}), *await session.rest(quiet_s=0.2)]
+
+        assert all(isinstance(verdict, Verdict) for verdict in verdicts)
+        assert sum(len(verdict.path) + 1 for verdict in verdicts) == run  # type: ignore[union-attr]
+
+
+async def test_a_grant_is_renewed_before_its_end() -> None:
     async with cloud() as world:
         await world.start_scheduler()
         await world.start_verifier("v1", step_ms=3.0, drafter=a_drafter(1.0))

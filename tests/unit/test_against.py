@@ -39,6 +39,14 @@ def test_the_exit_code_says_whether_the_worlds_agree(found: list[Comparison], co
     assert exit_code(found, tolerance=0.1) == code
 
 
+def test_an_emulation_without_a_figure_does_not_agree() -> None:
+    found = compared()
+    found.emulated["ms_per_token_p50"] = 0.0
+
+    assert found.ratios == {"tokens_per_s": 1.0, "ms_per_token_p50": 0.0}
+    assert exit_code([found], tolerance=0.1) == BEYOND
+
+
 def test_steps_that_take_longer_than_their_device_says_show() -> None:
     def step(seq: int, ms: float) -> StepReport:
         return StepReport(seq=seq, rows=14, prefill=4, context=100, sessions=2, ms=ms)

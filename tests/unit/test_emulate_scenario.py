@@ -15,13 +15,14 @@ EDGES = {
     "acceptance": [0.8, 0.7],
     "link": {"round_trip_ms": 14.0, "jitter_ms": 1.0},
 }
+SCHEDULER = {"policy": "greedy", "batch_rows": 132, "batch_sessions": 4, "objective_ms": 60}
 
 
 def scenario(**changed: object) -> dict[str, object]:
     return {
         "duration_s": 12,
         "warmup_s": 2,
-        "scheduler": {"policy": "greedy", "batch_rows": 132, "batch_sessions": 4},
+        "scheduler": SCHEDULER,
         "verifiers": [{"device": "a100-40/qwen3-14b/paper", "count": 2}],
         "edges": [EDGES],
     } | changed
@@ -38,6 +39,7 @@ def test_a_scenario_becomes_the_same_world_of_processes() -> None:
     assert flags.num_verifiers == 2
     assert value(list(flags.scheduler), "--policy") == "greedy"
     assert value(list(flags.scheduler), "--max-batch-sessions") == "4"
+    assert value(list(flags.scheduler), "--objective-ms") == "60"
     assert float(value(list(flags.verifier), "--emulated-step-ms")) == pytest.approx(
         A100_40_QWEN3_14B_PAPER.fixed_ms, rel=1e-4
     )
@@ -65,6 +67,9 @@ def test_the_mean_distance_is_that_of_the_scenario() -> None:
         {"verifiers": [{"device": "instant"}, {"device": "instant"}]},
         {"edges": [EDGES | {"leaves_s": 1.0}]},
         {"edges": [EDGES | {"load": {"kind": "bursty"}}]},
+        {"edges": [EDGES | {"proactive": {"hit": 0.45}}]},
+        {"verifiers": [{"device": {"fixed_ms": 20.0, "context_token_ms": 0.01}}]},
+        {"edges": [EDGES | {"session": {"prompt_tokens": 8000, "output_tokens": 9000}}]},
     ],
 )
 def test_what_cannot_be_imitated_is_refused(changed: dict[str, object]) -> None:

@@ -9,17 +9,21 @@ import pytest
 from specedge.clock import ManualClock
 from specedge.drafting.controller import Decision
 from specedge.drafting.growth_rule import GrowthRule
+from specedge.engine.emulated_agreement import LevelAgreement
 from specedge.errors import Busy
-from specedge.ids import EDGE_ID
+from specedge.ids import EDGE_ID, EdgeId
+from specedge.link.memory import MemoryHub
 from specedge.params import DraftPolicy
 from specedge.protocol.effects import Committed
 from specedge.protocol.messages import Timing, Verdict
+from specedge.service.runtime import LoopClock
 from specedge_edge.fleet.app import edge_id
 from specedge_edge.fleet.arrivals import bursty_trace, poisson, replayed
 from specedge_edge.fleet.config import FleetSettings
 from specedge_edge.fleet.device import EmulatedCompute
-from specedge_edge.fleet.edges import prompt_of
+from specedge_edge.fleet.edges import Common, FleetEdge, prompt_of
 from specedge_edge.fleet.figures import FleetLog, quantiles
+from specedge_edge.generation import Generation
 from specedge_edge.pacing import RoundPacing
 from specedge_edge.proactive import PassTime
 
@@ -222,6 +226,25 @@ def test_nothing_counts_before_the_measured_time() -> None:
 
     assert (summary["tokens"], summary["rounds"], summary["reached"]) == (1, 1, [1.0])
     assert (summary["step_ms"], summary["queue_ms"]) == (60.0, 4.0)
+
+
+@pytest.mark.parametrize("is_measuring", [False, True])
+async def test_failures_count_in_the_measured_time_alone(
+    is_measuring: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run(_: Generation) -> None:
+        raise Busy("too many sessions", retry_ms=100)
+
+    monkeypatch.setattr(Generation, "run", run)
+    clock = LoopClock()
+    common = Common(FleetSettings(), clock, FleetLog(), LevelAgreement([1.0]))
+    edge = FleetEdge(EdgeId("U" + "A" * 55), MemoryHub(clock).link("edge"), common)
+    if is_measuring:
+        common.log.begin(clock.now_s())
+
+    assert await edge.generate(0) is False
+
+    assert common.log.num_failed == sum(common.log.errors.values()) == int(is_measuring)
 
 
 def test_quantiles_are_nearest_ranks() -> None:

@@ -534,6 +534,42 @@ def test_what_cannot_be_served_is_refused_by_field() -> None:
     assert not world.policy.cluster.sessions
 
 
+def test_a_model_whose_verifier_is_away_is_to_be_asked_for_again() -> None:
+    """As the only model of a pool is, beside one that is served by another verifier."""
+    small = IDENTITY.model_copy(update={"model": "small", "weights": "cc"})
+    world = World()
+    world.stat(V1)
+    world.stat(V2, identity=small)
+    world.tell(ByeArrived(V2))
+
+    refused = world.open(key(), model="small")
+    header = context({"model": "small", "weights": "cc"})
+    on_its_way = world.tell(ContextArrived(key("B"), header, b"chunk"))
+    unknown = world.open(key(), model="third")
+    world.stat(V2, identity=small)
+
+    assert isinstance(refused, Refused)
+    assert (refused.refused, refused.retry_ms) == (
+        Reason.NO_VERIFIER,
+        SchedulerLimits.no_verifier_retry_ms,
+    )
+    assert "'small'" in refused.message
+    assert on_its_way == []
+    assert isinstance(unknown, Refused) and unknown.refused is Reason.UNKNOWN_MODEL
+    assert isinstance(world.open(key(), model="small"), Opened)
+
+
+def test_a_model_is_away_while_its_last_verifier_drains() -> None:
+    world = World()
+    world.stat(V1)
+    world.stat(V2, identity=IDENTITY.model_copy(update={"model": "small"}))
+    world.stat(V2, identity=IDENTITY.model_copy(update={"model": "small"}), draining=True)
+
+    refused = world.open(key(), model="small")
+
+    assert isinstance(refused, Refused) and refused.refused is Reason.NO_VERIFIER
+
+
 def test_an_opened_session_learns_its_limits_and_the_model() -> None:
     world = World(max_batch_nodes=20)
     world.stat()

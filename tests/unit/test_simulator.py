@@ -1,14 +1,17 @@
 """The simulator's own parts: what people write, what they are told, how chance is drawn."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import orjson
 import pytest
+from rich.console import Console
 
 from specedge.errors import InvalidRequest
 from specedge.ids import EDGE_ID
 from specedge.tree.path import walk
+from specedge_scheduler.sim import sweeps
 from specedge_scheduler.sim.__main__ import main, read_file
 from specedge_scheduler.sim.drafts import (
     accepted_levels,
@@ -19,8 +22,9 @@ from specedge_scheduler.sim.drafts import (
 )
 from specedge_scheduler.sim.draws import Stream, normal, uniform, uniforms
 from specedge_scheduler.sim.events import VirtualTime
+from specedge_scheduler.sim.report import show_capacity
 from specedge_scheduler.sim.scenario import EdgeSpec, LoadSpec, read_scenario
-from specedge_scheduler.sim.sweeps import find_capacity, variations
+from specedge_scheduler.sim.sweeps import Most, find_capacity, variations
 from specedge_scheduler.sim.world import edge_id, next_arrival_s, simulate
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -39,6 +43,8 @@ SMALL: dict[str, object] = {
         ({"warmup_s": 9}, "warmup_s"),
         ({"typo": 1}, "typo"),
         ({"edges": []}, "edges"),
+        ({"verifiers": []}, "verifiers"),
+        ({"sweep": {"edges.0.count": []}}, "sweep.edges.0.count"),
         ({"edges": [{"acceptance": [1.5]}]}, "edges.0.acceptance.0"),
         ({"edges": [{"depth": {"min": 5, "max": 3}}]}, "min must not be above max"),
         ({"edges": [{"link": "nowhere"}]}, "no link is called 'nowhere'"),
@@ -112,7 +118,19 @@ def test_what_is_no_scenario_ends_in_one_sentence(
         file.write_text(content)
 
     assert main([str(file)]) == 2
-    assert len(capsys.readouterr().err.splitlines()) >= 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"{file}: ") and "Traceback" not in said
+    # A YAML parser says where: its own sentence is of several lines.
+    assert 1 <= len(said.splitlines()) <= 6
+
+
+@pytest.mark.parametrize("wrong", ["nan", "inf", "-5", "0", "soon"])
+def test_an_objective_is_a_positive_time(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["world.yaml", "--capacity", wrong])
+
+    assert ended.value.code == 2
+    assert f"argument --capacity: {wrong!r} is not a positive" in capsys.readouterr().err
 
 
 def test_figures_go_to_stdout_alone_if_asked(
@@ -127,7 +145,68 @@ def test_figures_go_to_stdout_alone_if_asked(
 
 
 def test_where_no_edge_keeps_the_objective_capacity_says_so() -> None:
-    assert find_capacity(read_scenario(SMALL), 0.1).edges == 0
+    assert find_capacity(read_scenario(SMALL), 0.1).here == Most(0, None)
+
+
+def test_where_nobody_gets_a_token_no_objective_is_kept() -> None:
+    """A step is longer than the whole scenario."""
+    fields = SMALL | {"verifiers": [{"device": {"fixed_ms": 5000.0}}]}
+
+    assert find_capacity(read_scenario(fields), 1000.0).here == Most(0, None)
+
+
+def test_a_capacity_that_the_search_did_not_find_the_end_of_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sweeps, "MOST_EDGES_PER_VERIFIER", 4)
+
+    capacity = find_capacity(read_scenario(SMALL), 10_000.0)
+
+    assert (capacity.here.edges, capacity.here.is_least) == (4, True)
+    console = Console(file=io.StringIO(), width=200)
+    show_capacity(capacity, console)
+    assert "at least 4 edges on 1 verifiers" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert not find_capacity(read_scenario(SMALL), 30.0).here.is_least
+
+
+def test_every_token_and_round_counts_the_first_of_a_session_too() -> None:
+    """Held against sessions that ended: each had four tokens, one a round; and against rounds that
+    verifiers judged."""
+    short = {"count": 2, "acceptance": [0.0], "session": {"prompt_tokens": 8, "output_tokens": 4}}
+    figures = simulate(read_scenario(SMALL | {"edges": [short], "warmup_s": 0.0}))
+
+    tokens = round(figures.tokens_per_s * 2.0)
+    assert figures.finished > 5
+    assert 4 * figures.finished <= tokens <= 4 * (figures.finished + 2)
+    assert figures.tokens_per_round == 1.0
+    assert figures.expected_tokens_per_s * 2.0 == pytest.approx(tokens, abs=2)
+
+
+@pytest.mark.parametrize(
+    "failures",
+    [
+        [{"verifier": 0, "at_s": 8.0, "for_s": 0.1}],
+        [{"verifier": 0, "at_s": 0.5, "for_s": 0.1}],
+        [{"verifier": 0, "at_s": 4.0, "for_s": 0.1}, {"verifier": 0, "at_s": 6.0, "for_s": 0.1}],
+    ],
+)
+def test_what_a_verifier_did_before_it_died_counts(failures: list[object]) -> None:
+    homes = {"count": 8, "session": {"prompt_tokens": 8, "output_tokens": 5000}}
+    fields = SMALL | {"duration_s": 10.0, "warmup_s": 2.0, "edges": [homes]}
+
+    calm = simulate(read_scenario(fields))
+    figures = simulate(read_scenario(fields | {"failures": failures}))
+
+    away = 0.1 * len(failures)  # of ten, and some for contexts that are sent again
+    assert calm.busy_share - away <= figures.busy_share <= 1.0
+    assert figures.tokens_per_busy_s == pytest.approx(calm.tokens_per_busy_s, rel=0.05)
+
+
+def test_a_verifier_that_stays_away_is_still_paid_for() -> None:
+    fields = SMALL | {"verifiers": [{"count": 2, "device": {"fixed_ms": 20.0}}]}
+    one_gone = fields | {"failures": [{"verifier": 1, "at_s": 0.1}]}
+
+    assert simulate(read_scenario(one_gone)).busy_share <= 0.5
 
 
 def test_a_line_is_right_as_far_as_it_was_drawn() -> None:

@@ -18,6 +18,7 @@ class Cluster:
     def __init__(self, epoch: tuple[int, int]) -> None:
         self.epoch = epoch
         self.verifiers: dict[VerifierId, Verifier] = {}
+        self.models: set[str] = set()  # of all verifiers that were ever known
         self.sessions: dict[SessionKey, Session] = {}
         self.waiting: dict[SessionKey, Session] = {}  # those with a pending round, oldest first
         self.homeless: dict[SessionKey, Session] = {}  # of these, whose session has no verifier
@@ -44,6 +45,7 @@ class Cluster:
         if verifier is None:
             verifier = Verifier(name, stat, now_s, GapWindow(now_s), ModelKey.of(stat.identity))
             self.verifiers[name] = verifier
+            self.models.add(stat.identity.model)
         elif stat.seq <= verifier.stat.seq:
             return
         else:
@@ -148,6 +150,13 @@ class Cluster:
             if seq > last and batch.sent_s < sent_before_s and verifier.seen_s > batch.sent_s
         ]
         return sum(self._put_back(verifier.sent.pop(seq)) for seq in lost)
+
+    def is_away(self, model: str) -> bool:
+        """Whether the model was served before, and is by nobody now: its verifier may come back."""
+        return model in self.models and not any(
+            verifier.stat.identity.model == model and not verifier.stat.draining
+            for verifier in self.verifiers.values()
+        )
 
     # ------------------------------------------------------------ sessions
 

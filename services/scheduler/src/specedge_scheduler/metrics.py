@@ -1,14 +1,17 @@
 """What the scheduler counts, as Prometheus sees it. Fed by the driver; decides nothing."""
 
+from typing import get_args
+
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from specedge.protocol.messages import Refused, Rejected
+from specedge.protocol.messages import Reason, Refused, Rejected
 from specedge.service.metrics import LoopHistogram
 from specedge_scheduler.cluster import Cluster
 from specedge_scheduler.policy.types import (
     AnswerOpen,
     AnswerSession,
     Effect,
+    LossReason,
     SendBatch,
     VerifierLost,
 )
@@ -95,6 +98,15 @@ class SchedulerMetrics:
             "specedge_num_requests_waiting", "Rounds waiting for a batch", registry=registry
         )
         self._verifiers = Gauge("specedge_verifiers", "Live verifiers", registry=registry)
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """A counter that is first seen at 1 has not increased, as Prometheus has it, and nobody
+        would be told of the first of its kind."""
+        for why in get_args(LossReason):
+            self._lost.labels(why)
+        for reason in Reason:
+            self._refused.labels(str(reason))
 
     def note(self, effect: Effect) -> None:
         """Count an effect that is about to be performed."""

@@ -92,7 +92,8 @@ class FleetEdge:
         try:
             ended = await generation.run()
         except SpecEdgeError as error:
-            common.log.note_failure(type(error).__name__)
+            if common.log.is_measuring:
+                common.log.note_failure(type(error).__name__)
             return False
         finally:
             self._account(generation, watch)

@@ -64,9 +64,15 @@ class TokenBucket:
 
 
 def refuse_open(
-    request: OpenRequest, verifiers: Iterable[Verifier], limits: SchedulerLimits, busy_ms: int
+    request: OpenRequest,
+    verifiers: Iterable[Verifier],
+    limits: SchedulerLimits,
+    busy_ms: int,
+    *,
+    is_away: bool = False,
 ) -> Refused | None:
-    """Why no verifier can take this session, or None: then one of ``serving`` can."""
+    """Why no verifier can take this session, or None: then one of ``serving`` can. ``is_away``: its
+    model was served before, and is by nobody now."""
     if PROTOCOL_VERSION not in request.versions:
         return Refused(
             refused=Reason.VERSION,
@@ -75,10 +81,11 @@ def refuse_open(
             field="versions",
         )
     alive = [verifier for verifier in verifiers if not verifier.stat.draining]
-    if not alive:
+    if not alive or is_away:
+        of_it = f" that serves {request.model!r}" if is_away else ""
         return Refused(
             refused=Reason.NO_VERIFIER,
-            message="no verifier is running",
+            message=f"no verifier{of_it} is running"[:1000],
             retry_ms=limits.no_verifier_retry_ms,
         )
     named = [verifier for verifier in alive if verifier.stat.identity.model == request.model]

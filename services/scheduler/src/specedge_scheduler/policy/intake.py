@@ -96,7 +96,10 @@ class Intake:
             return Refused(refused=Reason.BUSY, message="too many messages", retry_ms=wait_ms)
         limits = self._limits
         verifiers = self._cluster.verifiers.values()
-        refused = refuse_open(event.request, verifiers, limits, limits.busy_retry_ms)
+        is_away = self._cluster.is_away(event.request.model)
+        refused = refuse_open(
+            event.request, verifiers, limits, limits.busy_retry_ms, is_away=is_away
+        )
         known = self._cluster.sessions.get(event.key)
         if refused is not None:
             has_place = known is not None and known.verifier is not None
@@ -147,7 +150,7 @@ class Intake:
         name = home(self._cluster, session, self._limits)
         if name is not None:
             return [Forward("ctx", name, key, event.payload)]
-        if not self._cluster.verifiers:
+        if not self._cluster.verifiers or self._cluster.is_away(params.model):
             return []  # the edge's timer brings it again when there is one
         unknown = Rejected(
             round=header.round,

@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,11 +70,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plot", type=Path, help="draw them as PNG there")
     parser.add_argument(
         "--capacity",
-        type=float,
+        type=_positive_ms,
         metavar="MS",
         help="also find how many edges keep a time per token of so many milliseconds",
     )
     return parser
+
+
+def _positive_ms(text: str) -> float:
+    """An objective: argparse names the option."""
+    try:
+        objective_ms = float(text)
+    except ValueError:
+        objective_ms = math.nan
+    if not (math.isfinite(objective_ms) and objective_ms > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of milliseconds")
+    return objective_ms
 
 
 if __name__ == "__main__":

@@ -159,12 +159,12 @@ class SimSession:
         now_s, timing = self._time.now_s, effect.verdict.timing
         num_tokens = len(effect.tokens)
         self._step_s = timing.step / 1000
-        if self._num_tokens == 0:
-            self._first_s = now_s
+        took_s = None
+        if self._num_tokens:
+            took_s = now_s - self._last_s
         else:
-            self._measures.note_tokens(
-                self.spec, self.key, num_tokens, now_s - self._last_s, effect.verdict
-            )
+            self._first_s = now_s
+        self._measures.note_tokens(self.spec, self.key, num_tokens, took_s, effect.verdict)
         self._num_tokens += num_tokens
         self._last_s = now_s
         self._size.note(self._nodes_out, effect.verdict.kept)

@@ -84,9 +84,14 @@ class Figures:
 
 @dataclass(slots=True)
 class _Pace:
+    """Of one session: all its tokens and rounds, and of those with a round before them, which alone
+    say how long a round takes, the tokens, the rounds and the time."""
+
     group: str
     tokens: int = 0
     rounds: int = 0
+    paced_tokens: int = 0
+    paced_rounds: int = 0
     seconds: float = 0.0
 
 
@@ -111,9 +116,9 @@ class Measures:
         return self._time.now_s >= self._since_s
 
     def note_tokens(
-        self, spec: EdgeSpec, key: SessionKey, num: int, seconds: float, verdict: Verdict
+        self, spec: EdgeSpec, key: SessionKey, num: int, seconds: float | None, verdict: Verdict
     ) -> None:
-        """A verdict came ``seconds`` after the one before it."""
+        """A verdict came ``seconds`` after the one before it; None: it is the session's first."""
         if not self._counts:
             return
         pace = self._paces.get(key)
@@ -121,7 +126,10 @@ class Measures:
             pace = self._paces[key] = _Pace(spec.name)
         pace.tokens += num
         pace.rounds += 1
-        pace.seconds += seconds
+        if seconds is not None:
+            pace.paced_tokens += num
+            pace.paced_rounds += 1
+            pace.seconds += seconds
         self._num_nodes += verdict.kept
         self._held_ms += verdict.timing.held
 
@@ -157,11 +165,13 @@ class Measures:
         estimate_error: float,
         reasons: dict[str, int],
     ) -> Figures:
-        """The figures, once the world has stopped. The tallies are those after the warm-up."""
+        """The figures, once the world has stopped. The tallies are those after the warm-up: one for
+        each life of a verifier."""
         seconds = scenario.duration_s - self._since_s
         tokens = sum(pace.tokens for pace in self._paces.values())
         rounds = sum(pace.rounds for pace in self._paces.values())
         busy_s = sum(tally.busy_s for tally in tallies)
+        num_verifiers = sum(spec.count for spec in scenario.verifiers)
         steps = sum(tally.num_steps for tally in tallies)
         gaps_s = [gap for tally in tallies for gap in tally.gaps_s or ()]
         everybody = _group(list(self._paces.values()), seconds)
@@ -172,7 +182,7 @@ class Measures:
             tokens_per_s=tokens / seconds,
             expected_tokens_per_s=self._num_expected / seconds,
             tokens_per_busy_s=_ratio(tokens, busy_s),
-            busy_share=busy_s / (seconds * len(tallies)),
+            busy_share=busy_s / (seconds * num_verifiers),
             gap_p99_ms=1000 * _percentile(gaps_s, 99),
             rounds_per_step=_ratio(sum(tally.num_rounds for tally in tallies), steps),
             rows_per_step=_ratio(sum(tally.num_rows for tally in tallies), steps),
@@ -198,13 +208,14 @@ class Measures:
 
 
 def _group(paces: Sequence[_Pace], seconds: float) -> GroupFigures:
-    long = [pace for pace in paces if pace.rounds >= LEAST_ROUNDS]
-    ms = [1000 * pace.seconds / pace.tokens for pace in long or paces]
+    paced = [pace for pace in paces if pace.paced_tokens]
+    long = [pace for pace in paced if pace.paced_rounds >= LEAST_ROUNDS]
+    ms = [1000 * pace.seconds / pace.paced_tokens for pace in long or paced]
     return GroupFigures(
         tokens_per_s=sum(pace.tokens for pace in paces) / seconds,
         sessions=len(paces),
         ms_per_token_mean=_ratio(
-            1000 * sum(pace.seconds for pace in paces), sum(pace.tokens for pace in paces)
+            1000 * sum(pace.seconds for pace in paced), sum(pace.paced_tokens for pace in paced)
         ),
         ms_per_token_p50=_percentile(ms, 50),
         ms_per_token_p99=_percentile(ms, 99),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from specedge_scheduler.sim.sweeps import Capacity, Run
+from specedge_scheduler.sim.sweeps import Capacity, Most, Run
 
 COLUMNS = (
     ("tok/s", "tokens_per_s", "{:.1f}"),
@@ -45,21 +45,27 @@ def show(runs: Sequence[Run], console: Console) -> None:
 def show_capacity(capacity: Capacity, console: Console) -> None:
     """What an operator asked, in sentences."""
     say = console.print
-    if capacity.figures is None or capacity.more_figures is None:
+    here, more = capacity.here, capacity.more
+    if here.figures is None or more.figures is None:
         say(f"not even one edge gets a token every {capacity.objective_ms:g} ms here")
         return
-    figures, more = capacity.figures, capacity.more_figures
-    per_verifier = capacity.edges / capacity.verifiers
+    per_verifier = here.edges / capacity.verifiers
     say(
-        f"one token in {capacity.objective_ms:g} ms: {capacity.edges} edges on "
-        f"{capacity.verifiers} verifiers, {per_verifier:.1f} each; {figures.tokens_per_s:.0f} "
-        f"tokens/s at {figures.usd_per_million:.2f} $ per million"
+        f"one token in {capacity.objective_ms:g} ms: {_num_edges(here)} on "
+        f"{capacity.verifiers} verifiers, {per_verifier:.1f} each; {here.figures.tokens_per_s:.0f} "
+        f"tokens/s at {here.figures.usd_per_million:.2f} $ per million"
     )
+    is_known = not (here.is_least or more.is_least)
+    edges = f"{more.edges - here.edges:+d} edges" if is_known else _num_edges(more)
     say(
-        f"one verifier more: {capacity.more_edges - capacity.edges:+d} edges, "
-        f"{more.tokens_per_s - figures.tokens_per_s:+.0f} tokens/s, "
-        f"{more.usd_per_million:.2f} $ per million"
+        f"one verifier more: {edges}, "
+        f"{more.figures.tokens_per_s - here.figures.tokens_per_s:+.0f} tokens/s, "
+        f"{more.figures.usd_per_million:.2f} $ per million"
     )
+
+
+def _num_edges(most: Most) -> str:
+    return f"{'at least ' if most.is_least else ''}{most.edges} edges"
 
 
 def as_json(runs: Sequence[Run], capacity: Capacity | None = None) -> dict[str, object]:
@@ -71,11 +77,13 @@ def as_json(runs: Sequence[Run], capacity: Capacity | None = None) -> dict[str, 
         told["capacity"] = {
             "objective_ms": capacity.objective_ms,
             "verifiers": capacity.verifiers,
-            "edges": capacity.edges,
-            "edges_with_one_verifier_more": capacity.more_edges,
-            "figures": capacity.figures and capacity.figures.as_json(),
-            "figures_with_one_verifier_more": capacity.more_figures
-            and capacity.more_figures.as_json(),
+            "edges": capacity.here.edges,
+            "is_at_least": capacity.here.is_least,
+            "edges_with_one_verifier_more": capacity.more.edges,
+            "is_at_least_with_one_verifier_more": capacity.more.is_least,
+            "figures": capacity.here.figures and capacity.here.figures.as_json(),
+            "figures_with_one_verifier_more": capacity.more.figures
+            and capacity.more.figures.as_json(),
         }
     return told
 

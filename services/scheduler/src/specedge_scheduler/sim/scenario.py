@@ -230,7 +230,9 @@ class Scenario(_Part):
     verifiers: Annotated[tuple[VerifierSpec, ...], Field(min_length=1)] = (VerifierSpec(),)
     edges: Annotated[tuple[EdgeSpec, ...], Field(min_length=1)]
     failures: tuple[FailureSpec, ...] = ()
-    sweep: Mapping[str, tuple[object, ...]] = Field(default_factory=dict)
+    sweep: Mapping[str, Annotated[tuple[object, ...], Field(min_length=1)]] = Field(
+        default_factory=dict
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

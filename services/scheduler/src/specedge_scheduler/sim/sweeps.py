@@ -25,16 +25,24 @@ class Run:
 class Capacity:
     """How many edges a pool takes so that the mean time per token keeps the objective.
 
-    edges, figures            with the verifiers of the scenario
-    more_edges, more_figures  with one verifier more
+    here  with the verifiers of the scenario
+    more  with one verifier more
     """
 
     objective_ms: float
     verifiers: int
+    here: "Most"
+    more: "Most"
+
+
+@dataclass(frozen=True, slots=True)
+class Most:
+    """So many edges keep the objective; ``figures`` are theirs, None where not even one does.
+    ``is_least``: the search ended there, and none was too many yet."""
+
     edges: int
     figures: Figures | None
-    more_edges: int
-    more_figures: Figures | None
+    is_least: bool = False
 
 
 def variations(fields: dict[str, object]) -> Iterator[tuple[dict[str, object], Scenario]]:
@@ -62,32 +70,39 @@ def run_all(fields: dict[str, object], done: Callable[[Run], None] = lambda _: N
 
 def find_capacity(scenario: Scenario, objective_ms: float) -> Capacity:
     """Search, with nobody refused: all edges are of the first kind that the scenario names."""
-    edges, figures = _most_edges(scenario, objective_ms)
+    here = _most_edges(scenario, objective_ms)
     first, *others = scenario.verifiers
     larger = first.model_copy(update={"count": first.count + 1})
     more = scenario.model_copy(update={"verifiers": (larger, *others)})
-    more_edges, more_figures = _most_edges(more, objective_ms)
     count = sum(spec.count for spec in scenario.verifiers)
-    return Capacity(objective_ms, count, edges, figures, more_edges, more_figures)
+    return Capacity(objective_ms, count, here, _most_edges(more, objective_ms))
 
 
-def _most_edges(scenario: Scenario, objective_ms: float) -> tuple[int, Figures | None]:
+def _most_edges(scenario: Scenario, objective_ms: float) -> Most:
     num_verifiers = sum(spec.count for spec in scenario.verifiers)
     low, high = 0, num_verifiers
     best: Figures | None = None
     while high <= MOST_EDGES_PER_VERIFIER * num_verifiers:
         figures = _with_edges(scenario, high)
-        if figures.ms_per_token_mean > objective_ms:
+        if not _keeps(figures, objective_ms):
             break
         low, best, high = high, figures, 2 * high
+    else:
+        return Most(low, best, is_least=True)
     while high - low > max(1, low // 50):
         middle = (low + high) // 2
         figures = _with_edges(scenario, middle)
-        if figures.ms_per_token_mean <= objective_ms:
+        if _keeps(figures, objective_ms):
             low, best = middle, figures
         else:
             high = middle
-    return low, best
+    return Most(low, best)
+
+
+def _keeps(figures: Figures, objective_ms: float) -> bool:
+    """Whether there was a pace at all, and quick enough: where no session got past its first round,
+    the mean is 0."""
+    return 0.0 < figures.ms_per_token_mean <= objective_ms
 
 
 def _with_edges(scenario: Scenario, count: int) -> Figures:

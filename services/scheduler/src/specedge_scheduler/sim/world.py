@@ -91,7 +91,7 @@ class World:
         self.reasons: Counter[str] = Counter()
         self._edge_of: dict[SessionKey, _Edge] = {}
         self._specs: list[VerifierSpec] = []
-        self._tallies: list[VerifierTally] = []
+        self._tallies: list[VerifierTally] = []  # of verifiers that died and are back
         self._cluster_s = scenario.scheduler.cluster_ms / 1000
         self._ports = EdgePorts(
             self.time, self.measures, self._ask_open, self._send_up, self._on_end
@@ -129,6 +129,9 @@ class World:
 
     def _start_verifier(self, number: int, incarnation: int) -> None:
         spec, name = self._specs[number], VerifierId(f"v{number}")
+        before = self.verifiers.get(name)
+        if before is not None:
+            self._tallies.append(before.tally)
         host = Stream(self.scenario.seed, number, 6)
         ports = VerifierPorts(self.time, self._judge, self._say_down, self._report, host)
         verifier = SimVerifier(name, incarnation, spec, ports)
@@ -156,6 +159,7 @@ class World:
         return accepted_levels(session.luck, base, session.spec.acceptance, num_levels)
 
     def _forget_warmup(self) -> None:
+        self._tallies.clear()
         for verifier in self.verifiers.values():
             verifier.tally = VerifierTally(gaps_s=[])
 
