@@ -141,6 +141,21 @@ async def test_a_process_that_cannot_start_ends_the_system_with_its_last_words(
     assert "cannot find the model" in (service_folder / "child.log").read_text()
 
 
+async def test_what_a_plan_says_goes_before_the_commands_own_environment(
+    service_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (service_folder / "says.py").write_text("import os; print(os.environ['A'], os.environ['B'])")
+    monkeypatch.setenv("A", "inherited")
+    monkeypatch.setenv("B", "inherited")
+    child = Child(
+        ProcessPlan("child", "says", (), environment={"B": "given"}), run_dir=service_folder
+    )
+
+    assert await child.run_once() == 0
+
+    assert child.log_path.read_text() == "inherited given\n"
+
+
 async def test_stop_ends_even_a_process_that_ignores_sigterm(supervise: Start) -> None:
     supervisor, _ = await supervise("", "stubborn")
     pids = [child.pid for child in supervisor.children]

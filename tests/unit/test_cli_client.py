@@ -62,10 +62,12 @@ class CannedEdge:
         self.events = GOOD
         self.status = 200
         self.asked: list[dict[str, Any]] = []
+        self.shown: list[str | None] = []
         edge = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                edge.shown.append(self.headers["Authorization"])
                 self.answer(200, json.dumps({"data": [{"id": "tiny"}]}))
 
             def do_POST(self) -> None:
@@ -137,6 +139,14 @@ def test_a_refusal_is_told_in_the_servers_words(client: EdgeClient, edge: Canned
 
     with pytest.raises(CommandFailed, match="HTTP 400: temperature is over 2"):
         client.chat({}, on_text=lambda _: None)
+
+
+def test_of_several_keys_one_is_shown(edge: CannedEdge) -> None:
+    for keys in ("one", " one , two", None):
+        with EdgeClient(edge.url, api_key=keys) as made:
+            made.model()
+
+    assert edge.shown == ["Bearer one", "Bearer one", None]
 
 
 def test_nobody_listening_is_explained() -> None:

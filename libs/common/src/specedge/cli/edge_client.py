@@ -32,11 +32,13 @@ class Answer:
 
 
 class EdgeClient:
-    """A client of one edge. ``base_url`` is given without ``/v1``."""
+    """A client of one edge. ``base_url`` is given without ``/v1``; of several keys with commas
+    between, as an edge takes them, the first is shown."""
 
     def __init__(self, base_url: str, *, api_key: str | None = None) -> None:
         self.base_url = base_url.rstrip("/").removesuffix("/v1")
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        keys = [key.strip() for key in (api_key or "").split(",") if key.strip()]
+        headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
         timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         # trust_env off: a proxy for the internet has no business between us and our own edge
         self._http = httpx.Client(

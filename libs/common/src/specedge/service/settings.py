@@ -174,6 +174,17 @@ def settings_from_command_line(cls: type[S], arguments: Sequence[str], *, prog: 
     return load_settings(cls, flags, config_file)
 
 
+def environment_for(given: Mapping[str, str]) -> dict[str, str]:
+    """For a process that this one starts: what it has itself, under ``given``. A variable given
+    empty is none given."""
+    return dict(os.environ) | dict(given)
+
+
+def variable(name: str) -> str | None:
+    """One variable, for a command that is no service; None: not set, or empty."""
+    return os.environ.get(name) or None
+
+
 def flag_of(name: str) -> str:
     """A field's flag."""
     return "--" + name.replace("_", "-")
