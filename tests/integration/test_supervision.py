@@ -16,7 +16,7 @@ from specedge.cli.child import Child
 from specedge.cli.failure import CommandFailed
 from specedge.cli.stack import ProcessPlan
 from specedge.cli.supervisor import Supervisor
-from specedge.cli.waiting import watch_readiness
+from specedge.cli.waiting import Note, read_notes, watch_readiness
 from specedge.service.runtime import Tasks
 
 Start = Callable[..., Awaitable[tuple[Supervisor, list[str]]]]
@@ -31,8 +31,10 @@ SERVICE = """
     class Ready(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(200)
-            self.send_header("Content-Length", "0")
+            body = b'{"notes": {"drafter": "no [TYPO]"}}' if "notes" in sys.argv else b""
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
+            self.wfile.write(body)
         def log_message(self, *_):
             pass
     given = sys.argv.index("--http-port") + 1 if "--http-port" in sys.argv else None
@@ -114,6 +116,12 @@ async def test_a_killed_process_is_started_again_and_that_is_said(supervise: Sta
     assert is_alive(new)
     assert bystander.pid == untouched
     assert notices == ["child-0 was killed by SIGKILL; starting it again"]
+
+
+async def test_what_a_ready_process_does_without_is_known(supervise: Start) -> None:
+    supervisor, _ = await supervise("notes", "")
+
+    assert await read_notes(supervisor.children) == [Note("child-0", "drafter", "no [TYPO]")]
 
 
 async def test_a_process_whose_clients_know_its_port_comes_back_there(supervise: Start) -> None:

@@ -15,7 +15,13 @@ from specedge.cli.failure import EXIT_USAGE, CommandFailed
 from specedge.cli.run_folder import run_folder
 from specedge.cli.stack import LOOPBACK, StackOptions, edge_names, plan_processes
 from specedge.cli.supervisor import Supervisor
-from specedge.cli.waiting import ProgressDisplay, until_ready, watch_readiness
+from specedge.cli.waiting import (
+    Note,
+    ProgressDisplay,
+    read_notes,
+    until_ready,
+    watch_readiness,
+)
 from specedge.errors import SpecEdgeError
 from specedge.link.broker import Broker
 from specedge.service.runtime import Tasks
@@ -32,12 +38,14 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RunningStack:
-    """A system that is ready. ``edges`` holds the one on the chosen port first."""
+    """A system that is ready. ``edges`` holds the one on the chosen port first, ``notes`` what
+    processes do without; a person has been told of them."""
 
     children: list[Child]
     edges: list[Child]
     nats_url: str
     run_dir: Path
+    notes: list[Note]
 
     @property
     def base_url(self) -> str:
@@ -86,8 +94,11 @@ async def _run_on(
         async with _supervised(supervisor, broker, display):
             with display:
                 await _until_ready(supervisor)
-            edges = [supervisor.child(name) for name in edge_names(options)]
-            return await body(RunningStack(supervisor.children, edges, broker.url, run_dir))
+            children, edges = supervisor.children, map(supervisor.child, edge_names(options))
+            notes = await read_notes(children)
+            for note in notes:
+                display.notice(f"warning: {note.process} goes without {note.what}: {note.why}")
+            return await body(RunningStack(children, list(edges), broker.url, run_dir, notes))
 
 
 @contextlib.asynccontextmanager
