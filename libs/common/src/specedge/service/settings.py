@@ -219,6 +219,8 @@ def _from_file(cls: type[ServiceSettings], path: Path | None) -> _Layer:
         raise SettingsInvalid(f"no such file: {path}", field="config")
     try:
         values = YamlConfigSettingsSource(cls, yaml_file=path)()
+    except AttributeError:  # of a name that is no word, on the way to a setting's
+        raise SettingsInvalid(f"{path}: a setting's name is a word", field="config") from None
     except (yaml.YAMLError, ValueError, TypeError, OSError) as error:
         message = f"{path} is no YAML file of settings: {error}"
         raise SettingsInvalid(message, field="config") from None
