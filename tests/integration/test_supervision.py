@@ -15,7 +15,7 @@ import pytest
 from specedge.cli.child import Child
 from specedge.cli.failure import CommandFailed
 from specedge.cli.stack import ProcessPlan
-from specedge.cli.supervisor import Supervisor
+from specedge.cli.supervisor import FAILURES_IN_A_ROW, Supervisor
 from specedge.cli.waiting import Note, read_notes, watch_readiness
 from specedge.service.runtime import Tasks
 
@@ -25,6 +25,13 @@ SERVICE = """
     import http.server, json, signal, sys
     if "stubborn" in sys.argv:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if "fails-again" in sys.argv:
+        with open("starts", "a+") as starts:
+            starts.write("x")
+            starts.seek(0)
+            num_starts = len(starts.read())
+        if num_starts == 2 or (num_starts > 1 and "for-good" in sys.argv):
+            sys.exit(3)
     if "fails" in sys.argv:
         print("cannot find the model 'nowhere'", file=sys.stderr)
         sys.exit(3)
@@ -162,6 +169,40 @@ async def test_what_a_plan_says_goes_before_the_commands_own_environment(
     assert await child.run_once() == 0
 
     assert child.log_path.read_text() == "inherited given\n"
+
+
+async def test_a_process_that_was_ready_may_fail_a_start(supervise: Start) -> None:
+    supervisor, notices = await supervise("fails-again")
+    child = supervisor.children[0]
+    old = child.pid
+    assert old is not None
+
+    os.kill(old, signal.SIGKILL)
+    new = await until_new_run(child, old)
+
+    assert is_alive(new)
+    assert notices[1:] == ["child-0 exited with code 3; starting it again"]
+
+
+async def test_a_process_that_was_ready_and_never_starts_again_ends_the_system(
+    service_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("specedge.cli.supervisor.FIRST_PAUSE_S", 0.01)
+    notices: list[str] = []
+    plan = ProcessPlan("child", "stand_in", ("fails-again", "for-good"))
+    supervisor = Supervisor([plan], run_dir=service_folder, notice=notices.append)
+    child = supervisor.children[0]
+
+    with pytest.raises(ExceptionGroup) as failures:
+        async with Tasks() as tasks:
+            tasks.start(supervisor.keep(child), name="child")
+            tasks.start(watch_readiness(child, lambda *_: None), name="watch")
+            await child.ready.wait()
+            child.kill()
+            await asyncio.Event().wait()
+
+    assert failures.group_contains(CommandFailed, match="child exited with code 3")
+    assert len(notices) == FAILURES_IN_A_ROW - 1
 
 
 async def test_stop_ends_even_a_process_that_ignores_sigterm(supervise: Start) -> None:
