@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from specedge.cli.edge_client import Answer
+from specedge.cli.failure import EXIT_USAGE
 from specedge.cli.lossless import stack_for
 from specedge.cli.main import app
 from specedge.cli.stack import EDGE_MODULE, VERIFIER_MODULE, StackOptions, plan_processes
@@ -100,6 +101,17 @@ def test_a_key_is_told_to_the_measurement_where_nobody_else_reads_it(
     assert said.exit_code == 0, said.output
     assert not any("sk-secret" in part for part in command)
     assert environment["SPECEDGE_API_KEY"] == "sk-secret"
+
+
+def test_a_temperature_that_no_edge_takes_is_refused_before_anything_starts(
+    asked_of_measurement: list[tuple[list[str], dict[str, str]]],
+) -> None:
+    flags = ["verify-lossless", "--url", "http://127.0.0.1:1", "--temperature", "5"]
+
+    said = CliRunner().invoke(app, flags)
+
+    assert said.exit_code == EXIT_USAGE
+    assert asked_of_measurement == []
 
 
 def test_a_report_survives_being_written_down() -> None:

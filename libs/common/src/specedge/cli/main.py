@@ -199,7 +199,8 @@ def verify_lossless(  # noqa: PLR0913  (each argument is an option that a person
         "fp32"
     ),
     temperature: Annotated[
-        list[float] | None, typer.Option(help="May be repeated.", show_default="0 and 0.8")
+        list[float] | None,
+        typer.Option(min=0.0, max=2.0, help="May be repeated.", show_default="0 and 0.8"),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampled runs.")] = 1234,
     parallel: Annotated[int, typer.Option(min=1, help="Requests in flight at once.")] = 4,
