@@ -190,6 +190,16 @@ def test_what_is_no_address_is_refused_by_its_setting_and_tells_no_password(url:
     assert url.rpartition("@")[2] in str(refusal.value)
 
 
+@pytest.mark.parametrize("url", [",", "wss://a:1,nats://b:2"])
+def test_servers_that_do_not_go_together_are_refused_by_their_setting(url: str) -> None:
+    settings = load_settings(ExampleSettings, {"nats_url": url})
+
+    with pytest.raises(InvalidRequest, match="nats_url") as refusal:
+        settings.nats_options(name="edge", inbox_prefix="x", key=None)
+
+    assert refusal.value.field == "nats_url"
+
+
 def test_settings_do_not_change() -> None:
     settings = ExampleSettings()
 

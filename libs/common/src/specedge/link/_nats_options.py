@@ -109,7 +109,7 @@ def _check(server: str) -> None:
         is_address = False
     if not is_address or parts.scheme not in TCP_SCHEMES | WEBSOCKET_SCHEMES:
         raise InvalidRequest(
-            "nats_url: a server looks like nats://host:port, tls://host:port or wss://host:port, "
+            "a server looks like nats://host:port, tls://host:port or wss://host:port, "
             f"not {shown(server)}",
-            field="nats_url",
+            field="servers",
         )

@@ -111,14 +111,18 @@ class ServiceSettings(BaseSettings):
         return tuple(part.strip() for part in self.nats_url.split(",") if part.strip())
 
     def nats_options(self, *, name: str, inbox_prefix: str, key: UserKey | None) -> NatsOptions:
-        """How to connect as ``name``; ``key`` from ``identity_file``, if the broker wants one."""
-        return NatsOptions(
-            servers=self.nats_servers,
-            name=name,
-            inbox_prefix=inbox_prefix,
-            seed=None if key is None else key.seed,
-            tls_ca_file=self.nats_ca_file,
-        )
+        """How to connect as ``name``; ``key`` from ``identity_file``, if the broker wants one.
+        Raises InvalidRequest for a ``nats_url`` that cannot be."""
+        try:
+            return NatsOptions(
+                servers=self.nats_servers,
+                name=name,
+                inbox_prefix=inbox_prefix,
+                seed=None if key is None else key.seed,
+                tls_ca_file=self.nats_ca_file,
+            )
+        except InvalidRequest as error:  # nothing else of it can be wrong
+            raise InvalidRequest(f"nats_url: {error}", field="nats_url") from None
 
 
 S = TypeVar("S", bound=ServiceSettings)
