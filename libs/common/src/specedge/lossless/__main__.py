@@ -1,7 +1,8 @@
 """``python -m specedge.lossless``: measures a running edge; `specedge verify-lossless` calls it.
 
 Exit code 0 when the check holds, 1 when fp32 diverges, when the mode that the edge was started in
-did not happen, or when the edge fails. A key that the edge asks for is in SPECEDGE_API_KEY.
+did not happen, or when the edge fails, 2 when there can be none of that URL. A key that the edge
+asks for is in SPECEDGE_API_KEY.
 """
 
 import argparse
@@ -34,8 +35,11 @@ def main() -> int:
     arguments = _arguments()
     try:
         reports = _measure(arguments)
-    except (CommandFailed, SpecEdgeError) as failure:
-        report(failure if isinstance(failure, CommandFailed) else CommandFailed(str(failure)))
+    except CommandFailed as failure:
+        report(failure)
+        return failure.exit_code
+    except SpecEdgeError as error:
+        report(CommandFailed(str(error)))
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
