@@ -13,7 +13,7 @@ PROMPTS ?=
 .PHONY: help setup check lint-deploy k8s-alerts format test test-compose test-pods demo up bench bench-acceptance bench-controller bench-engine bench-paper bench-policy bench-scale bench-sim clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) $(KUBECTL) ## Make the virtual environment in .venv and install all packages into it
 

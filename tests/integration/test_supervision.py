@@ -15,8 +15,8 @@ import pytest
 from specedge.cli.child import Child
 from specedge.cli.failure import CommandFailed
 from specedge.cli.stack import ProcessPlan
-from specedge.cli.supervisor import Supervisor
-from specedge.cli.waiting import watch_readiness
+from specedge.cli.supervisor import FAILURES_IN_A_ROW, Supervisor
+from specedge.cli.waiting import Note, read_notes, watch_readiness
 from specedge.service.runtime import Tasks
 
 Start = Callable[..., Awaitable[tuple[Supervisor, list[str]]]]
@@ -25,14 +25,23 @@ SERVICE = """
     import http.server, json, signal, sys
     if "stubborn" in sys.argv:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if "fails-again" in sys.argv:
+        with open("starts", "a+") as starts:
+            starts.write("x")
+            starts.seek(0)
+            num_starts = len(starts.read())
+        if num_starts == 2 or (num_starts > 1 and "for-good" in sys.argv):
+            sys.exit(3)
     if "fails" in sys.argv:
         print("cannot find the model 'nowhere'", file=sys.stderr)
         sys.exit(3)
     class Ready(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(200)
-            self.send_header("Content-Length", "0")
+            body = b'{"notes": {"drafter": "no [TYPO]"}}' if "notes" in sys.argv else b""
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
+            self.wfile.write(body)
         def log_message(self, *_):
             pass
     given = sys.argv.index("--http-port") + 1 if "--http-port" in sys.argv else None
@@ -116,6 +125,12 @@ async def test_a_killed_process_is_started_again_and_that_is_said(supervise: Sta
     assert notices == ["child-0 was killed by SIGKILL; starting it again"]
 
 
+async def test_what_a_ready_process_does_without_is_known(supervise: Start) -> None:
+    supervisor, _ = await supervise("notes", "")
+
+    assert await read_notes(supervisor.children) == [Note("child-0", "drafter", "no [TYPO]")]
+
+
 async def test_a_process_whose_clients_know_its_port_comes_back_there(supervise: Start) -> None:
     supervisor, _ = await supervise("known")
     child = supervisor.children[0]
@@ -139,6 +154,55 @@ async def test_a_process_that_cannot_start_ends_the_system_with_its_last_words(
 
     assert "cannot find the model 'nowhere'" in failure.value.hint
     assert "cannot find the model" in (service_folder / "child.log").read_text()
+
+
+async def test_what_a_plan_says_goes_before_the_commands_own_environment(
+    service_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (service_folder / "says.py").write_text("import os; print(os.environ['A'], os.environ['B'])")
+    monkeypatch.setenv("A", "inherited")
+    monkeypatch.setenv("B", "inherited")
+    child = Child(
+        ProcessPlan("child", "says", (), environment={"B": "given"}), run_dir=service_folder
+    )
+
+    assert await child.run_once() == 0
+
+    assert child.log_path.read_text() == "inherited given\n"
+
+
+async def test_a_process_that_was_ready_may_fail_a_start(supervise: Start) -> None:
+    supervisor, notices = await supervise("fails-again")
+    child = supervisor.children[0]
+    old = child.pid
+    assert old is not None
+
+    os.kill(old, signal.SIGKILL)
+    new = await until_new_run(child, old)
+
+    assert is_alive(new)
+    assert notices[1:] == ["child-0 exited with code 3; starting it again"]
+
+
+async def test_a_process_that_was_ready_and_never_starts_again_ends_the_system(
+    service_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("specedge.cli.supervisor.FIRST_PAUSE_S", 0.01)
+    notices: list[str] = []
+    plan = ProcessPlan("child", "stand_in", ("fails-again", "for-good"))
+    supervisor = Supervisor([plan], run_dir=service_folder, notice=notices.append)
+    child = supervisor.children[0]
+
+    with pytest.raises(ExceptionGroup) as failures:
+        async with Tasks() as tasks:
+            tasks.start(supervisor.keep(child), name="child")
+            tasks.start(watch_readiness(child, lambda *_: None), name="watch")
+            await child.ready.wait()
+            child.kill()
+            await asyncio.Event().wait()
+
+    assert failures.group_contains(CommandFailed, match="child exited with code 3")
+    assert len(notices) == FAILURES_IN_A_ROW - 1
 
 
 async def test_stop_ends_even_a_process_that_ignores_sigterm(supervise: Start) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from specedge.cli.chat import Conversation, Repl, summary
 from specedge.cli.edge_client import Answer, EdgeClient
-from specedge.cli.failure import CommandFailed
+from specedge.cli.failure import EXIT_USAGE, CommandFailed
 from specedge.cli.figures import Figures, table
 
 METRICS = {
@@ -62,11 +62,14 @@ class CannedEdge:
         self.events = GOOD
         self.status = 200
         self.asked: list[dict[str, Any]] = []
+        self.shown: list[str | None] = []
+        self.models = json.dumps({"data": [{"id": "tiny"}]})
         edge = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self.answer(200, json.dumps({"data": [{"id": "tiny"}]}))
+                edge.shown.append(self.headers["Authorization"])
+                self.answer(200, edge.models)
 
             def do_POST(self) -> None:
                 length = int(self.headers["Content-Length"])
@@ -139,6 +142,59 @@ def test_a_refusal_is_told_in_the_servers_words(client: EdgeClient, edge: Canned
         client.chat({}, on_text=lambda _: None)
 
 
+@pytest.mark.parametrize(
+    "body", ["<html>It works!</html>", "{}", '{"data": 5}', "[]", '{"data": ["tiny"]}', ""]
+)
+def test_what_is_no_edge_is_told_in_one_sentence(
+    client: EdgeClient, edge: CannedEdge, body: str
+) -> None:
+    edge.models = body
+
+    with pytest.raises(CommandFailed, match="does not answer as an edge does"):
+        client.model()
+
+
+@pytest.mark.parametrize(
+    "event",
+    ["data: {not json\n\n", "data: [1]\n\n", chunk(choices=5), chunk(choices=[{"delta": "x"}])],
+)
+def test_a_line_of_a_stream_that_no_edge_sends_is_told_in_one_sentence(
+    client: EdgeClient, edge: CannedEdge, event: str
+) -> None:
+    edge.events = [GOOD[2], event, GOOD[-1]]
+
+    with pytest.raises(CommandFailed, match="does not answer as an edge does"):
+        client.chat({}, on_text=lambda _: None)
+
+
+@pytest.mark.parametrize("body", ["{}", '{"choices": []}', '{"choices": [{}]}'])
+def test_a_completion_without_its_text_is_told_in_one_sentence(
+    client: EdgeClient, edge: CannedEdge, body: str
+) -> None:
+    edge.events = [body]
+
+    with pytest.raises(CommandFailed, match="does not answer as an edge does"):
+        client.complete({})
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1", "foo", "127.0.0.1:8000", "http://", "ftp://a", "http://a:port", ""]
+)
+def test_what_is_no_url_is_wrong_usage(url: str) -> None:
+    with pytest.raises(CommandFailed, match="not the URL of an edge") as failure:
+        EdgeClient(url)
+
+    assert failure.value.exit_code == EXIT_USAGE
+
+
+def test_of_several_keys_one_is_shown(edge: CannedEdge) -> None:
+    for keys in ("one", " one , two", None):
+        with EdgeClient(edge.url, api_key=keys) as made:
+            made.model()
+
+    assert edge.shown == ["Bearer one", "Bearer one", None]
+
+
 def test_nobody_listening_is_explained() -> None:
     with EdgeClient("http://127.0.0.1:9") as nobody, pytest.raises(CommandFailed) as failure:
         nobody.model()
@@ -161,6 +217,26 @@ def test_chat_through_a_pipe_keeps_the_conversation_and_obeys_commands(
     assert [asked["temperature"] for asked in edge.asked] == [0.0, 0.5, 0.5]
     assert [len(asked["messages"]) for asked in edge.asked] == [1, 3, 1]
     assert edge.asked[1]["messages"][1] == {"role": "assistant", "content": "Paris"}
+
+
+@pytest.mark.parametrize("words", ["no such file: [/tmp]", "there is no [name] here"])
+def test_a_person_is_told_what_went_wrong_in_the_servers_very_words(
+    client: EdgeClient,
+    edge: CannedEdge,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    edge.status = 500
+    edge.events = [json.dumps({"error": {"message": words}})]
+    terminal = io.StringIO("hello\n")
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stdin", terminal)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+
+    Repl(client, Conversation()).run()
+
+    assert words in capsys.readouterr().err
 
 
 def test_a_temperature_out_of_range_changes_nothing(

@@ -118,8 +118,15 @@ def test_what_cannot_be_asked_is_refused_in_one_sentence(
     assert result.exception.exit_code == EXIT_USAGE
 
 
-def test_a_folder_that_is_not_there_says_how_to_make_it(tmp_path: Path) -> None:
-    result = run(tmp_path, "list")
+@pytest.mark.parametrize("folder", [".", "nowhere"])
+@pytest.mark.parametrize(
+    "command", [("list",), ("add-edge", "x"), ("remove", "x"), ("check", "x")], ids=" ".join
+)
+def test_a_folder_that_was_not_made_says_how_to_make_it(
+    tmp_path: Path, command: tuple[str, ...], folder: str
+) -> None:
+    result = run(tmp_path / folder, *command)
 
     assert isinstance(result.exception, CommandFailed)
+    assert "holds no credentials yet" in str(result.exception)
     assert "specedge creds init" in result.exception.hint

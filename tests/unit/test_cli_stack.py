@@ -6,9 +6,26 @@ import pytest
 from typer.testing import CliRunner
 
 from specedge import __version__
+from specedge.cli.api_keys import keys_from
+from specedge.cli.failure import CommandFailed
 from specedge.cli.main import app
-from specedge.cli.stack import StackOptions, available_cores, plan_processes
+from specedge.cli.stack import (
+    EDGE_MODULE,
+    SCHEDULER_MODULE,
+    VERIFIER_MODULE,
+    StackOptions,
+    available_cores,
+    plan_processes,
+)
 from specedge.cli.waiting import ProgressDisplay, Progression, read_progress
+from specedge.service.settings import (
+    ServiceSettings,
+    environment_for,
+    settings_from_command_line,
+)
+from specedge_edge.config import EdgeSettings
+from specedge_scheduler.config import SchedulerSettings
+from specedge_verifier.config import VerifierSettings
 
 
 def flags(options: StackOptions, name: str) -> dict[str, str]:
@@ -62,7 +79,82 @@ def test_what_was_not_chosen_is_left_to_the_service() -> None:
 
     assert "--model" not in given
     assert "--dtype" not in given
-    assert "--api-key" not in flags(StackOptions(), "edge")
+
+
+def test_a_key_is_given_to_edges_alone_and_where_nobody_else_reads_it() -> None:
+    options = StackOptions(api_key="sk-secret")
+
+    plans = plan_processes(options, nats_url="nats://x:1", run_dir=Path("/run"))
+
+    assert not any("sk-secret" in flag for plan in plans for flag in plan.flags)
+    assert {p.name: p.environment["SPECEDGE_API_KEY"] for p in plans} == {
+        "scheduler": "",
+        "verifier-1": "",
+        "edge": "sk-secret",
+    }
+    assert "sk-secret" not in repr((options, plans))
+
+
+def test_what_a_shell_holds_for_an_edge_elsewhere_changes_no_system_of_our_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("NATS_URL", "NATS_CA_FILE", "IDENTITY_FILE", "API_KEY_FILE", "API_KEY"):
+        monkeypatch.setenv(f"SPECEDGE_{name}", "nats://elsewhere:1")
+    classes: dict[str, type[ServiceSettings]] = {
+        SCHEDULER_MODULE: SchedulerSettings,
+        VERIFIER_MODULE: VerifierSettings,
+        EDGE_MODULE: EdgeSettings,
+    }
+
+    for plan in plan_processes(StackOptions(), nats_url="nats://x:1", run_dir=Path("/run")):
+        for name, value in environment_for(plan.environment).items():
+            monkeypatch.setenv(name, value)
+        settings = settings_from_command_line(classes[plan.module], plan.flags)
+
+        assert settings.nats_servers == ("nats://x:1",)
+        assert settings.nats_ca_file is None
+        if isinstance(settings, EdgeSettings):
+            assert settings.api_keys() == frozenset()
+            assert settings.identity_file == Path("/run/edge.nk")
+        else:
+            assert settings.identity_file is None
+
+
+def test_keys_come_from_the_option_and_from_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("two\n\n three \n")
+
+    assert keys_from("one", file) == "one,two,three"
+    assert keys_from(None, file) == "two,three"
+    assert keys_from("one", None) == "one"
+    assert keys_from(None, None) is None
+
+
+def test_a_file_without_a_key_opens_no_door(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("\n")
+
+    with pytest.raises(CommandFailed, match="holds no key"):
+        keys_from(None, file)
+
+
+@pytest.mark.parametrize("command", ["up", "demo", "verify-lossless"])
+def test_a_variable_names_the_model_of_every_system(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[StackOptions] = []
+
+    def run(*arguments: object, **_: object) -> None:
+        chosen.extend(each for each in arguments if isinstance(each, StackOptions))
+
+    monkeypatch.setattr("specedge.cli.up.run_up", run)
+    monkeypatch.setattr("specedge.cli.demo.run_demo", run)
+    monkeypatch.setattr("specedge.cli.lossless.run_verify_lossless", run)
+
+    said = CliRunner().invoke(app, [command], env={"SPECEDGE_MODEL": "of-the-shell"})
+
+    assert said.exit_code == 0, said.output
+    assert [options.model for options in chosen] == ["of-the-shell"]
 
 
 def test_only_verifiers_asked_to_draft_do() -> None:

@@ -1,13 +1,17 @@
 """The measurement of losslessness: which prompts, what counts as a difference, what is said."""
 
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 import orjson
 import pytest
+from typer.testing import CliRunner
 
 from specedge.cli.edge_client import Answer
+from specedge.cli.failure import EXIT_USAGE
 from specedge.cli.lossless import stack_for
+from specedge.cli.main import app
 from specedge.cli.stack import EDGE_MODULE, VERIFIER_MODULE, StackOptions, plan_processes
 from specedge.engine.reference import Decoded
 from specedge.errors import InvalidRequest
@@ -71,6 +75,43 @@ def test_a_divergence_in_fp32_fails_the_check_and_in_bf16_is_a_figure() -> None:
     assert is_lossless([bf16])
     assert bf16.as_json()["divergence_rate"] == 1 / 74
     assert bf16.as_json()["prompts_equal"] == 1
+
+
+@pytest.fixture
+def asked_of_measurement(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict[str, str]]]:
+    """Command and environment of each measurement that is started; none is."""
+    asked: list[tuple[list[str], dict[str, str]]] = []
+
+    def run(command: list[str], *, env: dict[str, str], check: bool) -> CompletedProcess[str]:
+        asked.append((command, env))
+        return CompletedProcess(command, 0)
+
+    monkeypatch.setattr("specedge.cli.lossless.subprocess.run", run)
+    return asked
+
+
+def test_a_key_is_told_to_the_measurement_where_nobody_else_reads_it(
+    asked_of_measurement: list[tuple[list[str], dict[str, str]]],
+) -> None:
+    flags = ["verify-lossless", "--url", "http://127.0.0.1:1", "--api-key", "sk-secret"]
+
+    said = CliRunner().invoke(app, flags)
+
+    ((command, environment),) = asked_of_measurement
+    assert said.exit_code == 0, said.output
+    assert not any("sk-secret" in part for part in command)
+    assert environment["SPECEDGE_API_KEY"] == "sk-secret"
+
+
+def test_a_temperature_that_no_edge_takes_is_refused_before_anything_starts(
+    asked_of_measurement: list[tuple[list[str], dict[str, str]]],
+) -> None:
+    flags = ["verify-lossless", "--url", "http://127.0.0.1:1", "--temperature", "5"]
+
+    said = CliRunner().invoke(app, flags)
+
+    assert said.exit_code == EXIT_USAGE
+    assert asked_of_measurement == []
 
 
 def test_a_report_survives_being_written_down() -> None:

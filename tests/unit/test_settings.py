@@ -6,6 +6,7 @@ import pytest
 from pydantic import Field, SecretStr, ValidationError
 
 from specedge.credentials.nkey import UserKey
+from specedge.errors import InvalidRequest
 from specedge.service.settings import (
     ServiceSettings,
     SettingsInvalid,
@@ -113,7 +114,7 @@ def test_a_secret_is_shown_neither_in_errors_nor_in_print(
     assert settings.api_key.get_secret_value() == "long enough"
 
 
-@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "just words"])
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "just words", "5: x", "null: x"])
 def test_a_file_that_holds_no_settings_is_named(tmp_path: Path, text: str) -> None:
     config = tmp_path / "settings.yaml"
     config.write_text(text)
@@ -162,6 +163,41 @@ def test_paths_may_start_at_home() -> None:
 
     assert settings.nats_ca_file == Path.home() / "ca.pem"
     assert settings.cache_dir == Path.home() / ".cache" / "specedge"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nats://127.0.0.1:99999",
+        "nats://127.0.0.1:port",
+        "nats://[::1",
+        "nats://:4222",
+        "nats://a:0",
+        "nats://ann:hush/hush@a:1:2",
+        "ann:hush@a:1",
+        "127.0.0.1:4222",
+        "http://a:1",
+    ],
+)
+def test_what_is_no_address_is_refused_by_its_setting_and_tells_no_password(url: str) -> None:
+    settings = load_settings(ExampleSettings, {"nats_url": f"nats://good:1,{url}"})
+
+    with pytest.raises(InvalidRequest, match="nats_url") as refusal:
+        settings.nats_options(name="edge", inbox_prefix="x", key=None)
+
+    assert refusal.value.field == "nats_url"
+    assert "hush" not in str(refusal.value)
+    assert url.rpartition("@")[2] in str(refusal.value)
+
+
+@pytest.mark.parametrize("url", [",", "wss://a:1,nats://b:2"])
+def test_servers_that_do_not_go_together_are_refused_by_their_setting(url: str) -> None:
+    settings = load_settings(ExampleSettings, {"nats_url": url})
+
+    with pytest.raises(InvalidRequest, match="nats_url") as refusal:
+        settings.nats_options(name="edge", inbox_prefix="x", key=None)
+
+    assert refusal.value.field == "nats_url"
 
 
 def test_settings_do_not_change() -> None:

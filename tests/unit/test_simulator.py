@@ -11,6 +11,7 @@ from rich.console import Console
 from specedge.errors import InvalidRequest
 from specedge.ids import EDGE_ID
 from specedge.tree.path import walk
+from specedge_scheduler.sim import __main__ as command
 from specedge_scheduler.sim import sweeps
 from specedge_scheduler.sim.__main__ import main, read_file
 from specedge_scheduler.sim.drafts import (
@@ -131,6 +132,51 @@ def test_an_objective_is_a_positive_time(wrong: str, capsys: pytest.CaptureFixtu
 
     assert ended.value.code == 2
     assert f"argument --capacity: {wrong!r} is not a positive" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--json", "--plot"])
+@pytest.mark.parametrize("place", ["nodir/x", "."])
+def test_a_place_that_nothing_can_be_written_to_is_refused_before_the_work(
+    flag: str,
+    place: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "world.yaml"
+    file.write_bytes(orjson.dumps(SMALL))
+    monkeypatch.setattr(command, "run_all", lambda _: pytest.fail("this would be lost"))
+
+    assert main([str(file), flag, str(tmp_path / place)]) == 2
+
+    assert str(tmp_path / place) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, ""),
+        (OSError(28, "No space left on device", "x.json"), 1, "x.json: No space left on device\n"),
+    ],
+)
+def test_an_interruption_is_quiet_and_a_full_disk_is_one_sentence(
+    ending: BaseException,
+    code: int,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run_all(_: object) -> None:
+        raise ending
+
+    file = tmp_path / "world.yaml"
+    file.write_bytes(orjson.dumps(SMALL))
+    monkeypatch.setattr(command, "run_all", run_all)
+
+    assert main([str(file)]) == code
+
+    assert capsys.readouterr().err == said
 
 
 def test_figures_go_to_stdout_alone_if_asked(

@@ -34,6 +34,40 @@ def test_what_was_recorded_is_in_the_file_when_the_service_has_ended(tmp_path: P
     assert (draft.start_s, away.start_s) == (0.0, pytest.approx(0.044, abs=1e-5))
 
 
+def test_where_no_file_can_be_is_said_before_anything_is_recorded(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "edge.jsonl", tmp_path):
+        with (
+            pytest.raises(InvalidRequest, match="spans_file") as refusal,
+            recording(path, "edge", ManualClock()),
+        ):
+            pytest.fail("this would be lost")
+        assert refusal.value.field == "spans_file"
+
+
+def test_a_service_that_was_killed_leaves_a_file_that_can_be_read(tmp_path: Path) -> None:
+    with recording(tmp_path / "killed.jsonl", "edge", ManualClock()):
+        during = (tmp_path / "killed.jsonl").read_bytes()
+    (tmp_path / "killed.jsonl").write_bytes(during)
+    with recording(tmp_path / "ended.jsonl", "verifier", ManualClock()) as spans:
+        spans.add("device", "verify", 1.0, 2.0)
+
+    assert [span.service for span in read_all([tmp_path])] == ["verifier"]
+
+
+def test_an_earlier_recording_stays_until_there_is_another(tmp_path: Path) -> None:
+    path = tmp_path / "edge.jsonl"
+    with recording(path, "edge", ManualClock()) as spans:
+        spans.add("UABC 1", "draft", 1.0, 2.0)
+
+    with recording(path, "edge", ManualClock()) as spans:
+        assert len(read_all([path])) == 1
+        spans.add("UABC 1", "draft", 1.0, 2.0)
+        spans.add("UABC 1", "away", 2.0, 3.0)
+
+    assert len(read_all([path])) == 2
+
+
 def written(path: Path, service: str, wall_s: float, at_s: float, *spans: list[object]) -> Path:
     header = {"service": service, "wall_s": wall_s, "at_s": at_s}
     path.write_text("\n".join(json.dumps(line) for line in (header, *spans)) + "\n")

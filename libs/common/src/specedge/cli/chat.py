@@ -56,7 +56,8 @@ class Repl:
         if self._interactive:
             import readline  # noqa: F401  (gives input() history and editing)
 
-            self._notes.print(f"{self._model} at {self._client.base_url}. /help lists commands.")
+            where = f"{self._model} at {self._client.base_url}"
+            self._notes.print(f"{where}. /help lists commands.", markup=False)
         for line in self._lines():
             if line.startswith("/"):
                 if not self._command(line):
@@ -84,7 +85,7 @@ class Repl:
             turns.pop()
             if not self._interactive:
                 raise
-            self._notes.print(f"[red]{failure}[/]")
+            self._notes.print(str(failure), style="red", markup=False)
             return
         except KeyboardInterrupt:
             turns.pop()

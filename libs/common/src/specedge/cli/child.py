@@ -17,6 +17,7 @@ import orjson
 
 from specedge.cli.stack import ProcessPlan
 from specedge.link import tether
+from specedge.service.settings import environment_for
 
 LOG_LINE_LIMIT_BYTES: Final = 1 << 20
 LAST_LINES: Final = 25
@@ -58,6 +59,7 @@ class Child:
         self.last_lines.clear()
         process = await asyncio.create_subprocess_exec(
             *self._command(),
+            env=environment_for(self.plan.environment),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

@@ -8,6 +8,7 @@ import orjson
 import typer
 
 from specedge.cli.console import out
+from specedge.cli.creds_folder import explained
 from specedge.cli.failure import EXIT_USAGE, CommandFailed
 from specedge.credentials.attempts import attempts_of
 from specedge.credentials.folder import CA, IDENTITY, CredentialsFolder, home_of
@@ -18,7 +19,8 @@ from specedge.link.broker_probe import BrokerProbe, Finding, turns_strangers_awa
 
 def run_check(root: Path, name: str, url: str | None, *, as_json: bool) -> None:
     """Raises CommandFailed, also when anything is not as it should be."""
-    roster = CredentialsFolder(root, now=datetime.now(UTC)).roster()
+    with explained():
+        roster = CredentialsFolder(root, now=datetime.now(UTC)).roster()
     member = roster.member(name)
     if member is None:
         raise CommandFailed(f"there is no {name}", exit_code=EXIT_USAGE)

@@ -21,6 +21,7 @@ RELOAD: Final = (
     "  docker compose exec nats nats-server --signal reload=1\n"
     "  kill -HUP <pid of nats-server>"
 )
+MAKE_THEM: Final = "Make them with: specedge creds init"
 RESTART: Final = "A running broker takes it when it is started anew:\n  docker compose restart nats"
 
 
@@ -32,14 +33,15 @@ def run_init(
     as_json: bool,
 ) -> None:
     """Raises CommandFailed."""
-    with _explained():
+    with explained():
         outcome = _folder(root).init(wanted, changes)
     _say(root, outcome, as_json=as_json)
 
 
 def run_add_edge(root: Path, name: str, *, as_json: bool) -> None:
     """Raises CommandFailed."""
-    with _explained():
+    _refuse_missing(root)
+    with explained():
         outcome = _folder(root).add_edge(name)
     _say(root, outcome, as_json=as_json)
     if not as_json:
@@ -48,7 +50,8 @@ def run_add_edge(root: Path, name: str, *, as_json: bool) -> None:
 
 def run_remove(root: Path, name: str, *, as_json: bool) -> None:
     """Raises CommandFailed."""
-    with _explained():
+    _refuse_missing(root)
+    with explained():
         outcome = _folder(root).remove(name)
     _say(root, outcome, as_json=as_json)
     if not as_json:
@@ -57,7 +60,7 @@ def run_remove(root: Path, name: str, *, as_json: bool) -> None:
 
 def run_list(root: Path, *, as_json: bool) -> None:
     """Raises CommandFailed."""
-    with _explained():
+    with explained():
         members = _members(_folder(root))
     if as_json:
         typer.echo(orjson.dumps({"members": members}))
@@ -114,12 +117,19 @@ def _introduce_edge(home: Path) -> None:
     )
 
 
+def _refuse_missing(root: Path) -> None:
+    """Raises CommandFailed where ``init`` was never run."""
+    if not root.is_dir():
+        raise CommandFailed(f"{root} holds no credentials yet", hint=MAKE_THEM)
+
+
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
+    """What is wrong with a folder, or with what is asked of it, for the person: CommandFailed."""
     try:
         yield
     except InvalidRequest as error:
         raise CommandFailed(str(error), exit_code=EXIT_USAGE) from error
     except FolderUnusable as error:
-        hint = "Make them with: specedge creds init" if "no credentials yet" in str(error) else ""
+        hint = MAKE_THEM if "no credentials yet" in str(error) else ""
         raise CommandFailed(str(error), hint=hint) from error

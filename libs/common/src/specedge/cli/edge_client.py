@@ -1,9 +1,10 @@
 """Speaks the OpenAI API to an edge, for the command's own use.
 
 Blocking; one client may be used from several threads. Errors become ``CommandFailed``, with the
-server's own words.
+server's own words; so does an answer that no edge would give.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
@@ -11,7 +12,7 @@ from typing import Any, Final, Self
 import httpx
 import orjson
 
-from specedge.cli.failure import CommandFailed
+from specedge.cli.failure import EXIT_USAGE, CommandFailed
 
 READ_TIMEOUT_S: Final = 600.0
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -32,11 +33,13 @@ class Answer:
 
 
 class EdgeClient:
-    """A client of one edge. ``base_url`` is given without ``/v1``."""
+    """A client of one edge. ``base_url`` is given without ``/v1``; of several keys with commas
+    between, as an edge takes them, the first is shown. Raises CommandFailed for what is no URL."""
 
     def __init__(self, base_url: str, *, api_key: str | None = None) -> None:
-        self.base_url = base_url.rstrip("/").removesuffix("/v1")
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self.base_url = _checked(base_url.rstrip("/").removesuffix("/v1"))
+        keys = [key.strip() for key in (api_key or "").split(",") if key.strip()]
+        headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
         timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         # trust_env off: a proxy for the internet has no business between us and our own edge
         self._http = httpx.Client(
@@ -51,15 +54,19 @@ class EdgeClient:
 
     def model(self) -> str:
         """The name of the model that the edge serves."""
-        models = self._call("GET", "/v1/models")["data"]
-        if not models:
-            raise CommandFailed(f"{self.base_url} serves no model yet")
-        return str(models[0]["id"])
+        answer = self._call("GET", "/v1/models")
+        with self._understood():
+            models = answer["data"]
+            if not models:
+                raise CommandFailed(f"{self.base_url} serves no model yet")
+            return str(models[0]["id"])
 
     def complete(self, request: Mapping[str, Any]) -> Answer:
         """POST /v1/completions without streaming, token ids included."""
         body = {**request, "return_token_ids": True}
-        return answer_from_completion(self._call("POST", "/v1/completions", body))
+        answer = self._call("POST", "/v1/completions", body)
+        with self._understood():
+            return answer_from_completion(answer)
 
     def chat(self, request: Mapping[str, Any], *, on_text: Callable[[str], None]) -> Answer:
         """POST /v1/chat/completions, streaming: ``on_text`` gets each piece as it comes."""
@@ -68,11 +75,12 @@ class EdgeClient:
         finish_reason: str | None = None
         last: Mapping[str, Any] = {}
         for chunk in self._stream("/v1/chat/completions", body):
-            for choice in chunk.get("choices", ()):
-                finish_reason = choice.get("finish_reason") or finish_reason
-                if piece := choice.get("delta", {}).get("content"):
-                    pieces.append(piece)
-                    on_text(piece)
+            with self._understood():
+                said, reason = _said_in(chunk)
+            finish_reason = reason or finish_reason
+            if said:
+                pieces.append(said)
+                on_text(said)
             if chunk.get("usage"):
                 last = chunk
         return Answer(
@@ -89,8 +97,8 @@ class EdgeClient:
             raise self._unreachable(error) from error
         if response.is_error:
             raise self._refused(response)
-        answer: dict[str, Any] = response.json()
-        return answer
+        with self._understood():
+            return _object(response.content)
 
     def _stream(self, path: str, body: object) -> Iterator[dict[str, Any]]:
         try:
@@ -98,9 +106,35 @@ class EdgeClient:
                 if response.is_error:
                     response.read()
                     raise self._refused(response)
-                yield from _events(response.iter_lines())
+                yield from self._events(response.iter_lines())
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
+
+    def _events(self, lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+        """Server-sent events with JSON bodies, until ``[DONE]``; comments are keep-alives."""
+        for line in lines:
+            if not line.startswith(DATA_PREFIX):
+                continue
+            said = line.removeprefix(DATA_PREFIX).strip()
+            if said == END_OF_STREAM:
+                return
+            with self._understood():
+                event = _object(said)
+            if "error" in event:
+                raise CommandFailed(f"the answer broke off: {_error_message(said.encode())}")
+            yield event
+        raise CommandFailed("the answer broke off before its end")
+
+    @contextlib.contextmanager
+    def _understood(self) -> Iterator[None]:
+        """Around reading what was answered, and nothing else."""
+        try:
+            yield
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise CommandFailed(
+                f"{self.base_url} does not answer as an edge does",
+                hint="Something else may listen there; name an edge with --url.",
+            ) from None
 
     def _unreachable(self, error: httpx.HTTPError) -> CommandFailed:
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
@@ -129,19 +163,34 @@ def answer_from_completion(body: Mapping[str, Any]) -> Answer:
     )
 
 
-def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
-    """Server-sent events with JSON bodies, until ``[DONE]``; comments are keep-alives."""
-    for line in lines:
-        if not line.startswith(DATA_PREFIX):
-            continue
-        said = line.removeprefix(DATA_PREFIX).strip()
-        if said == END_OF_STREAM:
-            return
-        event: dict[str, Any] = orjson.loads(said)
-        if "error" in event:
-            raise CommandFailed(f"the answer broke off: {event['error'].get('message')}")
-        yield event
-    raise CommandFailed("the answer broke off before its end")
+def _said_in(chunk: Mapping[str, Any]) -> tuple[str, str | None]:
+    """The text that a chunk brings, and why the answer ended, if it did."""
+    choices = chunk.get("choices", ())
+    pieces = [choice.get("delta", {}).get("content") or "" for choice in choices]
+    reasons = [choice.get("finish_reason") for choice in choices]
+    return "".join(pieces), next(filter(None, reasons), None)
+
+
+def _object(said: str | bytes) -> dict[str, Any]:
+    """Raises ValueError for what is no JSON object."""
+    read = orjson.loads(said)
+    if not isinstance(read, dict):
+        raise ValueError("no JSON object")
+    return read
+
+
+def _checked(url: str) -> str:
+    try:
+        read = httpx.URL(url)
+    except httpx.InvalidURL:
+        read = None
+    if read is None or read.scheme not in ("http", "https") or not read.host:
+        raise CommandFailed(
+            f"{url} is not the URL of an edge",
+            hint="One looks like http://127.0.0.1:8000",
+            exit_code=EXIT_USAGE,
+        )
+    return url
 
 
 def _error_message(content: bytes) -> str:

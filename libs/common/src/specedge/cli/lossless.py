@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import orjson
@@ -17,13 +17,14 @@ import orjson
 from specedge.cli.console import err, out
 from specedge.cli.failure import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, CommandFailed
 from specedge.cli.running import Interrupted, RunningStack, run_with_stack
-from specedge.cli.stack import EDGE_MODULE, StackOptions
+from specedge.cli.stack import API_KEY_VARIABLE, EDGE_MODULE, StackOptions
 from specedge.engine.default_model import DEFAULT_MODEL
 from specedge.engine.shipped import AUTO, chosen_drafter
 from specedge.errors import InvalidRequest
 from specedge.lossless.comparison import Report
 from specedge.lossless.modes import NO_DRAFTER, Mode, parse_modes, settings_of
 from specedge.lossless.report import as_json, is_lossless, not_shown, show
+from specedge.service.settings import environment_for
 
 MEASUREMENT = "specedge.lossless"
 
@@ -42,9 +43,9 @@ class LosslessOptions:
     parallel: int
     threads: int
     model: str | None
-    api_key: str | None
     as_json: bool
     modes: str
+    api_key: str | None = field(default=None, repr=False)
 
 
 def run_verify_lossless(options: LosslessOptions, stack_options: StackOptions) -> None:
@@ -54,7 +55,7 @@ def run_verify_lossless(options: LosslessOptions, stack_options: StackOptions) -
     if options.url is not None:
         flags = ["--json"] if options.as_json else []
         command = [*_command(options, options.url), *flags]
-        code = subprocess.run(command, check=False).returncode
+        code = subprocess.run(command, check=False, env=_environment(options)).returncode
     else:
         code = _on_own_stacks(options, stack_options)
     if code:
@@ -104,7 +105,9 @@ def _measure_in(
     async def measure(stack: RunningStack) -> bytes:
         own = {"--mode": mode, "--plain-file": plain_file}
         command = [*_command(options, stack.base_url, own), "--json"]
-        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.PIPE, env=_environment(options)
+        )
         try:
             said, _ = await process.communicate()
         finally:
@@ -123,6 +126,11 @@ def _measure_in(
         raise CommandFailed(f"mode {mode} could not be measured") from None
 
 
+def _environment(options: LosslessOptions) -> dict[str, str]:
+    """The key is in it, and not among the flags, which everybody on the machine may read."""
+    return environment_for({API_KEY_VARIABLE: options.api_key or ""})
+
+
 def _command(
     options: LosslessOptions, url: str, more: Mapping[str, object] | None = None
 ) -> list[str]:
@@ -136,7 +144,6 @@ def _command(
         "--parallel": options.parallel,
         "--threads": options.threads,
         "--model": options.model,
-        "--api-key": options.api_key,
         **(more or {}),
     }
     command = [sys.executable, "-m", MEASUREMENT]

@@ -17,6 +17,7 @@ from specedge.cli.console import report
 from specedge.cli.creds import creds
 from specedge.cli.failure import EXIT_INTERRUPTED, EXIT_USAGE, CommandFailed
 from specedge.cli.stack import (
+    API_KEY_VARIABLE,
     EDGE_MODULE,
     SCHEDULER_MODULE,
     VERIFIER_MODULE,
@@ -45,7 +46,10 @@ app.add_typer(creds)
 
 Model = Annotated[
     str | None,
-    typer.Option(help="Target model: name or folder. [dim]Default: built-in SmolLM2-135M.[/]"),
+    typer.Option(
+        envvar="SPECEDGE_MODEL",
+        help="Target model: name or folder. [dim]Default: built-in SmolLM2-135M.[/]",
+    ),
 ]
 DrafterName = Annotated[
     str,
@@ -69,7 +73,13 @@ Threads = Annotated[
     ),
 ]
 ApiKey = Annotated[
-    str | None, typer.Option(envvar="SPECEDGE_API_KEY", help="Key of the edge's OpenAI API.")
+    str | None, typer.Option(envvar=API_KEY_VARIABLE, help="Key of the edge's OpenAI API.")
+]
+ApiKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="SPECEDGE_API_KEY_FILE", exists=True, dir_okay=False, help="More keys, one a line."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")]
 Url = Annotated[str, typer.Option(help="Where an edge listens.")]
@@ -120,10 +130,12 @@ def up(  # noqa: PLR0913  (each argument is an option that a person may give)
     ] = 8000,
     threads: Threads = None,
     api_key: ApiKey = None,
+    api_key_file: ApiKeyFile = None,
     log_level: Annotated[str | None, typer.Option(help="Log level of the services.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Start broker, scheduler, verifier and edge here, and serve the OpenAI API until Ctrl-C."""
+    from specedge.cli.api_keys import keys_from
     from specedge.cli.up import run_up
 
     options = StackOptions(
@@ -135,7 +147,7 @@ def up(  # noqa: PLR0913  (each argument is an option that a person may give)
         edges=edges,
         port=port,
         threads=threads,
-        api_key=api_key,
+        api_key=keys_from(api_key, api_key_file),
         log_level=log_level,
     )
     run_up(options, as_json=as_json)
@@ -187,7 +199,8 @@ def verify_lossless(  # noqa: PLR0913  (each argument is an option that a person
         "fp32"
     ),
     temperature: Annotated[
-        list[float] | None, typer.Option(help="May be repeated.", show_default="0 and 0.8")
+        list[float] | None,
+        typer.Option(min=0.0, max=2.0, help="May be repeated.", show_default="0 and 0.8"),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampled runs.")] = 1234,
     parallel: Annotated[int, typer.Option(min=1, help="Requests in flight at once.")] = 4,

@@ -1,7 +1,10 @@
 """Where one run keeps its logs, and when those of old runs are forgotten."""
 
+import contextlib
+import fcntl
 import os
 import shutil
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -10,16 +13,43 @@ RUNS: Final = Path.home() / ".cache" / "specedge" / "runs"
 KEPT_FOR: Final = timedelta(days=7)
 
 
-def make_run_folder(runs: Path = RUNS) -> Path:
-    """A new, private folder named after the moment and this process; old ones are removed."""
+@contextlib.contextmanager
+def run_folder(runs: Path = RUNS) -> Iterator[Path]:
+    """A new, private folder named after the moment and this process, for as long as the block
+    lasts; it stays afterwards. Those of runs that have ended and long said nothing are removed."""
     now = datetime.now(UTC)
     folder = runs / f"{now:%Y%m%d-%H%M%S}-{os.getpid()}"
     folder.mkdir(mode=0o700, parents=True)
-    _forget_before(runs, now - KEPT_FOR)
-    return folder
+    with contextlib.ExitStack() as run:
+        # Let go by the kernel however the run ends. Where the file system knows no locks, what the
+        # run writes keeps its folder young.
+        with contextlib.suppress(OSError):
+            run.enter_context(_held(folder, fcntl.LOCK_SH))
+        _forget_before(runs, now - KEPT_FOR)
+        yield folder
 
 
 def _forget_before(runs: Path, moment: datetime) -> None:
     for folder in runs.iterdir():
-        if datetime.fromtimestamp(folder.stat().st_mtime, UTC) < moment:
-            shutil.rmtree(folder, ignore_errors=True)
+        # What cannot be held is in use, or is being removed by a command that started with us.
+        with contextlib.suppress(OSError):
+            if _last_change(folder) < moment:
+                with _held(folder, fcntl.LOCK_EX):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _last_change(folder: Path) -> datetime:
+    """Appending to a log changes the log's time, not its folder's."""
+    newest_s = max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
+    return datetime.fromtimestamp(newest_s, UTC)
+
+
+@contextlib.contextmanager
+def _held(folder: Path, how: int) -> Iterator[None]:
+    """Raises OSError where somebody else holds it, and where there is no such folder or lock."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)

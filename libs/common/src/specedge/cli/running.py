@@ -12,10 +12,17 @@ from typing import Final, TypeVar
 from specedge.cli.child import Child
 from specedge.cli.console import quiet_logs
 from specedge.cli.failure import EXIT_USAGE, CommandFailed
-from specedge.cli.run_folder import make_run_folder
+from specedge.cli.run_folder import run_folder
 from specedge.cli.stack import LOOPBACK, StackOptions, edge_names, plan_processes
 from specedge.cli.supervisor import Supervisor
-from specedge.cli.waiting import ProgressDisplay, until_ready, watch_readiness
+from specedge.cli.waiting import (
+    Note,
+    ProgressDisplay,
+    read_notes,
+    until_ready,
+    watch_readiness,
+)
+from specedge.errors import SpecEdgeError
 from specedge.link.broker import Broker
 from specedge.service.runtime import Tasks
 
@@ -31,12 +38,14 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RunningStack:
-    """A system that is ready. ``edges`` holds the one on the chosen port first."""
+    """A system that is ready. ``edges`` holds the one on the chosen port first, ``notes`` what
+    processes do without; a person has been told of them."""
 
     children: list[Child]
     edges: list[Child]
     nats_url: str
     run_dir: Path
+    notes: list[Note]
 
     @property
     def base_url(self) -> str:
@@ -50,8 +59,8 @@ def run_with_stack(options: StackOptions, body: Callable[[RunningStack], Awaitab
     """Start a system, run ``body`` when it is ready, end the system, return what ``body`` did.
 
     SIGINT or SIGTERM cancels ``body`` and ends the system in order, then raises Interrupted; a
-    second one kills what is left. Raises CommandFailed when the system cannot be started or kept
-    alive.
+    second one kills what is left. Raises CommandFailed or SpecEdgeError when the system cannot be
+    started or kept alive.
     """
     _check_port(options.port)
     quiet_logs()
@@ -60,24 +69,36 @@ def run_with_stack(options: StackOptions, body: Callable[[RunningStack], Awaitab
     except asyncio.CancelledError:
         raise Interrupted from None
     except BaseExceptionGroup as group:
-        failures, _ = group.split(CommandFailed)
+        failures, _ = group.split((CommandFailed, SpecEdgeError))
         if failures is None:
             raise
         raise _first(failures) from None
 
 
 async def _run(options: StackOptions, body: Callable[[RunningStack], Awaitable[T]]) -> T:
-    run_dir = make_run_folder()
-    async with Broker(store_dir=run_dir / "broker") as broker:
-        plans = plan_processes(options, nats_url=broker.url, run_dir=run_dir)
-        display = ProgressDisplay([plan.name for plan in plans])
-        supervisor = Supervisor(plans, run_dir=run_dir, notice=display.notice)
-        with _signals(supervisor):
-            async with _supervised(supervisor, broker, display):
-                with display:
-                    await _until_ready(supervisor)
-                edges = [supervisor.child(name) for name in edge_names(options)]
-                return await body(RunningStack(supervisor.children, edges, broker.url, run_dir))
+    with run_folder() as run_dir:
+        async with Broker(store_dir=run_dir / "broker") as broker:
+            return await _run_on(broker, run_dir, options, body)
+
+
+async def _run_on(
+    broker: Broker,
+    run_dir: Path,
+    options: StackOptions,
+    body: Callable[[RunningStack], Awaitable[T]],
+) -> T:
+    plans = plan_processes(options, nats_url=broker.url, run_dir=run_dir)
+    display = ProgressDisplay([plan.name for plan in plans])
+    supervisor = Supervisor(plans, run_dir=run_dir, notice=display.notice)
+    with _signals(supervisor):
+        async with _supervised(supervisor, broker, display):
+            with display:
+                await _until_ready(supervisor)
+            children, edges = supervisor.children, map(supervisor.child, edge_names(options))
+            notes = await read_notes(children)
+            for note in notes:
+                display.notice(f"warning: {note.process} goes without {note.what}: {note.why}")
+            return await body(RunningStack(children, list(edges), broker.url, run_dir, notes))
 
 
 @contextlib.asynccontextmanager
@@ -156,6 +177,6 @@ def _check_port(port: int) -> None:
             ) from error
 
 
-def _first(group: BaseExceptionGroup[CommandFailed]) -> CommandFailed:
+def _first(group: BaseExceptionGroup[Exception]) -> Exception:
     first = group.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first

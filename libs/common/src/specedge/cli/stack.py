@@ -5,6 +5,7 @@ planned here.
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,17 @@ SCHEDULER_MODULE: Final = "specedge_scheduler"
 VERIFIER_MODULE: Final = "specedge_verifier"
 EDGE_MODULE: Final = "specedge_edge"
 LOOPBACK: Final = "127.0.0.1"
+API_KEY_VARIABLE: Final = "SPECEDGE_API_KEY"
+
+# What a shell may hold for an edge elsewhere, and what is not so here: the broker is our own, it
+# asks for no identity and speaks no TLS, and who may use the API is the command's to say. An empty
+# variable is none given.
+_NOT_INHERITED: Final[Mapping[str, str]] = {
+    API_KEY_VARIABLE: "",
+    "SPECEDGE_API_KEY_FILE": "",
+    "SPECEDGE_IDENTITY_FILE": "",
+    "SPECEDGE_NATS_CA_FILE": "",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +37,7 @@ class StackOptions:
     threads  compute threads of each verifier; None divides the machine's cores among them, less
              one for everything else: a compute thread that has to wait for its core holds up all
              others of its step
+    api_key  that the edges ask for; several with commas between. None: they ask for none
     """
 
     model: str | None = None
@@ -35,7 +48,7 @@ class StackOptions:
     edges: int = 1
     port: int = 8000
     threads: int | None = None
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     log_level: str | None = None
     extra_flags: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -55,13 +68,15 @@ class StackOptions:
 class ProcessPlan:
     """One service process: ``python -m <module> <flags>``, called ``name`` in logs and messages.
 
-    keeps_port  its clients know where it listens, so a later run listens there again
+    keeps_port   its clients know where it listens, so a later run listens there again
+    environment  put over the command's own. Secrets are here: flags are for everybody to read
     """
 
     name: str
     module: str
     flags: tuple[str, ...]
     keeps_port: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
 
 
 def plan_processes(options: StackOptions, *, nats_url: str, run_dir: Path) -> list[ProcessPlan]:
@@ -80,7 +95,6 @@ def plan_processes(options: StackOptions, *, nats_url: str, run_dir: Path) -> li
         "model": options.model,
         "drafter": options.drafter,
         "threads": options.edge_threads,
-        "api-key": options.api_key,
     }
     plans = [_plan("scheduler", SCHEDULER_MODULE, scheduler, options)]
     for number in range(1, options.verifiers + 1):
@@ -91,7 +105,9 @@ def plan_processes(options: StackOptions, *, nats_url: str, run_dir: Path) -> li
             "http-port": options.port if index == 0 else 0,
             "identity-file": run_dir / f"{name}.nk",
         }
-        plans.append(replace(_plan(name, EDGE_MODULE, own, options), keeps_port=True))
+        plan = _plan(name, EDGE_MODULE, own, options)
+        keys = {**plan.environment, API_KEY_VARIABLE: options.api_key or ""}
+        plans.append(replace(plan, keeps_port=True, environment=keys))
     return plans
 
 
@@ -116,4 +132,5 @@ def _plan(
     for key, value in settings.items():
         if value is not None:
             flags += [f"--{key}", str(value)]
-    return ProcessPlan(name, module, (*flags, *options.extra_flags.get(module, ())))
+    flags += options.extra_flags.get(module, ())
+    return ProcessPlan(name, module, tuple(flags), environment=_NOT_INHERITED)

@@ -1,7 +1,8 @@
 """Keeps the processes of a running system alive, and ends them in order.
 
-A process that was ready, or that a signal killed, is started again after a pause that doubles. One
-that ends by itself before it was ever ready cannot be helped: its last words are shown.
+A process that was ever ready, or that a signal killed, is started again after a pause that doubles.
+One that ends by itself before it was ever ready cannot be helped, nor one that does not become
+ready however often it is started: its last words are shown.
 """
 
 import asyncio
@@ -44,15 +45,16 @@ class Supervisor:
 
         Raises CommandFailed when it cannot be kept alive. Cancelling it kills the child.
         """
-        failures, pause_s = 0, FIRST_PAUSE_S
+        failures, pause_s, was_ever_ready = 0, FIRST_PAUSE_S, False
         while not self.is_stopping():
             code = await child.run_once()
             if self.is_stopping():
                 return
             if child.ready.is_set():
-                failures, pause_s = 0, FIRST_PAUSE_S
+                failures, pause_s, was_ever_ready = 0, FIRST_PAUSE_S, True
             failures += 1
-            if not child.ready.is_set() and (code >= 0 or failures >= FAILURES_IN_A_ROW):
+            is_hopeless = code >= 0 and not was_ever_ready
+            if is_hopeless or failures >= FAILURES_IN_A_ROW:
                 raise CommandFailed(f"{child.name} {describe_exit(code)}", hint=last_words(child))
             self._notice(f"{child.name} {describe_exit(code)}; starting it again")
             await asyncio.sleep(pause_s)

@@ -1,6 +1,7 @@
 """`specedge up`: a whole system on this machine until somebody says stop."""
 
 import asyncio
+from dataclasses import asdict
 from typing import Any
 
 import orjson
@@ -35,6 +36,7 @@ def _served_model(stack: RunningStack, api_key: str | None) -> str:
 
 
 def _described(stack: RunningStack, model: str) -> dict[str, Any]:
+    notes = [asdict(note) for note in stack.notes]
     return {
         "base_url": f"{stack.base_url}/v1",
         "edges": [f"{edge.http_url}/v1" for edge in stack.edges],
@@ -44,19 +46,21 @@ def _described(stack: RunningStack, model: str) -> dict[str, Any]:
         "processes": {
             child.name: {"pid": child.pid, "url": child.http_url} for child in stack.children
         },
+        **({"notes": notes} if notes else {}),
     }
 
 
 def _introduce(stack: RunningStack, model: str, api_key: str | None) -> None:
     console = out()
-    console.print(f"[bold green]ready[/]  {model}")
+    console.print("ready", style="bold green", end="  ")
+    console.print(model, markup=False)
     for edge in stack.edges:
         console.print(f"  OpenAI API   {edge.http_url}/v1", soft_wrap=True)
         console.print(f"  chat page    {edge.http_url}/", soft_wrap=True)
     console.print(f"  API key      {'required, as given' if api_key else 'none needed'}")
-    console.print(f"  logs         {stack.run_dir}", soft_wrap=True)
+    console.print(f"  logs         {stack.run_dir}", markup=False, soft_wrap=True)
     console.print("\nTry:")
-    key = " -H 'Authorization: Bearer '$SPECEDGE_API_KEY" if api_key else ""
+    key = f" -H 'Authorization: Bearer '{_first_key(api_key)}" if api_key else ""
     body = orjson.dumps(
         {"model": model, "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 64}
     ).decode()
@@ -68,3 +72,8 @@ def _introduce(stack: RunningStack, model: str, api_key: str | None) -> None:
     )
     console.print(f"  specedge chat --url {stack.base_url}", soft_wrap=True)
     console.print("\nCtrl-C stops everything.", style="dim")
+
+
+def _first_key(api_key: str) -> str:
+    """As a shell that has the keys in the usual variable says it."""
+    return "${SPECEDGE_API_KEY%%,*}" if "," in api_key else "$SPECEDGE_API_KEY"

@@ -31,6 +31,15 @@ class Progression:
     is_ready: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """``process`` does without ``what``, for the reason ``why``."""
+
+    process: str
+    what: str
+    why: str
+
+
 STARTING: Final = Progression("starting")
 READY: Final = Progression("ready", 100.0, is_ready=True)
 
@@ -57,6 +66,20 @@ async def until_ready(children: Sequence[Child]) -> None:
     """Return when each has become ready."""
     for child in children:
         await child.ready.wait()
+
+
+async def read_notes(children: Sequence[Child]) -> list[Note]:
+    """What processes that are ready do without."""
+    async with httpx.AsyncClient(timeout=PROBE_TIMEOUT_S, trust_env=False) as client:
+        return [note for child in children for note in await _notes_of(client, child)]
+
+
+async def _notes_of(client: httpx.AsyncClient, child: Child) -> list[Note]:
+    try:
+        notes = (await client.get(f"{child.http_url}/ready")).json().get("notes", {})
+        return [Note(child.name, str(what), str(why)) for what, why in notes.items()]
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, AttributeError):
+        return []  # it died meanwhile, which is told elsewhere
 
 
 async def _probe(client: httpx.AsyncClient, child: Child) -> Progression:

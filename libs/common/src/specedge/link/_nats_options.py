@@ -58,12 +58,7 @@ class NatsOptions:
         if not self.servers:
             raise InvalidRequest("at least one server is needed", field="servers")
         for server in self.servers:
-            if urlsplit(server).scheme not in TCP_SCHEMES | WEBSOCKET_SCHEMES:
-                raise InvalidRequest(
-                    "a server looks like nats://host:port, tls://host:port or wss://host:port, "
-                    f"not {shown(server)}",
-                    field="servers",
-                )
+            _check(server)
         if len({urlsplit(server).scheme in WEBSOCKET_SCHEMES for server in self.servers}) > 1:
             raise InvalidRequest("wss:// servers go with wss:// servers only", field="servers")
         if self.is_websocket and self.tls_hostname is not None:
@@ -101,5 +96,20 @@ class NatsOptions:
 
 def shown(server: str) -> str:
     """A server's address without its user part: that may be a password."""
-    parts = urlsplit(server)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    scheme, separator, rest = server.partition("://") if "://" in server else ("", "", server)
+    return f"{scheme}{separator}{rest.rpartition('@')[2].partition('/')[0]}"
+
+
+def _check(server: str) -> None:
+    """Before anything is dialled: what comes out of a library then is no sentence."""
+    try:
+        parts = urlsplit(server)
+        is_address = parts.hostname is not None and parts.port != 0  # reading a port checks it
+    except ValueError:
+        is_address = False
+    if not is_address or parts.scheme not in TCP_SCHEMES | WEBSOCKET_SCHEMES:
+        raise InvalidRequest(
+            "a server looks like nats://host:port, tls://host:port or wss://host:port, "
+            f"not {shown(server)}",
+            field="servers",
+        )

@@ -1,7 +1,8 @@
 """``python -m specedge.lossless``: measures a running edge; `specedge verify-lossless` calls it.
 
 Exit code 0 when the check holds, 1 when fp32 diverges, when the mode that the edge was started in
-did not happen, or when the edge fails.
+did not happen, or when the edge fails, 2 when there can be none of that URL. A key that the edge
+asks for is in SPECEDGE_API_KEY.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import orjson
 from specedge.cli.console import out, report
 from specedge.cli.edge_client import EdgeClient
 from specedge.cli.failure import EXIT_FAILED, EXIT_INTERRUPTED, CommandFailed
+from specedge.cli.stack import API_KEY_VARIABLE
 from specedge.engine.reference import ReferenceDecoder
 from specedge.engine.torch_host import prepare_host
 from specedge.engine.torch_model import load_target_model
@@ -25,6 +27,7 @@ from specedge.lossless.plain_texts import PlainDecoding, PlainTexts
 from specedge.lossless.progress import ComparisonProgress
 from specedge.lossless.prompts import choose_prompts
 from specedge.lossless.report import as_json, is_lossless, not_shown, show
+from specedge.service.settings import variable
 
 
 def main() -> int:
@@ -32,8 +35,11 @@ def main() -> int:
     arguments = _arguments()
     try:
         reports = _measure(arguments)
-    except (CommandFailed, SpecEdgeError) as failure:
-        report(failure if isinstance(failure, CommandFailed) else CommandFailed(str(failure)))
+    except CommandFailed as failure:
+        report(failure)
+        return failure.exit_code
+    except SpecEdgeError as error:
+        report(CommandFailed(str(error)))
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -55,7 +61,7 @@ def _measure(arguments: argparse.Namespace) -> list[Report]:
         dtype=arguments.dtype,
         mode=arguments.mode,
     )
-    with EdgeClient(arguments.url, api_key=arguments.api_key) as client:
+    with EdgeClient(arguments.url, api_key=variable(API_KEY_VARIABLE)) as client:
         model = client.model()
         plain = PlainTexts(partial(_load, arguments, model), arguments.plain_file)
         total = len(prompts) * len(measurement.temperatures)
@@ -96,7 +102,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="compute threads of the plain decoder")
     parser.add_argument("--mode", type=Mode, help="how the edge was started, to be checked too")
     parser.add_argument("--plain-file", type=Path, help="keeps plain texts between runs")
-    parser.add_argument("--api-key")
     parser.add_argument("--cache-dir", type=Path, default=Path("~/.cache/specedge"))
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()

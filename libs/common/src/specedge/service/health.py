@@ -7,7 +7,7 @@
                      the drain has begun
     /metrics         Prometheus text
 
-The first two carry ``notes``, if there are any: what the service does without, and why.
+/live, /health and /ready carry ``notes``, if there are any: what the service does without, and why.
 None of them needs a key. A service mounts ``service_routes`` next to its own.
 """
 

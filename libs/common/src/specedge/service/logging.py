@@ -25,9 +25,10 @@ def configure_logging(
     log_format: LogFormat = "auto",
     stream: TextIO | None = None,
 ) -> None:
-    """Set up the process's logs; every line carries ``service``. Calling it again replaces all.
+    """Set up the process's logs; every line carries ``service``.
 
-    ``stream`` is stderr unless a test says otherwise. Called once, before anything is logged.
+    ``stream`` is stderr unless a test says otherwise. Called once, before anything is logged: a
+    logger that has spoken keeps the level and the ``service`` of then.
     """
     out = sys.stderr if stream is None else stream
     is_json = log_format == "json" or (log_format == "auto" and not out.isatty())

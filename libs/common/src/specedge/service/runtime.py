@@ -1,7 +1,9 @@
 """The frame that every service process runs in: its loop, its clock, its tasks, its signals.
 
-The only file that creates asyncio tasks and that reads the real clock. Knows nothing of links,
-HTTP or what a service does.
+The only file that creates asyncio tasks, and whose clock services decide and wait by. Elsewhere the
+real one is read only to measure how long something took (the verifier's turn, emulated devices,
+distilling) and to say when something was (spans, the API, a scheduler's term, the commands). Knows
+nothing of links, HTTP or what a service does.
 """
 
 import asyncio

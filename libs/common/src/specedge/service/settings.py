@@ -111,14 +111,18 @@ class ServiceSettings(BaseSettings):
         return tuple(part.strip() for part in self.nats_url.split(",") if part.strip())
 
     def nats_options(self, *, name: str, inbox_prefix: str, key: UserKey | None) -> NatsOptions:
-        """How to connect as ``name``; ``key`` from ``identity_file``, if the broker wants one."""
-        return NatsOptions(
-            servers=self.nats_servers,
-            name=name,
-            inbox_prefix=inbox_prefix,
-            seed=None if key is None else key.seed,
-            tls_ca_file=self.nats_ca_file,
-        )
+        """How to connect as ``name``; ``key`` from ``identity_file``, if the broker wants one.
+        Raises InvalidRequest for a ``nats_url`` that cannot be."""
+        try:
+            return NatsOptions(
+                servers=self.nats_servers,
+                name=name,
+                inbox_prefix=inbox_prefix,
+                seed=None if key is None else key.seed,
+                tls_ca_file=self.nats_ca_file,
+            )
+        except InvalidRequest as error:  # nothing else of it can be wrong
+            raise InvalidRequest(f"nats_url: {error}", field="nats_url") from None
 
 
 S = TypeVar("S", bound=ServiceSettings)
@@ -174,6 +178,17 @@ def settings_from_command_line(cls: type[S], arguments: Sequence[str], *, prog: 
     return load_settings(cls, flags, config_file)
 
 
+def environment_for(given: Mapping[str, str]) -> dict[str, str]:
+    """For a process that this one starts: what it has itself, under ``given``. A variable given
+    empty is none given."""
+    return dict(os.environ) | dict(given)
+
+
+def variable(name: str) -> str | None:
+    """One variable, for a command that is no service; None: not set, or empty."""
+    return os.environ.get(name) or None
+
+
 def flag_of(name: str) -> str:
     """A field's flag."""
     return "--" + name.replace("_", "-")
@@ -208,6 +223,8 @@ def _from_file(cls: type[ServiceSettings], path: Path | None) -> _Layer:
         raise SettingsInvalid(f"no such file: {path}", field="config")
     try:
         values = YamlConfigSettingsSource(cls, yaml_file=path)()
+    except AttributeError:  # of a name that is no word, on the way to a setting's
+        raise SettingsInvalid(f"{path}: a setting's name is a word", field="config") from None
     except (yaml.YAMLError, ValueError, TypeError, OSError) as error:
         message = f"{path} is no YAML file of settings: {error}"
         raise SettingsInvalid(message, field="config") from None

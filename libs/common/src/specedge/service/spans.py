@@ -1,6 +1,6 @@
 """What a service did when, for pictures: a bounded ring of spans, off unless a file is asked for.
 
-Recording one costs an append; nothing is written before the service ends. Times are the service's
+Recording one costs an append; none is written before the service ends. Times are the service's
 own monotonic seconds; the file's first line says what the wall clock showed, so that files of
 several machines can be merged as well as their clocks agree. Knows nothing of what is drawn.
 """
@@ -16,6 +16,7 @@ import orjson
 import structlog
 
 from specedge.clock import Clock
+from specedge.errors import InvalidRequest
 
 KEPT: Final = 200_000  # the newest; a busy verifier makes some fifty a second
 
@@ -50,18 +51,36 @@ NO_SPANS: Final = SpanRing()
 
 @contextlib.contextmanager
 def recording(path: Path | None, service: str, clock: Clock) -> Iterator[SpanRing]:
-    """A ring for as long as the block lasts; its spans are in ``path`` afterwards. None: off."""
+    """A ring for as long as the block lasts; its spans are in ``path`` afterwards. None: off.
+
+    Raises InvalidRequest where there can be no such file: not at the end, when all is recorded.
+    """
     if path is None:
         yield NO_SPANS
         return
+    _make(path, _header(service, clock))
     ring = SpanRing(KEPT)
     try:
         yield ring
     finally:
-        wall_s = datetime.now(UTC).timestamp()
-        header = orjson.dumps({"service": service, "wall_s": wall_s, "at_s": clock.now_s()})
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(b"\n".join([header, *ring.lines()]) + b"\n")
+            path.write_bytes(b"\n".join([_header(service, clock), *ring.lines()]) + b"\n")
         except OSError as error:
             _log.error("spans_not_written", path=str(path), reason=str(error))
+
+
+def _header(service: str, clock: Clock) -> bytes:
+    wall_s = datetime.now(UTC).timestamp()
+    return orjson.dumps({"service": service, "wall_s": wall_s, "at_s": clock.now_s()})
+
+
+def _make(path: Path, header: bytes) -> None:
+    """A file of no spans, which whoever reads it understands; what an earlier run wrote stays until
+    there is something to put in its place."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            if file.tell() == 0:
+                file.write(header + b"\n")
+    except OSError as error:
+        raise InvalidRequest(f"spans_file: {path}: {error.strerror}", field="spans_file") from None

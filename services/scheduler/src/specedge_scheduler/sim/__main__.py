@@ -17,16 +17,45 @@ from specedge_scheduler.sim.report import as_json, show, show_capacity
 from specedge_scheduler.sim.scenario import read_scenario
 from specedge_scheduler.sim.sweeps import find_capacity, run_all
 
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; its exit code."""
     options = _parser().parse_args(arguments)
     try:
+        _check_places(options)
         _run(options)
+    except _PlaceUnusable as error:
+        return _fail(str(error), EXIT_USAGE)
     except SpecEdgeError as error:
-        sys.stderr.write(f"{options.file}: {error}\n")
-        return 2
+        return _fail(f"{options.file}: {error}", EXIT_USAGE)
+    except OSError as error:
+        return _fail(f"{error.filename or 'output'}: {error.strerror}", EXIT_FAILED)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
     return 0
+
+
+class _PlaceUnusable(Exception):
+    """Nothing can be written there."""
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(f"{message}\n")
+    return code
+
+
+def _check_places(options: argparse.Namespace) -> None:
+    """Better said before the simulation than after it."""
+    json = None if options.json in (None, "-") else Path(options.json)
+    for place in filter(None, (json, options.plot)):
+        if not place.parent.is_dir():
+            raise _PlaceUnusable(f"{place}: there is no folder {place.parent}")
+        if place.is_dir():
+            raise _PlaceUnusable(f"{place} is a folder")
 
 
 def _run(options: argparse.Namespace) -> None:

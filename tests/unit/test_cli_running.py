@@ -1,0 +1,53 @@
+"""How a running system says what it goes without, and, when it cannot go on, why."""
+
+import asyncio
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from specedge.cli import running
+from specedge.cli.child import Child
+from specedge.cli.stack import ProcessPlan, StackOptions
+from specedge.cli.up import _described
+from specedge.cli.waiting import Note, ProgressDisplay
+from specedge.link.broker import Broker, BrokerFailed
+from specedge.service.runtime import Tasks
+
+
+class LostBroker:
+    """Has ended, and cannot be started again."""
+
+    pid = None
+
+    async def start(self) -> None:
+        raise BrokerFailed("its port is taken")
+
+
+def test_a_broker_that_cannot_be_started_again_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run(*_: Any) -> None:
+        async with Tasks() as tasks:
+            broker = cast("Broker", LostBroker())
+            tasks.start(running._keep_broker(broker, ProgressDisplay([])), name="broker")
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(running, "quiet_logs", lambda: None)  # would outlast this test
+    monkeypatch.setattr(running, "_run", run)
+
+    with pytest.raises(BrokerFailed, match="its port is taken"):
+        running.run_with_stack(StackOptions(port=0), asyncio.sleep)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("notes", [[], [Note("edge", "drafter", "no such folder")]])
+def test_a_script_learns_what_a_ready_system_does_without(
+    notes: list[Note], tmp_path: Path
+) -> None:
+    edge = Child(ProcessPlan("edge", "specedge_edge", ()), run_dir=tmp_path)
+    edge.http_url = "http://127.0.0.1:1"
+    stack = running.RunningStack([edge], [edge], "nats://127.0.0.1:2", tmp_path, notes)
+
+    said = _described(stack, "tiny")
+
+    assert said.get("notes", []) == [
+        {"process": note.process, "what": note.what, "why": note.why} for note in notes
+    ]
