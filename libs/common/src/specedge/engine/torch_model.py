@@ -116,9 +116,16 @@ def stop_ids(model: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:
 def torch_dtype(dtype: DType, device: str) -> torch.dtype:
     """``auto`` is bf16 where the hardware computes in it, else fp32."""
     if dtype == "auto":
-        fast = device != "cpu" or torch.cpu._is_avx512_bf16_supported()
+        fast = torch.cpu._is_avx512_bf16_supported() if device == "cpu" else _has_bf16_cores(device)
         return torch.bfloat16 if fast else torch.float32
     return torch.float32 if dtype == "fp32" else torch.bfloat16
+
+
+def _has_bf16_cores(device: str) -> bool:
+    """Whether an accelerator computes in bf16; NVIDIA's older ones only emulate it."""
+    if not device.startswith("cuda"):
+        return True
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _samples(model: PreTrainedModel) -> Iterator[tuple[str, tuple[int, ...], bytes]]:
