@@ -135,6 +135,24 @@ def test_a_drafter_for_another_target_is_refused_by_what_it_borrows(
         load_drafter(str(made[0] / "drafter"), "", options)
 
 
+def test_only_what_was_trained_is_written(
+    made: tuple[Path, dict[str, object]], target: Path, tmp_path: Path
+) -> None:
+    def write(work: Path, out: Path) -> "subprocess.CompletedProcess[str]":
+        words = command(target, work, "--only", "write", "--out", str(out))
+        return subprocess.run(words, check=False, capture_output=True, text=True)
+
+    never = write(tmp_path / "work", tmp_path / "never")
+    assert never.returncode == 1
+    assert "train first" in never.stderr
+    assert not (tmp_path / "never").exists()
+    again = write(made[0], tmp_path / "again")
+    assert again.returncode == 0, again.stderr
+    for name in ("model.safetensors", "drafter.json"):
+        written = (tmp_path / "again" / name).read_bytes()
+        assert written == (made[0] / "drafter" / name).read_bytes()
+
+
 def test_a_work_folder_goes_on_only_with_its_own_plan(
     made: tuple[Path, dict[str, object]], target: Path
 ) -> None:

@@ -62,6 +62,21 @@ def test_a_model_whose_results_are_not_reproduced_is_refused() -> None:
         serve(model)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), TypeError("no such keyword")])
+def test_a_model_that_fails_under_tree_attention_alone_is_refused(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree_model = TreeModel(build("llama"), num_slots=1, kv_bytes=KV_BYTES)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(tree_model, "forward", fail)
+
+    with pytest.raises(ModelUnusable, match=str(error)):
+        self_check(tree_model)
+
+
 def test_a_sound_model_passes_the_check_in_bf16_too() -> None:
     serve(build("llama").to(torch.bfloat16))
 

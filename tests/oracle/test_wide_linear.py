@@ -1,5 +1,7 @@
 """bf16 products held in fp32 equal the exact product, rounded once."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -32,6 +34,16 @@ def test_only_bf16_layers_on_a_cpu_without_bf16_arithmetic_are_widened() -> None
     assert widened == expected
     assert type(model[0]) is nn.Linear
     assert (type(model[1]) is WideLinear) == bool(expected)
+
+
+@pytest.mark.parametrize(("dtype", "widened"), [(torch.float32, 0), (torch.bfloat16, 1)])
+def test_a_torch_without_onednn_widens_bf16_layers_and_leaves_others_alone(
+    dtype: torch.dtype, widened: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+
+    assert widen_if_slow(nn.Sequential(nn.Linear(4, 4).to(dtype))) == widened
 
 
 def test_a_widened_head_leaves_the_embedding_it_was_tied_to_alone() -> None:

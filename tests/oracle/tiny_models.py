@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.gemma2 import Gemma2Config
 from transformers.models.gemma3 import Gemma3TextConfig
+from transformers.models.gemma4 import Gemma4TextConfig
 from transformers.models.gpt_neox import GPTNeoXConfig
 from transformers.models.gpt_oss import GptOssConfig
 from transformers.models.llama import LlamaConfig
@@ -52,6 +53,17 @@ CONFIGS: dict[str, Callable[[], Any]] = {
         query_pre_attn_scalar=11,
     ),
     "gemma3": lambda: Gemma3TextConfig(**_HEADS, sliding_window=WINDOW, layer_types=_MIXED),
+    # Its layers differ in query heads per KV head, and in the heads' size.
+    "gemma4": lambda: Gemma4TextConfig(
+        **_HEADS,
+        sliding_window=WINDOW,
+        layer_types=_MIXED,
+        global_head_dim=32,
+        num_global_key_value_heads=1,
+        attention_k_eq_v=True,
+        hidden_size_per_layer_input=0,
+        final_logit_softcapping=4.0,
+    ),
     "phi3": lambda: Phi3Config(**_GROUPED, sliding_window=WINDOW),
     "gpt_neox": lambda: GPTNeoXConfig(**_SHAPE, rotary_pct=0.5),
     "mistral": lambda: MistralConfig(**_HEADS, sliding_window=WINDOW),

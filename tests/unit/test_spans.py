@@ -121,6 +121,15 @@ def test_a_stretch_of_it_is_drawn(tmp_path: Path) -> None:
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_verifier_that_only_drafted_in_a_stretch_has_its_row(tmp_path: Path) -> None:
+    drafted = ["device", "draft", 5.0, 5.01, {}]
+    spans = read_all([written(tmp_path / "v.jsonl", "verifier-1", 1000.0, 6.0, drafted)])
+
+    draw(spans, tmp_path / "out.png", from_s=0.0, until_s=0.2)
+
+    assert (tmp_path / "out.png").stat().st_size > 0
+
+
 @pytest.mark.parametrize("content", ["", "no json\n", '{"service": "x"}\n["a"]\n'])
 def test_a_file_that_no_service_wrote_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "other.jsonl"

@@ -58,16 +58,16 @@ class UserKey:
     @classmethod
     def load_or_create(cls, path: Path) -> Self:
         """The key in ``path``; a new one, saved there, if the file does not exist. Two processes
-        that start at once end up with the same key."""
-        while True:
-            if path.exists():
-                return cls.load(path)
-            key = cls.create()
-            try:
-                key.save(path)
-            except FileExistsError:
-                continue
-            return key
+        that start at once end up with the same key. Raises InvalidRequest as ``load`` does."""
+        if path.exists():
+            return cls.load(path)
+        key = cls.create()
+        try:
+            key.save(path)
+        except FileExistsError:
+            # Another process was quicker; or a link that leads nowhere, which has no key to load.
+            return cls.load(path)
+        return key
 
     def save(self, path: Path) -> None:
         """Write the seed, readable by its owner alone. Raises FileExistsError rather than

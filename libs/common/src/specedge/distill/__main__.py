@@ -16,7 +16,6 @@ import torch
 from specedge.cli.console import err, out, quiet_logs, report
 from specedge.cli.failure import EXIT_FAILED, CommandFailed
 from specedge.distill import stages
-from specedge.distill.corpus import num_tokens
 from specedge.distill.model_card import model_card
 from specedge.distill.self_sampling import SamplingPlan, SelfSampler
 from specedge.distill.student import StudentShape
@@ -79,6 +78,8 @@ def _distill(arguments: argparse.Namespace) -> int:
             if watch.is_stopped or arguments.only == "sample":
                 return _stopped(watch)
             loaded = _load(arguments)  # sampling took the other over
+        if arguments.only == "write":
+            stages.check_trained(workspace)
         trainer = stages.resume_training(
             loaded, workspace, plan, arguments.train_tokens, patience=arguments.patience
         )
@@ -86,14 +87,14 @@ def _distill(arguments: argparse.Namespace) -> int:
             stages.train(trainer, watch)
             if not trainer.is_done or arguments.only == "train":
                 return _stopped(watch)
-    stages.write(loaded, workspace, plan, trainer.student, arguments.out)
+    stages.write(loaded, plan, trainer.student, arguments.out)
     corpus = stages.Corpus(workspace).conversations()
     text = model_card(
         plan,
         trainer.progress,
-        command=_command(arguments),
+        command=_command(arguments, plan),
         conversations=len(corpus),
-        corpus_tokens=num_tokens(workspace.corpus),
+        corpus_tokens=sum(len(one.tokens) for one in corpus),
         top_k=sampling.top_k,
         stored_bytes=(arguments.out / WEIGHTS).stat().st_size,
     )
@@ -127,24 +128,29 @@ def _tell(arguments: argparse.Namespace, history: list[dict[str, float]]) -> Non
     )
 
 
-def _command(arguments: argparse.Namespace) -> str:
-    """The command that makes this drafter anew: paths and what may differ by machine left out."""
-    flags = [
-        ("--model", arguments.model),
-        ("--layers", ",".join(str(layer) for layer in arguments.layers or ()) or None),
-        ("--vocabulary", arguments.vocabulary),
-        ("--corpus-tokens", arguments.corpus_tokens),
-        ("--train-tokens", arguments.train_tokens),
-        ("--rate", arguments.rate),
-        ("--batch-tokens", arguments.batch_tokens),
-        ("--seed", arguments.seed),
-        ("--out", arguments.out.name),
-    ]
+def _command(arguments: argparse.Namespace, plan: DistillPlan) -> str:
+    """The command that makes this drafter anew. Defaults are spelled out, since they may change;
+    paths, and what may differ by machine, are not."""
+    flags = {
+        "--model": arguments.model,
+        "--layers": ",".join(str(layer) for layer in plan.layers),
+        "--vocabulary": plan.vocabulary,
+        "--corpus-tokens": arguments.corpus_tokens,
+        "--train-tokens": arguments.train_tokens,
+        "--rate": plan.peak_rate,
+        "--batch-tokens": plan.batch_tokens,
+        "--patience": arguments.patience,
+        "--lanes": arguments.lanes,
+        "--max-prompt": arguments.max_prompt,
+        "--max-answer": arguments.max_answer,
+        "--piece": plan.piece_conversations,
+        "--held-out": plan.held_out,
+        "--seed": plan.seed,
+    }
     words = ["specedge", "distill"]
-    for flag, value in flags:
-        if value is not None:
-            words += [flag, str(value)]
-    return shlex.join(words)
+    for flag, value in flags.items():
+        words += [flag, str(value)]
+    return shlex.join([*words, "--work", "DIR", "--out", arguments.out.name])
 
 
 def _layers(text: str) -> tuple[int, ...]:
@@ -173,7 +179,8 @@ def _arguments() -> argparse.Namespace:
     add("--layers", type=_layers, help="numbers of the target's layers to start from, by commas; "
         "none: the first three and the last")  # fmt: skip
     add("--vocabulary", type=int, default=8192, help="tokens the drafter's head speaks of")
-    add("--corpus-tokens", type=int, default=500_000, help="tokens to sample")
+    add("--corpus-tokens", type=int, default=500_000, help="tokens to sample for training; "
+        "those of the conversations held out come on top")  # fmt: skip
     add("--train-tokens", type=int, default=2_000_000, help="tokens to train on, repeats counted")
     add("--rate", type=float, default=2e-3, help="peak learning rate")
     add("--batch-tokens", type=int, default=2048, help="tokens of a training step")

@@ -18,15 +18,13 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from specedge.engine.stored_arrays import read_arrays
 from specedge.errors import ModelUnusable
 from specedge.tree.token_tree import IntArray
-
-_PATTERN: Final = "piece-*.npz"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,25 +65,17 @@ def write_piece(path: Path, conversations: Sequence[Conversation]) -> None:
 def read_piece(path: Path) -> list[Conversation]:
     """The conversations of one piece. Raises ModelUnusable for a file that is none."""
     try:
-        with np.load(path) as stored:
-            piece = {name: stored[name] for name in stored.files}
-        return list(_conversations(piece))
-    except (OSError, ValueError, KeyError) as error:
+        return list(_conversations(read_arrays(path)))
+    except (OSError, ValueError, LookupError) as error:
         raise ModelUnusable(f"{path} is not a piece of a corpus: {error}") from error
 
 
-def read_corpus(folder: Path) -> list[Conversation]:
-    """All conversations of a folder, in the order of their pieces."""
-    return [one for path in sorted(folder.glob(_PATTERN)) for one in read_piece(path)]
-
-
-def num_tokens(folder: Path) -> int:
-    """Tokens in all pieces of a folder."""
-    total = 0
-    for path in folder.glob(_PATTERN):
-        with np.load(path) as stored:
-            total += int(stored["starts"][-1])
-    return total
+def num_tokens(path: Path) -> int:
+    """Tokens in one piece. Raises ModelUnusable for a file that is none."""
+    try:
+        return int(read_arrays(path, ("starts",))["starts"][-1])
+    except (OSError, ValueError, LookupError) as error:
+        raise ModelUnusable(f"{path} is not a piece of a corpus: {error}") from error
 
 
 def _conversations(piece: dict[str, npt.NDArray[np.generic]]) -> Iterator[Conversation]:

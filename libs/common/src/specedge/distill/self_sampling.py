@@ -4,7 +4,6 @@ Owns how conversations come about and what of the target's distribution is kept.
 the target; storing is ``corpus``'s.
 """
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -19,7 +18,7 @@ from specedge.distill.openers import OPENERS, UNPROMPTED
 from specedge.engine.step_table import Span, chain_span
 from specedge.engine.torch_model import LoadedModel
 from specedge.engine.tree_model import TreeModel
-from specedge.errors import ModelUnusable
+from specedge.errors import Busy, ModelUnusable
 from specedge.ids import Slot
 from specedge.tree.token_tree import IntArray
 
@@ -36,7 +35,8 @@ _MARK: Final = "\N{BLACK STAR}"
 class SamplingPlan:
     """Sizes of self-sampling.
 
-    lanes   conversations computed at once       top_k   likeliest tokens kept per position
+    lanes   conversations computed at once, or as many as fit into the memory
+    top_k   likeliest tokens kept per position
     """
 
     lanes: int = 64
@@ -100,13 +100,18 @@ class SelfSampler:
     @torch.inference_mode()
     def sample(self, seed: Sequence[int]) -> Iterator[Conversation]:
         """Conversations without end, in the order in which they are finished; they depend on
-        ``seed`` alone. Closing the iterator gives up those under way."""
-        numbers = itertools.count()
+        ``seed`` alone. Closing the iterator gives up those under way. Raises Busy where not even
+        one has room."""
+        started = 0
         lanes: list[_Lane] = []
         try:
             while True:
                 while len(lanes) < self._plan.lanes:
-                    lanes.append(self._start([*seed, next(numbers)]))
+                    lane = self._try_start([*seed, started], must_fit=not lanes)
+                    if lane is None:
+                        break
+                    started += 1
+                    lanes.append(lane)
                 for lane in self._advance(lanes):
                     lanes.remove(lane)
                     self._model.cache.release(lane.slot)
@@ -114,6 +119,15 @@ class SelfSampler:
         finally:
             for lane in lanes:
                 self._model.cache.release(lane.slot)
+
+    def _try_start(self, seed: Sequence[int], *, must_fit: bool) -> _Lane | None:
+        """A conversation, or None while there is no room for one more beside the others."""
+        try:
+            return self._start(seed)
+        except Busy:
+            if must_fit:
+                raise
+            return None
 
     def _start(self, seed: Sequence[int]) -> _Lane:
         rng = np.random.default_rng(seed)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from specedge.distill.batches import BatchMaker
-from specedge.distill.corpus import Conversation, num_tokens, piece_path, read_piece, write_piece
+from specedge.distill.corpus import Conversation, piece_path, read_piece, write_piece
 from specedge.distill.evaluation import HeldOut, evaluate
 from specedge.distill.schedule import Schedule
 from specedge.distill.self_sampling import SelfSampler
@@ -52,8 +52,8 @@ def sample_corpus(
     share: Share,
     watcher: Watcher,
 ) -> None:
-    """Write pieces until the folder holds ``wanted_tokens``."""
-    have = num_tokens(workspace.corpus)
+    """Write pieces until the folder holds ``wanted_tokens`` to train on."""
+    have = workspace.num_training_tokens()
     if not watcher.sampled(have, wanted_tokens) or have >= wanted_tokens:
         return
     numbers = (
@@ -66,7 +66,7 @@ def sample_corpus(
     for number in itertools.chain([first], numbers):
         piece: list[Conversation] = list(itertools.islice(stream, plan.piece_conversations))
         write_piece(piece_path(workspace.corpus, number), piece)
-        have = num_tokens(workspace.corpus)
+        have = workspace.num_training_tokens()
         if not watcher.sampled(have, wanted_tokens) or have >= wanted_tokens:
             return
 
@@ -129,18 +129,19 @@ def resume_training(
     return trainer
 
 
+def check_trained(workspace: Workspace) -> None:
+    """Raise InvalidRequest where no training run left a drafter to write."""
+    if not workspace.has_checkpoint():
+        raise InvalidRequest("there is nothing to write yet: train first", field="only")
+
+
 def train(trainer: Trainer, watcher: Watcher) -> None:
     """Train until all tokens were seen, acceptance stalls or ``watcher`` stops it."""
     trainer.run(lambda progress: watcher.trained(progress, trainer.end_tokens))
 
 
-def write(
-    loaded: LoadedModel, workspace: Workspace, plan: DistillPlan, student: Student, folder: Path
-) -> None:
+def write(loaded: LoadedModel, plan: DistillPlan, student: Student, folder: Path) -> None:
     """Write the drafter's folder, without its model card."""
-    head_tokens = workspace.head_tokens()
-    if head_tokens is None:
-        raise InvalidRequest("there is nothing to write yet: train first", field="only")
     model = loaded.model
     names = {parameter: name for name, parameter in model.named_parameters()}
     embedding = names[model.get_input_embeddings().weight]
@@ -154,7 +155,7 @@ def write(
         head=head,
     )
     own = {prefix + name: tensor for name, tensor in student.learned().items()}
-    write_drafter(folder, _cut_config(model.config, plan.layers), own, head_tokens, card)
+    write_drafter(folder, _cut_config(model.config, plan.layers), own, student.head_tokens, card)
 
 
 def _prefix(names: dict[object, str], model: object) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedModel
 
+from specedge.distill.cut_head import CutHead
 from specedge.errors import ModelUnusable
 from specedge.tree.token_tree import IntArray
 
@@ -41,12 +41,9 @@ class Student(nn.Module):
     def __init__(self, target: PreTrainedModel, shape: StudentShape, head_tokens: IntArray) -> None:
         super().__init__()
         self.shape = shape
+        self.head_tokens = head_tokens
         self.backbone = cut_backbone(target, shape.layers)
-        rows = torch.from_numpy(head_tokens).long()
-        head = target.get_output_embeddings()
-        if head is None or getattr(head, "bias", None) is not None:
-            raise ModelUnusable("the target's head is not a plain matrix")
-        self.register_buffer("head", head.weight.detach()[rows].clone(), persistent=False)
+        self.head = CutHead(target, head_tokens)
         for parameter in self.backbone.get_input_embeddings().parameters():
             parameter.requires_grad_(False)
 
@@ -54,7 +51,7 @@ class Student(nn.Module):
         """Logits (m, v) at the flat positions ``rows`` (m,) of ``token_ids`` (b, t) int64, padded
         at the end: attention is causal, so padding is seen by nobody."""
         hidden = self.backbone(input_ids=token_ids, use_cache=False).last_hidden_state
-        return functional.linear(hidden.reshape(-1, hidden.shape[-1])[rows], self.head)
+        return self.head(hidden.reshape(-1, hidden.shape[-1])[rows])
 
     def learned(self) -> dict[str, Tensor]:
         """What training changes, and what is stored: all but embedding and head."""
@@ -86,8 +83,17 @@ def cut_backbone(target: PreTrainedModel, layers: Sequence[int]) -> Any:
     finally:
         whole.layers = everything
     for number, layer in enumerate(backbone.layers):
-        layer.self_attn.layer_idx = number
+        _renumber(layer, number)
     backbone.config.num_hidden_layers = len(kept)
     if getattr(backbone.config, "layer_types", None):
         backbone.config.layer_types = [backbone.config.layer_types[number] for number in layers]
     return backbone
+
+
+def _renumber(layer: nn.Module, number: int) -> None:
+    """Families differ in what they call the attention that knows its layer's number."""
+    numbered = [part for part in layer.modules() if hasattr(part, "layer_idx")]
+    if not numbered:
+        raise ModelUnusable(f"{type(layer).__name__} does not know its number among the layers")
+    for part in numbered:
+        part.layer_idx = number

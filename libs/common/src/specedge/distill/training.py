@@ -4,6 +4,7 @@ Interrupted anywhere, it goes on from its last checkpoint as if it had not been:
 batches depends on counters alone. One owner thread.
 """
 
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -17,12 +18,23 @@ from specedge.distill.batches import Batch, BatchMaker
 from specedge.distill.evaluation import HeldOut
 from specedge.distill.schedule import Schedule, has_stalled
 from specedge.distill.student import Student
+from specedge.distill.workspace import CHECKPOINT
 from specedge.errors import ModelUnusable
 
-CHECKPOINT: Final = "checkpoint.pt"
 GRADIENT_NORM: Final = 1.0
 BETAS: Final = (0.9, 0.95)
 WEIGHT_DECAY: Final = 0.01
+# What torch and this file make of a checkpoint that is none, or only half of one.
+_BROKEN: Final = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    pickle.UnpicklingError,
+)
 
 
 @dataclass(slots=True)
@@ -84,11 +96,11 @@ class Trainer:
             return False
         try:
             stored: dict[str, Any] = torch.load(self._path, weights_only=True)
-        except (OSError, RuntimeError, ValueError, EOFError) as error:
-            raise ModelUnusable(f"{self._path} cannot be read: {error}") from error
-        self.student.load_learned(stored["learned"])
-        self._optimizer.load_state_dict(stored["optimizer"])
-        self.progress = Progress(**stored["progress"])
+            self.student.load_learned(stored["learned"])
+            self._optimizer.load_state_dict(stored["optimizer"])
+            self.progress = Progress(**stored["progress"])
+        except _BROKEN as error:
+            raise ModelUnusable(f"{self._path} cannot be read: {error!r}") from error
         return True
 
     def save(self) -> None:

@@ -14,10 +14,11 @@ from typing import Final
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from specedge.distill.corpus import Conversation, piece_path, read_piece
-from specedge.errors import InvalidRequest
+from specedge.distill.corpus import Conversation, num_tokens, piece_path, read_piece
+from specedge.errors import InvalidRequest, ModelUnusable
 from specedge.tree.token_tree import IntArray
 
+CHECKPOINT: Final = "checkpoint.pt"
 HELD_OUT_PIECE: Final = 0
 PIECE_CONVERSATIONS: Final = 256
 _PIECE: Final = re.compile(r"piece-(\d+)\.npz")
@@ -88,10 +89,23 @@ class Workspace:
         """All pieces but the one held out."""
         return [number for number in self.pieces() if number != HELD_OUT_PIECE]
 
+    def num_training_tokens(self) -> int:
+        """Tokens to train on: the piece held out is not counted."""
+        return sum(num_tokens(piece_path(self.corpus, one)) for one in self.training_pieces())
+
+    def has_checkpoint(self) -> bool:
+        """Whether a training run left anything to go on from."""
+        return (self.folder / CHECKPOINT).is_file()
+
     def head_tokens(self) -> IntArray | None:
-        """The head's tokens once training began."""
+        """The head's tokens once training began. Raises ModelUnusable for a broken file."""
         path = self.folder / "head_tokens.npy"
-        return np.load(path).astype(np.int32) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            return np.load(path).astype(np.int32)
+        except (OSError, ValueError, EOFError) as error:
+            raise ModelUnusable(f"{path} cannot be read: {error}") from error
 
     def fix_head_tokens(self, tokens: IntArray) -> None:
         """Decide the head's tokens for good."""

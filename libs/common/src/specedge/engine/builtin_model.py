@@ -48,8 +48,18 @@ def folder_in(cache_dir: Path) -> Path:
 def ensure(cache_dir: Path, on_progress: Progress) -> Path:
     """The converted model's folder; makes it if need be. Raises ModelUnusable."""
     folder = folder_in(cache_dir)
+    try:
+        _ensure(folder, on_progress)
+    except OSError as error:
+        raise ModelUnusable(
+            f"the built-in model {DEFAULT_MODEL} cannot be kept in cache_dir {cache_dir}: {error}"
+        ) from error
+    return folder
+
+
+def _ensure(folder: Path, on_progress: Progress) -> None:
     if folder.is_dir():
-        return folder
+        return
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder.with_suffix(".lock"), on_progress):
         # Whoever held the lock before may have made it; what a crash left behind is ours to clear.
@@ -57,7 +67,6 @@ def ensure(cache_dir: Path, on_progress: Progress) -> Path:
             for stale in folder.parent.glob(f".{folder.name}.*"):
                 shutil.rmtree(stale, ignore_errors=True)
             _make(folder, on_progress)
-    return folder
 
 
 def _make(folder: Path, on_progress: Progress) -> None:

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.hub import cached_file
 
+from specedge.engine.fingerprints import tokenizer_fingerprint
 from specedge.engine.loading import load_tokenizer
 from specedge.engine.torch_model import DType, LoadedModel, identified, torch_dtype
 from specedge.engine.wide_linear import widen_if_slow
-from specedge.errors import ModelUnusable
+from specedge.errors import FingerprintMismatch, ModelUnusable
 from specedge.tree.token_tree import IntArray
 
 CARD: Final = "drafter.json"
@@ -96,9 +97,12 @@ def load_borrowing_drafter(
 ) -> LoadedModel:
     """The drafter in ``folder`` with the embedding and head of the resolved ``target``.
 
-    Raises ModelUnusable.
+    Raises ModelUnusable, or FingerprintMismatch for a target of another vocabulary than the one it
+    was made for.
     """
     card = read_card(folder)
+    tokenizer = load_tokenizer(target)
+    _check_tokenizer(card, tokenizer_fingerprint(tokenizer), folder)
     wanted = torch_dtype(dtype, device, may_round=True)
     try:
         own = load_file(folder / WEIGHTS)
@@ -111,12 +115,24 @@ def load_borrowing_drafter(
     _fill(model, own, tensors[card.embedding], tensors[card.head], head_tokens)
     loaded = identified(
         model.to(device=device, dtype=wanted).eval(),
-        load_tokenizer(target),
+        tokenizer,
         name=folder.name,
         max_context_tokens=max_context_tokens,
     )
     widen_if_slow(model)
     return LoadedModel(loaded.model, loaded.tokenizer, loaded.identity, head_tokens)
+
+
+def _check_tokenizer(card: DrafterCard, theirs: str, folder: Path) -> None:
+    """The tokenizer is the target's own, so that only the card tells what the drafter speaks."""
+    if card.target_tokenizer != theirs:
+        raise FingerprintMismatch(
+            f"the drafter in {folder} was made for {card.target}, whose tokenizer is "
+            f"{card.target_tokenizer}, not {theirs}",
+            field="drafter",
+            ours=card.target_tokenizer,
+            theirs=theirs,
+        )
 
 
 def _head_tokens(own: dict[str, Tensor], folder: Path) -> IntArray:

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from specedge.engine.stored_arrays import read_arrays
 from specedge.errors import InvalidRequest
 from specedge.tree.token_tree import FloatArray
 
@@ -103,9 +104,9 @@ class TraceAgreement:
     def load(cls, path: Path) -> "TraceAgreement":
         """What ``python -m benchmarks trace`` recorded. Raises InvalidRequest."""
         try:
-            with np.load(path) as stored:
-                return cls(stored["rank"], stored["logprob"].astype(np.float32))
-        except (OSError, ValueError, KeyError) as error:
+            stored = read_arrays(path, ("rank", "logprob"))
+            return cls(stored["rank"].astype(np.int16), stored["logprob"].astype(np.float32))
+        except (OSError, ValueError) as error:
             raise InvalidRequest(f"{path} is no trace: {error}", field="trace") from error
 
     def rank(self, u: float, depth: int, position: int) -> int:

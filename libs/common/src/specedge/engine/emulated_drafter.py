@@ -12,9 +12,10 @@ from typing import Final
 import numpy as np
 
 from specedge.engine.emulated_agreement import Agreement, GeometricAgreement
+from specedge.engine.emulated_contract import check
 from specedge.engine.emulated_text import EmulatedText
 from specedge.engine.ports import ExpandAsked, Expansion
-from specedge.errors import Busy, ProtocolViolation
+from specedge.errors import Busy
 from specedge.params import SamplingParams
 from specedge.profiles import INSTANT, DeviceProfile
 from specedge.sampling.noise import UNIT, mix
@@ -105,7 +106,7 @@ class EmulatedDraftSession:
     def __init__(
         self, drafter: EmulatedDrafter, committed: IntArray, params: SamplingParams
     ) -> None:
-        _check(len(committed) > 0, "a session starts on at least its root")
+        check(len(committed) > 0, "a session starts on at least its root")
         self._drafter = drafter
         self._params = params
         self._base = len(committed)
@@ -124,7 +125,7 @@ class EmulatedDraftSession:
 
     def propose(self, tree: TokenTree, nodes: IntArray) -> Expansion:
         """``expand``, but for the time it takes."""
-        _check(self._is_open, "the session is closed")
+        check(self._is_open, "the session is closed")
         asked = [int(node) for node in nodes]
         self._check_nodes(tree, asked)
         self._seen = tree
@@ -141,8 +142,8 @@ class EmulatedDraftSession:
 
     def reroot(self, rerooting: Rerooting) -> None:
         """See ``DraftSession.reroot``."""
-        _check(self._is_open, "the session is closed")
-        _check(len(rerooting.committed) > 0, "a verdict commits at least the bonus token")
+        check(self._is_open, "the session is closed")
+        check(len(rerooting.committed) > 0, "a verdict commits at least the bonus token")
         root = self._prefix[0]
         for token in rerooting.committed:
             root = self._drafter.text.fold(root, int(token))
@@ -151,7 +152,7 @@ class EmulatedDraftSession:
         kept = rerooting.kept[rerooting.kept < len(self._seen)]
         if len(kept):
             spelled = self._prefix_of(int(kept[0])) == root
-            _check(spelled, "the new root does not spell what was committed")
+            check(spelled, "the new root does not spell what was committed")
         known = {new: self._prefix.get(int(old)) for new, old in enumerate(kept)}
         self._prefix = {new: prefix for new, prefix in known.items() if prefix is not None}
         self._prefix[0] = root
@@ -176,18 +177,18 @@ class EmulatedDraftSession:
 
     def _check_nodes(self, tree: TokenTree, asked: list[int]) -> None:
         n = len(self._seen)
-        _check(
+        check(
             len(tree) >= n
             and np.array_equal(tree.token[:n], self._seen.token)
             and np.array_equal(tree.parent[:n], self._seen.parent),
             "between two reroots a tree only grows at its end",
         )
-        _check(len(set(asked)) == len(asked), "a node is asked once")
+        check(len(set(asked)) == len(asked), "a node is asked once")
         for node in asked:
-            _check(0 <= node < len(tree), f"node {node} is not in the tree")
-            _check(node not in self._asked, f"node {node} was asked before")
+            check(0 <= node < len(tree), f"node {node} is not in the tree")
+            check(node not in self._asked, f"node {node} was asked before")
             parent = int(tree.parent[node])
-            _check(node == 0 or parent in self._expanded, f"node {node} came before its parent")
+            check(node == 0 or parent in self._expanded, f"node {node} came before its parent")
 
 
 def _seen_after(seen: TokenTree, kept: IntArray, root_token: int) -> TokenTree:
@@ -204,8 +205,3 @@ def _others(truth: int, draw: int, count: int, vocab_size: int) -> list[int]:
     """``count`` distinct tokens that are not ``truth``."""
     offset = draw % (vocab_size - 1)
     return [(truth + 1 + (offset + i) % (vocab_size - 1)) % vocab_size for i in range(count)]
-
-
-def _check(holds: bool | np.bool_, message: str) -> None:
-    if not holds:
-        raise ProtocolViolation(message)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from specedge.engine.emulated_contract import check, check_tree
 from specedge.engine.emulated_text import NO_IDS, EmulatedText
 from specedge.engine.ports import (
     Choosing,
@@ -23,7 +24,7 @@ from specedge.engine.ports import (
 from specedge.errors import Busy, ProtocolViolation
 from specedge.ids import Slot
 from specedge.profiles import INSTANT, DeviceProfile
-from specedge.tree.token_tree import IntArray, TokenTree
+from specedge.tree.token_tree import IntArray
 
 Sleep = Callable[[float], None]
 
@@ -97,7 +98,7 @@ class EmulatedTarget:
     def step(self, items: Sequence[StepItem]) -> list[NodeChoices | None]:
         """See ``TargetEngine.step``."""
         self._begin()
-        _check(len({item.slot for item in items}) == len(items), "slots are distinct in a step")
+        check(len({item.slot for item in items}) == len(items), "slots are distinct in a step")
         for item in items:
             self._check_item(item)
         self._grow(items)
@@ -109,12 +110,12 @@ class EmulatedTarget:
         """See ``TargetEngine.keep``."""
         rows = self._rows(slot)
         drafted, parent = rows.drafted, rows.parent
-        _check(base == len(rows.prefix), f"base is {len(rows.prefix)}, not {base}")
+        check(base == len(rows.prefix), f"base is {len(rows.prefix)}, not {base}")
         if drafted is None or parent is None:
             raise ProtocolViolation("no tree was run on this slot since the last keep")
         above = 0
         for node in path:
-            _check(0 < node < len(drafted) and parent[node] == above, f"{node} is off the path")
+            check(0 < node < len(drafted) and parent[node] == above, f"{node} is off the path")
             above = int(node)
         rows.prefix.extend(drafted[node] for node in path)
         rows.drafted = rows.parent = None
@@ -122,8 +123,8 @@ class EmulatedTarget:
     def copy_rows(self, source: Slot, destination: Slot, num_rows: int) -> None:
         """See ``TargetEngine.copy_rows``."""
         origin, copy = self._rows(source), self._rows(destination)
-        _check(source != destination, "a slot is not copied onto itself")
-        _check(0 <= num_rows <= len(origin.prefix), f"{num_rows} rows are not valid")
+        check(source != destination, "a slot is not copied onto itself")
+        check(0 <= num_rows <= len(origin.prefix), f"{num_rows} rows are not valid")
         self._assert_room(max(0, num_rows - copy.capacity))
         copy.capacity = max(copy.capacity, num_rows)
         copy.prefix = origin.prefix[:num_rows]
@@ -183,24 +184,24 @@ class EmulatedTarget:
     def _check_item(self, item: StepItem) -> None:
         rows = self._rows(item.slot)
         base = item.start + len(item.chain)
-        _check(0 <= item.start <= len(rows.prefix), f"rows [0, {item.start}) are not all valid")
-        _check(len(item.chain) >= 1, "a chain holds at least the root")
-        _check(base <= self._identity.max_context_tokens, "the context is too long")
+        check(0 <= item.start <= len(rows.prefix), f"rows [0, {item.start}) are not all valid")
+        check(len(item.chain) >= 1, "a chain holds at least the root")
+        check(base <= self._identity.max_context_tokens, "the context is too long")
         self._check_ids(item.chain)
         if item.tree is None or item.choosing is None:
-            _check(item.tree is None and item.choosing is None, "a tree needs its choosing")
+            check(item.tree is None and item.choosing is None, "a tree needs its choosing")
             return
         self._check_ids(item.tree.token)
-        _check_tree(item.tree)
+        check_tree(item.tree)
         committed = item.choosing.committed
-        _check(item.tree.token[0] == item.chain[-1], "the tree's root ends the chain")
-        _check(len(committed) == base, f"{len(committed)} tokens committed, not {base}")
-        _check(np.array_equal(committed[item.start :], item.chain), "the chain was not committed")
-        _check(0 <= item.choosing.prompt_len <= base, "the prompt is longer than the context")
+        check(item.tree.token[0] == item.chain[-1], "the tree's root ends the chain")
+        check(len(committed) == base, f"{len(committed)} tokens committed, not {base}")
+        check(np.array_equal(committed[item.start :], item.chain), "the chain was not committed")
+        check(0 <= item.choosing.prompt_len <= base, "the prompt is longer than the context")
 
     def _check_ids(self, tokens: IntArray) -> None:
         vocab_size = self._identity.vocab_size
-        _check(bool(((tokens >= 0) & (tokens < vocab_size)).all()), "a token is no token id")
+        check(bool(((tokens >= 0) & (tokens < vocab_size)).all()), "a token is no token id")
 
     def _grow(self, items: Sequence[StepItem]) -> None:
         """Double every slot that is too small, or none."""
@@ -229,19 +230,4 @@ class EmulatedTarget:
     def _assert_owner(self) -> None:
         caller = threading.get_ident()
         self._owner = self._owner or caller
-        _check(caller == self._owner, "an engine belongs to one thread")
-
-
-def _check_tree(tree: TokenTree) -> None:
-    parent, nodes = tree.parent, np.arange(len(tree))
-    _check(parent[0] == -1, "the root comes first")
-    _check(bool(((parent[1:] >= 0) & (parent[1:] < nodes[1:])).all()), "parents come first")
-    _check(
-        tree.depth[0] == 0 and np.array_equal(tree.depth[1:], tree.depth[parent[1:]] + 1),
-        "depths do not fit the parents",
-    )
-
-
-def _check(holds: bool | np.bool_, message: str) -> None:
-    if not holds:
-        raise ProtocolViolation(message)
+        check(caller == self._owner, "an engine belongs to one thread")

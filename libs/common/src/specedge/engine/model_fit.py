@@ -31,7 +31,6 @@ class AttentionFacts:
     """What one layer asked of its attention in a probing pass."""
 
     shape: LayerShape
-    query_heads: int
     sliding_window: int | None
 
 
@@ -110,7 +109,7 @@ def _probe_attention(
             raise ModelUnusable(f"the model asks its attention for {keyword}")
     shape = LayerShape(key.shape[1], key.shape[3], value.shape[1], value.shape[3])
     layer = int(module.layer_idx)
-    attention_probe[layer] = AttentionFacts(shape, query.shape[1], sliding_window)
+    attention_probe[layer] = AttentionFacts(shape, sliding_window)
     output = query.new_zeros((1, query.shape[2], query.shape[1], value.shape[3]))
     return output, None
 

@@ -29,11 +29,6 @@ class RowAllocator:
                 offset += size
         self.num_rows = offset
 
-    @property
-    def free_rows(self) -> int:
-        """Rows in no block; they need not be in one piece."""
-        return sum(size * len(offsets) for size, offsets in self._free.items())
-
     def try_take(self, size: int) -> int | None:
         """Offset of a block of ``size`` rows (from ``block_rows_for``), or None if none is left."""
         candidates = [free for free, offsets in self._free.items() if free >= size and offsets]

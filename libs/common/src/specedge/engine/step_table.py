@@ -87,7 +87,6 @@ class View:
     rows    the session's rows on the step's row axis
     bias    (rows, last - first) in the model's dtype, 0 or -inf; None where all is visible, or
             with ``causal``, where the rows see exactly the rows up to themselves from 0
-    folded  the bias repeated for every query head of a group; None beside a None bias
     """
 
     rows: slice
@@ -95,7 +94,20 @@ class View:
     last: int
     bias: Tensor | None
     causal: bool = False
-    folded: Tensor | None = None
+    _folded: dict[int, Tensor] = field(default_factory=dict)
+
+    def folded(self, group: int) -> Tensor | None:
+        """The bias repeated for ``group`` query heads; None beside a None bias.
+
+        Made when a layer asks, kept for the others: layers may differ in their groups, and a
+        prefill's bias, which is large, is never asked for.
+        """
+        if self.bias is None or group == 1:
+            return self.bias
+        found = self._folded.get(group)
+        if found is None:
+            found = self._folded[group] = self.bias.repeat(group, 1)
+        return found
 
 
 @dataclass(slots=True, eq=False)
@@ -113,14 +125,13 @@ class StepTable:
     arena_rows: Tensor
     logit_rows: Tensor
     dtype: torch.dtype
-    group: int
     _views: dict[int | None, list[View]] = field(default_factory=dict)
 
     @classmethod
     def build(
-        cls, spans: Sequence[Span], *, dtype: torch.dtype, device: torch.device, group: int
+        cls, spans: Sequence[Span], *, dtype: torch.dtype, device: torch.device
     ) -> "StepTable":
-        """From the spans of all sessions. ``group``: query heads per K head, to repeat biases."""
+        """From the spans of all sessions."""
         counts = [span.num_rows for span in spans]
         arena = [span.offset + span.start + np.arange(span.num_rows) for span in spans]
         ends = np.cumsum(counts)
@@ -134,7 +145,6 @@ class StepTable:
             _to_long(arena, device),
             _to_long(logit_rows, device),
             dtype,
-            group,
         )
 
     def views(self, window: int | None) -> list[View]:
@@ -165,9 +175,7 @@ class StepTable:
         visible = _visible(span, first_key, window if cuts else None)
         bias = torch.zeros(visible.shape, dtype=self.dtype)
         bias.masked_fill_(torch.from_numpy(~visible), -torch.inf)
-        bias = bias.to(self.token_ids.device)
-        folded = bias if self.group == 1 else bias.repeat(self.group, 1)
-        return View(rows, first, last, bias, folded=folded)
+        return View(rows, first, last, bias.to(self.token_ids.device))
 
 
 def _first_key(span: Span, window: int) -> int:

@@ -117,13 +117,22 @@ def stop_ids(model: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:
 
 
 def torch_dtype(dtype: DType, device: str, *, may_round: bool = False) -> torch.dtype:
-    """``auto`` is bf16 on a GPU. On a CPU it is fp32, in which a text repeats token for token
-    whatever its rounds were like; in bf16 near ties tip over within some dozens of tokens. For a
-    drafter, which ``may_round``, it is bf16 on a CPU that computes in it."""
+    """``auto`` is bf16 on a GPU that computes in it. On a CPU it is fp32, in which a text repeats
+    token for token whatever its rounds were like; in bf16 near ties tip over within some dozens of
+    tokens. For a drafter, which ``may_round``, it is bf16 on a CPU that computes in it."""
     if dtype == "auto":
-        fast = device != "cpu" or (may_round and torch.cpu._is_avx512_bf16_supported())
+        fast = _has_bf16_cores(device) and (device != "cpu" or may_round)
         return torch.bfloat16 if fast else torch.float32
     return torch.float32 if dtype == "fp32" else torch.bfloat16
+
+
+def _has_bf16_cores(device: str) -> bool:
+    """Whether it computes in bf16; older processors cannot, and NVIDIA's older ones emulate it."""
+    if device == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    if not device.startswith("cuda"):
+        return True
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _samples(model: PreTrainedModel) -> Iterator[tuple[str, tuple[int, ...], bytes]]:

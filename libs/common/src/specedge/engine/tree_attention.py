@@ -93,7 +93,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, view: View, scale: float) -> Tensor
         return out.transpose(1, 2)
     # The query heads that share a K head become rows of one matrix: no repeated K, one kernel.
     folded = q.reshape(1, groups, -1, q.shape[3])  # (1, G, H/G * n, D)
-    out = functional.scaled_dot_product_attention(folded, k, v, attn_mask=view.folded, scale=scale)
+    bias = view.folded(heads // groups)
+    out = functional.scaled_dot_product_attention(folded, k, v, attn_mask=bias, scale=scale)
     out = out.reshape(1, heads, rows, v.shape[3])
     return out.transpose(1, 2)
 

@@ -46,8 +46,6 @@ class TreeModel:
             dtype=self.dtype,
             device=self.device,
         )
-        groups = {fact.query_heads // fact.shape.key_heads for fact in facts}
-        self._group = groups.pop() if len(groups) == 1 else 1
         self._selects_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
         model.set_attn_implementation(ATTENTION_NAME)
         quicken(model, may_round=may_round)
@@ -55,7 +53,7 @@ class TreeModel:
     def forward(self, spans: Sequence[Span]) -> Tensor:
         """One pass; writes all rows' K and V. Logits (L, V) in the model's dtype, for the rows
         that asked, session by session. Call in inference mode."""
-        table = StepTable.build(spans, dtype=self.dtype, device=self.device, group=self._group)
+        table = StepTable.build(spans, dtype=self.dtype, device=self.device)
         keep = {"logits_to_keep": table.logit_rows} if self._selects_rows else {}
         output = self.model(
             input_ids=table.token_ids,
@@ -73,8 +71,30 @@ def self_check(tree_model: TreeModel) -> None:
 
     Catches, at load, whatever a model does that its config does not tell. Raises ModelUnusable.
     """
-    model, cache = tree_model.model, tree_model.cache
-    vocab_size = int(model.config.get_text_config().vocab_size)
+    model = tree_model.model
+    try:
+        ours, wanted = _both_logits(tree_model)
+    except (RuntimeError, TypeError) as error:
+        raise ModelUnusable(
+            f"tree attention cannot run {model.config.model_type}: {error}"
+        ) from error
+    tolerance = (1e-3 if tree_model.dtype == torch.float32 else 5e-2) * wanted.abs().max()
+    gap = (ours - wanted).abs().max()
+    if not bool(gap <= tolerance):
+        raise ModelUnusable(
+            f"tree attention does not reproduce {model.config.model_type}: logits differ by "
+            f"{float(gap):.3g} (at most {float(tolerance):.3g} is rounding)"
+        )
+
+
+# Node ids from the root to each leaf of the tree in ``self_check``.
+_SELF_CHECKED: tuple[list[int], ...] = ([0, 1, 3], [0, 2, 4])
+
+
+def _both_logits(tree_model: TreeModel) -> tuple[Tensor, Tensor]:
+    """(2, V) each: at the leaves, of tree attention and of the model's own forward."""
+    cache = tree_model.cache
+    vocab_size = int(tree_model.model.config.get_text_config().vocab_size)
     tokens = ((np.arange(10, dtype=np.int64) * 7919 + 11) % vocab_size).astype(np.int32)
     prefix, tree = tokens[:5], TokenTree.from_parents(tokens[5:], [-1, 0, 0, 1, 2])
     slot = cache.lease(len(tokens))
@@ -87,18 +107,7 @@ def self_check(tree_model: TreeModel) -> None:
         finally:
             cache.release(slot)
         plain = [_plain_logits(tree_model, [*prefix, *tree.token[path]]) for path in _SELF_CHECKED]
-    wanted = torch.stack(plain)
-    tolerance = (1e-3 if tree_model.dtype == torch.float32 else 5e-2) * wanted.abs().max()
-    gap = (ours - wanted).abs().max()
-    if not bool(gap <= tolerance):
-        raise ModelUnusable(
-            f"tree attention does not reproduce {model.config.model_type}: logits differ by "
-            f"{float(gap):.3g} (at most {float(tolerance):.3g} is rounding)"
-        )
-
-
-# Node ids from the root to each leaf of the tree in ``self_check``.
-_SELF_CHECKED: tuple[list[int], ...] = ([0, 1, 3], [0, 2, 4])
+    return ours, torch.stack(plain)
 
 
 def _plain_logits(tree_model: TreeModel, tokens: Sequence[int]) -> Tensor:

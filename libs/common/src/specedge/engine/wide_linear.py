@@ -29,15 +29,24 @@ def widen_if_slow(model: nn.Module) -> int:
 
     Embeddings stay: looking up needs no products. A head tied to them gets weights of its own.
     """
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    slow = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child) is nn.Linear and _is_slow(child.weight)
+    ]
+    if not slow or _has_bf16_arithmetic():
         return 0
-    widened = 0
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear and _is_slow(child.weight):
-                setattr(parent, name, WideLinear(child))
-                widened += 1
-    return widened
+    for parent, name, child in slow:
+        setattr(parent, name, WideLinear(child))
+    return len(slow)
+
+
+def _has_bf16_arithmetic() -> bool:
+    # A torch without oneDNN, as on macOS, lacks the question as well.
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _is_slow(weight: Tensor) -> bool:

@@ -28,8 +28,10 @@ class Span:
 def read_all(paths: Sequence[Path]) -> list[Span]:
     """The spans of all files, and of all ``.jsonl`` files in folders, by start, beginning at 0.
 
-    Files of one machine share their monotonic clock; files whose machines' clocks disagree are as
-    far apart as those. Raises InvalidRequest for what no service wrote, and if there is nothing.
+    A file's monotonic clock is put on the wall clock as the two stood at the file's end. So files
+    of machines whose wall clocks disagree are as far apart as those, and files of one machine as
+    far as its wall clock was set between their ends. Raises InvalidRequest for what no service
+    wrote, and if there is nothing.
     """
     spans = [span for path in _files(paths) for span in _read(path)]
     if not spans:

@@ -27,7 +27,7 @@ def draw(spans: Sequence[Span], path: Path, *, from_s: float, until_s: float) ->
     mpl.use("Agg")
     from matplotlib import pyplot  # noqa: PLC0415, RUF100 - as above
 
-    verifiers = list(dict.fromkeys(one.service for one in spans if one.name == "verify"))
+    verifiers = list(dict.fromkeys(one.service for one in spans if one.lane == "device"))
     edges = _edges(spans)
     rows = [*verifiers, *edges]
     height = max(LEAST_INCHES, ROW_INCHES * len(rows) + 1.0)

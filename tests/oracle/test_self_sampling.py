@@ -1,0 +1,65 @@
+"""A target that talks to itself: as many conversations at once as there is room for."""
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from specedge.distill.corpus import Conversation
+from specedge.distill.self_sampling import SamplingPlan, SelfSampler
+from specedge.engine.torch_model import identified
+from specedge.errors import Busy
+from tests.edge_world import make_tokenizer
+from tests.oracle.tiny_models import build
+
+# Of 4 layers, K and V of 2 heads of 8 in fp32.
+ROW_BYTES = 4 * 2 * 2 * 8 * 4
+PLAN = SamplingPlan(lanes=4, max_prompt_tokens=10, max_answer_tokens=60)
+# Any conversation with its frame, as the cache rounds it.
+LANE_ROWS = 128
+
+
+def sampled(folder: Path, num_rows: int, count: int) -> tuple[list[Conversation], int]:
+    """The first ``count`` conversations, and how many were under way at once at most."""
+    tokenizer = make_tokenizer(folder)
+    model = build("llama", vocab_size=len(tokenizer))
+    loaded = identified(model, tokenizer, name="tiny")
+    sampler = SelfSampler(loaded, PLAN, kv_bytes=num_rows * ROW_BYTES)
+    most = 0
+    forward = sampler._model.forward
+
+    def count_spans(spans):  # type: ignore[no-untyped-def]
+        nonlocal most
+        most = max(most, len(spans))
+        return forward(spans)
+
+    sampler._model.forward = count_spans  # type: ignore[method-assign]
+    return list(islice(sampler.sample([1, 2]), count)), most
+
+
+def by_tokens(conversations: list[Conversation]) -> set[tuple[int, ...]]:
+    return {tuple(one.tokens.tolist()) for one in conversations}
+
+
+@pytest.mark.parametrize(("lanes_fit", "at_once"), [(1, 1), (3, 3), (9, 4)])
+def test_so_many_conversations_are_under_way_as_have_room(
+    lanes_fit: int, at_once: int, tmp_path: Path
+) -> None:
+    conversations, most = sampled(tmp_path, lanes_fit * LANE_ROWS, 6)
+
+    assert most == at_once
+    assert len(conversations) == 6
+    assert all(np.flatnonzero(one.has_next).size == len(one.next_id) for one in conversations)
+
+
+def test_what_is_said_does_not_depend_on_the_room(tmp_path: Path) -> None:
+    little, _ = sampled(tmp_path, LANE_ROWS, 4)
+    much, _ = sampled(tmp_path, 9 * LANE_ROWS, 8)
+
+    assert by_tokens(little) <= by_tokens(much)
+
+
+def test_without_room_for_one_it_says_so(tmp_path: Path) -> None:
+    with pytest.raises(Busy):
+        sampled(tmp_path, LANE_ROWS // 2, 1)

@@ -1,0 +1,47 @@
+"""The command of a drafter's model card makes the same drafter again."""
+
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from specedge.distill.__main__ import _arguments, _command
+from specedge.distill.workspace import DistillPlan
+
+# Of no influence on what is made, or of influence only through the plan.
+NOT_SPELLED = {"work", "out", "cache_dir", "minutes", "only", "share", "threads", "json", "layers"}
+
+
+def test_the_command_of_a_card_asks_for_what_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = ["--model", "some/model", "--work", "secret/scratch", "--out", "deep/my-drafter"]
+    asked += ["--vocabulary", "77", "--corpus-tokens", "78", "--train-tokens", "79"]
+    asked += ["--rate", "0.01", "--batch-tokens", "80", "--patience", "3", "--lanes", "5"]
+    asked += ["--max-prompt", "6", "--max-answer", "7", "--piece", "9", "--held-out", "10"]
+    asked += ["--seed", "11", "--minutes", "12", "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", ["distill", *asked])
+    arguments = _arguments()
+    plan = DistillPlan(
+        target="some/model",
+        target_weights="",
+        layers=(0, 2),
+        vocabulary=77,
+        seed=11,
+        peak_rate=0.01,
+        batch_tokens=80,
+        piece_conversations=9,
+        held_out=10,
+    )
+
+    command = shlex.split(_command(arguments, plan))
+    monkeypatch.setattr(sys, "argv", command[1:])
+    again = _arguments()
+
+    assert command[:2] == ["specedge", "distill"]
+    for name, value in vars(arguments).items():
+        if name not in NOT_SPELLED:
+            assert getattr(again, name) == value, name
+    assert (again.layers, again.out, again.work) == ((0, 2), Path("my-drafter"), Path("DIR"))
+    assert "secret" not in shlex.join(command)
