@@ -214,25 +214,17 @@ async def run(settings: VerifierSettings, incarnation: str, context: ServiceCont
     compute = ComputeThread("engine")
     own = VerifierMetrics(metrics.registry)
     try:
-        # First, since a missing key should not be found after an hour of fetching weights.
+        # First, since what is missing should not be found after an hour of fetching weights.
         key = UserKey.load(settings.identity_file) if settings.identity_file else None
-        loaded = await _load(settings, compute, health, context, own)
-        health.loading("connecting to the broker")
-        async with _connected(settings, key, context) as link:
-            metrics.watch_link(link)
-            health.need("link", lambda: None if link.is_connected else "no broker")
-            health.loaded()
-            options = VerifierOptions(
-                VerifierId(settings.verifier_id),
-                incarnation,
-                session_limits(settings, loaded.identity),
-                SessionTimes(idle_s=settings.idle_s),
-                settings.drain_s,
-                settings.hosted_share,
-            )
-            with recording(settings.spans_file, settings.verifier_id, context.clock) as spans:
+        with recording(settings.spans_file, settings.verifier_id, context.clock) as spans:
+            loaded = await _load(settings, compute, health, context, own)
+            health.loading("connecting to the broker")
+            async with _connected(settings, key, context) as link:
+                metrics.watch_link(link)
+                health.need("link", lambda: None if link.is_connected else "no broker")
+                health.loaded()
                 await serve(
-                    options,
+                    _options(settings, incarnation, loaded),
                     loaded,
                     compute=compute,
                     link=link,
@@ -245,6 +237,17 @@ async def run(settings: VerifierSettings, incarnation: str, context: ServiceCont
     finally:
         await compute.close()
         await http.close()
+
+
+def _options(settings: VerifierSettings, incarnation: str, loaded: LoadedEngine) -> VerifierOptions:
+    return VerifierOptions(
+        VerifierId(settings.verifier_id),
+        incarnation,
+        session_limits(settings, loaded.identity),
+        SessionTimes(idle_s=settings.idle_s),
+        settings.drain_s,
+        settings.hosted_share,
+    )
 
 
 async def _load(
