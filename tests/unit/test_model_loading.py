@@ -25,7 +25,7 @@ from specedge.engine.loading import DEFAULT_MODEL, load_tokenizer, resolve_model
 from specedge.engine.packed_linear import Int8Linear
 from specedge.engine.ports import Choosing, StepItem
 from specedge.engine.torch_draft import TorchDrafter
-from specedge.engine.torch_model import load_target_model, torch_dtype
+from specedge.engine.torch_model import identified, load_target_model, torch_dtype
 from specedge.engine.torch_target import TorchTarget
 from specedge.errors import FingerprintMismatch, ModelUnusable
 from specedge.params import SamplingParams
@@ -303,3 +303,14 @@ def test_a_download_is_measured_while_its_folders_come_and_go(tmp_path: Path) ->
         pip.join()
 
     assert sizes <= {10, 15}
+
+
+def test_an_end_of_text_that_the_model_cannot_say_is_none_of_its_stops(
+    folder: Path, tmp_path: Path
+) -> None:
+    loaded = load_target_model(str(folder), cache_dir=tmp_path)
+    loaded.model.generation_config.eos_token_id = [3, NUM_TOKENS, NUM_TOKENS + 5]
+
+    again = identified(loaded.model, loaded.tokenizer, name="tiny")
+
+    assert again.identity.stop_ids == (3,)

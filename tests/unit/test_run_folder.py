@@ -1,5 +1,7 @@
 """Folders of runs: kept while a run lasts, forgotten long after it ended."""
 
+import errno
+import fcntl
 import os
 import time
 from pathlib import Path
@@ -69,6 +71,18 @@ def test_a_folder_that_another_command_removes_at_the_same_time_is_no_failure(
 
     with run_folder(runs):
         assert not folder.exists()
+
+
+def test_where_there_are_no_locks_age_decides(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_descriptor: int, _how: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    folder = old_run(runs)
+
+    with run_folder(runs) as mine:
+        assert not folder.exists()
+        assert mine.exists()
 
 
 def test_what_fails_during_a_run_is_not_hidden(runs: Path) -> None:

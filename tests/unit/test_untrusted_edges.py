@@ -97,6 +97,7 @@ def test_a_draft_that_had_no_verifier_to_be_judged_by_is_judged_when_it_gets_one
     assert [answer.message.field for answer in answers] == ["base"]  # type: ignore[union-attr]
     assert not sent(effects)
     assert not world.policy.cluster.waiting
+    assert world.policy.cluster.verifiers[V1].usual.num_drafts == 0
 
 
 def test_an_edge_cannot_claim_that_its_rounds_yield_more_than_they_could() -> None:
@@ -111,6 +112,29 @@ def test_an_edge_cannot_claim_that_its_rounds_yield_more_than_they_could() -> No
     usual = world.policy.cluster.verifiers[V1].usual
 
     assert usual.tokens <= 4, "three nodes in a line and a bonus"
+
+
+@pytest.mark.parametrize(
+    "lie", [far_draft(2**31 - 1, 0), draft(0).model_copy(update={"run": 2**31 - 1})]
+)
+def test_what_was_refused_counts_for_nothing_though_its_session_was_never_opened(
+    lie: Draft,
+) -> None:
+    """Neither at once nor when lawful drafts of the same session follow."""
+    world = World()
+    world.stat()
+    world.open(key("B"))
+    world.tell(DraftArrived(key("B"), draft()))
+
+    (answer,) = world.tell(DraftArrived(key("A"), lie))
+    for try_ in range(1, 30):
+        world.tell(DraftArrived(key("A"), draft(0, try_=try_)))
+    world.tell(DraftArrived(key("A"), far_draft(900, 1)))
+
+    usual = world.policy.cluster.verifiers[V1].usual
+    assert isinstance(answer, AnswerSession)
+    assert usual.tokens <= 4
+    assert usual.context <= 1000
 
 
 @pytest.mark.parametrize("policy", ["jit", "static"])

@@ -22,7 +22,7 @@ class Account:
     bytes_up          payload of drafts sent      bytes_down     of everything received
     context_bytes     payload of the opening and of context chunks, sent once unless resynced
     num_trips         rounds whose round trip was measured: ``network_ms`` is of these
-    gaps_s            per verdict after the first: seconds since the one before, and its tokens
+    gaps_s            per verdict after the first: seconds since the one before
     accepted_counts   per verdict on a tree with nodes: how many of them were accepted
     drafted_counts    per verdict on a tree with nodes: how many of them were tried
     reply_ms          per drafted round but the first: from a verdict's arrival to the departure of
@@ -54,7 +54,7 @@ class Account:
     first_queue_ms: float | None = None
     verifier_id: str = ""
     num_trips: int = 0
-    gaps_s: list[tuple[float, int]] = field(default_factory=list)
+    gaps_s: list[float] = field(default_factory=list)
     accepted_counts: list[int] = field(default_factory=list)
     drafted_counts: list[int] = field(default_factory=list)
     reply_ms: list[float] = field(default_factory=list)
@@ -96,7 +96,7 @@ class Account:
             self.first_token_s = now_s
         else:
             assert self.last_token_s is not None
-            self.gaps_s.append((now_s - self.last_token_s, len(committed.tokens)))
+            self.gaps_s.append(now_s - self.last_token_s)
         self.last_token_s = now_s
 
     @property

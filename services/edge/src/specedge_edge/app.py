@@ -48,7 +48,7 @@ from specedge_edge.served import ServedModel, spell_out
 from specedge_edge.standing import DrafterStanding
 
 SERVICE: Final = "edge"
-MAX_TEXTS: Final = 64  # that wait to be encoded; more requests are told to come back
+MAX_TEXTS: Final = 64  # that wait to be encoded, at least; more are told to come back
 
 _log = structlog.get_logger("specedge.edge")
 
@@ -92,7 +92,9 @@ class Edge:
         # Each choice has at most a draft out, and what it follows.
         self._compute = ComputeThread("edge-compute", max_pending=4 * settings.max_concurrent)
         # Beside it, so that no prompt, however long, keeps a draft waiting.
-        self._texts = ComputeThread("edge-text", max_pending=MAX_TEXTS)
+        self._texts = ComputeThread(
+            "edge-text", max_pending=max(MAX_TEXTS, settings.max_concurrent)
+        )
         self._recording = contextlib.ExitStack()
         self._spans = NO_SPANS
         self._http: HttpServer | None = None

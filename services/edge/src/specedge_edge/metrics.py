@@ -123,7 +123,7 @@ class _Family:
         )
         self._between = histogram(
             "inter_token_latency_seconds",
-            "Time between two tokens; those of one round share the time since the one before.",
+            "Time between two verdicts, whatever tokens they bring: as vLLM counts its steps.",
             TOKEN_BUCKETS,
         )
         self._per_token = histogram(
@@ -147,9 +147,8 @@ class _Family:
             self._whole.observe(account.generation_s)
         if (per_token_s := account.time_per_token_s) is not None:
             self._per_token.observe(per_token_s)
-        for gap_s, num_tokens in account.gaps_s:
-            for _ in range(num_tokens):
-                self._between.observe(gap_s / num_tokens)
+        for gap_s in account.gaps_s:
+            self._between.observe(gap_s)
         if account.first_queue_ms is not None:
             self._queue.observe(account.first_queue_ms / MS_PER_S)
 

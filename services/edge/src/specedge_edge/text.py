@@ -1,7 +1,7 @@
 """Between people's text and token ids: the chat template, encoding, single tokens' spelling.
 
-Synchronous and without I/O; encoding long prompts belongs on the compute thread. Knows nothing of
-HTTP. Incremental decoding of an answer is in ``specedge_edge.streaming_text``.
+Synchronous and without I/O; encoding long prompts belongs on a thread of its own. Knows nothing
+of HTTP. Incremental decoding of an answer is in ``specedge_edge.streaming_text``.
 """
 
 from collections.abc import Callable, Mapping, Sequence

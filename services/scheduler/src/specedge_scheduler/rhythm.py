@@ -53,12 +53,12 @@ class Rhythm:
         """Tokens committed, as its last draft said."""
         return self._base
 
-    def note_draft(self, pending: PendingDraft) -> None:
-        """A draft arrived; one that was said before is nothing new. What it says that the one
-        before it yielded is believed as far as that could have."""
+    def note_draft(self, pending: PendingDraft) -> bool:
+        """A draft arrived, and was found in order: whether it is news, and not said before. What it
+        says that the one before it yielded is believed as far as that could have."""
         draft, base = pending.draft, pending.draft.base + len(pending.draft.append)
         if draft.round <= self._round:
-            return
+            return False
         if self._round >= 0 and draft.round == self._round + 1:
             gained = min(max(base - self._base, 1), self._most)
             self.tokens += WEIGHT * (gained - self.tokens)
@@ -67,6 +67,7 @@ class Rhythm:
         if self.released_s is not None:
             self._learn(pending.arrived_s - self.released_s)
             self.released_s = None
+        return True
 
     def note_released(self, now_s: float) -> None:
         """The step with its round ended."""

@@ -23,9 +23,6 @@ from specedge_verifier.batches import BatchLedger
 from specedge_verifier.metrics import VerifierMetrics
 from specedge_verifier.sessions import SessionTable
 
-MAX_MESSAGE_CHARS = 1000
-MAX_FIELD_CHARS = 100
-
 _log = structlog.get_logger("specedge.verifier")
 
 

@@ -1,6 +1,7 @@
 """Where one run keeps its logs, and when those of old runs are forgotten."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -31,11 +32,19 @@ def run_folder(runs: Path = RUNS) -> Iterator[Path]:
 
 def _forget_before(runs: Path, moment: datetime) -> None:
     for folder in runs.iterdir():
-        # What cannot be held is in use, or is being removed by a command that started with us.
+        # What has gone meanwhile was removed by a command that started with us.
         with contextlib.suppress(OSError):
-            if _last_change(folder) < moment:
-                with _held(folder, fcntl.LOCK_EX):
-                    shutil.rmtree(folder, ignore_errors=True)
+            if _last_change(folder) < moment and not _is_in_use(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_in_use(folder: Path) -> bool:
+    """Whether a run holds it. Where the file system knows no locks, nobody can: its age decides."""
+    try:
+        with _held(folder, fcntl.LOCK_EX):
+            return False
+    except OSError as error:
+        return error.errno == errno.EWOULDBLOCK
 
 
 def _last_change(folder: Path) -> datetime:

@@ -99,9 +99,9 @@ class SelfSampler:
 
     @torch.inference_mode()
     def sample(self, seed: Sequence[int]) -> Iterator[Conversation]:
-        """Conversations without end, in the order in which they are finished; they depend on
-        ``seed`` alone. Closing the iterator gives up those under way. Raises Busy where not even
-        one has room."""
+        """Conversations without end, in the order in which they are finished, which depends on how
+        many fit the memory at once; what they say depends on ``seed`` alone. Closing the iterator
+        gives up those under way. Raises Busy where not even one has room."""
         started = 0
         lanes: list[_Lane] = []
         try:

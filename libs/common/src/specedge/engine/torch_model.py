@@ -93,14 +93,16 @@ def identified(
     """Attach to a model what it is. Raises ModelUnusable if no tokenizer's id has an embedding."""
     limit = model_fit.context_limit(model.config.get_text_config())
     rows = model.get_input_embeddings().weight.shape[0]
+    vocab_size = min(logical_vocab_size(tokenizer), rows)
     identity = ModelIdentity(
         name=name,
         revision=getattr(model.config, "_commit_hash", None) or "local",
         weights_fingerprint=weights_fingerprint(model.config.to_dict(), _samples(model)),
         dtype=str(model.dtype).removeprefix("torch."),
         tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
-        vocab_size=min(logical_vocab_size(tokenizer), rows),
-        stop_ids=stop_ids(model, tokenizer),
+        vocab_size=vocab_size,
+        # A configuration may name an end that the model cannot say.
+        stop_ids=tuple(end for end in stop_ids(model, tokenizer) if end < vocab_size),
         max_context_tokens=min(limit, max_context_tokens or limit),
     )
     return LoadedModel(model, tokenizer, identity)

@@ -3,6 +3,7 @@
 import codecs
 from typing import Any, Final
 
+from specedge.protocol.messages import TokenLogprobs
 from specedge_edge.answer_events import Piece
 from specedge_edge.text import TextCodec
 
@@ -50,10 +51,7 @@ def completion_logprobs(
     return {
         "tokens": [_named(spelled) for spelled in tokens],
         "token_logprobs": [_bounded(logprobs.lp) for logprobs in piece.logprobs],
-        "top_logprobs": [
-            {_named(codec.spell(other)): _bounded(logprob) for other, logprob in logprobs.top}
-            for logprobs in piece.logprobs
-        ],
+        "top_logprobs": [_by_name(logprobs, codec) for logprobs in piece.logprobs],
         "text_offset": [offsets.take(piece.index, spelled) for spelled in tokens],
     }
 
@@ -65,8 +63,16 @@ def _entry(codec: TextCodec, token: int, logprob: float) -> dict[str, Any]:
     return {"token": text, "logprob": _bounded(logprob), "bytes": list(spelled)}
 
 
+def _by_name(logprobs: TokenLogprobs, codec: TextCodec) -> dict[str, float]:
+    """The likeliest alternatives; of two that are spelled alike, the likelier."""
+    named: dict[str, float] = {}
+    for other, logprob in logprobs.top:
+        named.setdefault(_named(codec.spell(other)), _bounded(logprob))
+    return named
+
+
 def _named(spelled: bytes) -> str:
-    """A token by name, where there is no other place for its bytes: two tokens never share one."""
+    """A token by name, where there is no other place for its bytes."""
     try:
         return spelled.decode()
     except UnicodeDecodeError:

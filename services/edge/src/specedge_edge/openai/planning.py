@@ -12,6 +12,7 @@ import numpy as np
 
 from specedge.errors import ContextTooLong, InvalidRequest
 from specedge.protocol.messages import SessionParams
+from specedge.protocol.refusals import ANY_WEIGHTS
 from specedge.sampling.noise import choice_seed
 from specedge_edge.openai.errors import UnknownModel
 from specedge_edge.openai.schemas import ChatBody, CompletionBody, GenerationBody
@@ -133,7 +134,7 @@ def _params(
         raise InvalidRequest(f"min_tokens is over max_tokens ({max_tokens})", field="min_tokens")
     return SessionParams(
         model=identity.model,
-        weights=identity.weights,
+        weights=ANY_WEIGHTS,  # those of the verifier that the session is given
         tokenizer=identity.tokenizer,
         prompt=prompt_len,
         max_tokens=max_tokens,

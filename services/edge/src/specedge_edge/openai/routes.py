@@ -1,7 +1,7 @@
 """The routes of the OpenAI API, and the small ones beside it.
 
-Checks a request, plans it, and hands it to an ``AnswerResponse``. Encoding runs on the compute
-thread. Until the tokenizer is loaded everything answers 503.
+Checks a request, plans it, and hands it to an ``AnswerResponse``. Encoding runs on a thread of
+its own. Until the tokenizer is loaded everything answers 503.
 """
 
 import secrets
@@ -151,7 +151,8 @@ def openai_routes(slot: BackendSlot, wall_s: Callable[[], float]) -> APIRouter:
     async def tokenize(body: Annotated[TokenizeBody, Body()]) -> dict[str, Any]:
         backend = slot.get()
         check_model(body.model, backend.served.name)
-        limit = (await backend.served.get()).max_context_tokens
+        known = backend.served.last_known  # nobody in the cloud is needed for this
+        limit = None if known is None else known.max_context_tokens
         tokens = await backend.texts.run(_tokenize, body, backend.codec, limit)
         return {"count": len(tokens), "tokens": tokens}
 
@@ -232,7 +233,7 @@ def _cluster(backend: Backend) -> dict[str, Any]:
     }
 
 
-def _tokenize(body: TokenizeBody, codec: TextCodec, most_tokens: int) -> list[int]:
+def _tokenize(body: TokenizeBody, codec: TextCodec, most_tokens: int | None) -> list[int]:
     if body.messages is not None:
         messages = [message.for_template() for message in body.messages]
         return codec.encode_chat(messages, {}, most_tokens=most_tokens)

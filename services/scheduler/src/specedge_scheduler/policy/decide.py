@@ -14,7 +14,6 @@ from specedge.protocol.codec import batch_item
 from specedge.protocol.messages import Batch, BatchItem, Reason, Rejected
 from specedge_scheduler.cluster import Cluster
 from specedge_scheduler.pipeline import PendingDraft
-from specedge_scheduler.policy.admission import refuse_draft
 from specedge_scheduler.policy.dispatch import Dispatch, GreedyDispatch, Plan, StaticDispatch
 from specedge_scheduler.policy.intake import Intake
 from specedge_scheduler.policy.just_in_time import JustInTimeDispatch
@@ -185,14 +184,15 @@ class SchedulerPolicy:
         for is known only now."""
         refusals: list[Effect] = []
         for session in list(self.cluster.homeless.values()):
-            assert session.pending is not None
-            draft = session.pending.draft
-            name = home(self.cluster, session, self._limits, prefer=draft.at)
-            limits = None if name is None else self.cluster.verifiers[name].stat.limits
-            over = None if limits is None else refuse_draft(draft, limits)
+            pending = session.pending
+            assert pending is not None
+            name = home(self.cluster, session, self._limits, prefer=pending.draft.at)
+            if name is None:
+                continue
+            over = self._intake.count(session, pending, self.cluster.verifiers[name])
             if over is not None:
                 self.cluster.drop_pending(session)
-                refusals.append(AnswerSession(session.key, over))
+                refusals.append(over)
         return refusals
 
     def _dispatch(self, verifier: Verifier, now_s: float) -> list[Effect]:

@@ -30,7 +30,7 @@ from specedge_scheduler.policy.types import (
     OpenAsked,
     SchedulerLimits,
 )
-from specedge_scheduler.views import ModelKey, Session
+from specedge_scheduler.views import ModelKey, Session, Verifier
 
 
 class _Allowance:
@@ -124,16 +124,24 @@ class Intake:
         if refused is not None:
             return [AnswerSession(key, _rejected(draft.round, draft.try_, *refused))]
         session = self._cluster.session(key, now_s)
-        at = self._cluster.verifiers.get(session.verifier) if session.verifier else None
-        over = refuse_draft(draft, at.stat.limits) if at is not None else None
-        if over is not None:
-            return [AnswerSession(key, over)]
+        name = home(self._cluster, session, self._limits, prefer=draft.at)
         pending = PendingDraft(draft, now_s, now_s + draft.budget_ms / 1000)
-        session.rhythm.note_draft(pending)
-        if at is not None:
-            at.usual.note(session.rhythm)
+        if name is not None:
+            over = self.count(session, pending, self._cluster.verifiers[name])
+            if over is not None:
+                return [over]
         self._cluster.set_pending(session, pending)
         return []
+
+    def count(self, session: Session, pending: PendingDraft, at: Verifier) -> AnswerSession | None:
+        """What the draft says of itself is news of its session and of ``at``, where that is home;
+        or why it is refused: then it is nothing."""
+        over = refuse_draft(pending.draft, at.stat.limits)
+        if over is not None:
+            return AnswerSession(session.key, over)
+        if session.rhythm.note_draft(pending):
+            at.usual.note(session.rhythm)
+        return None
 
     def on_context(self, event: ContextArrived, now_s: float) -> list[Effect]:
         """Pass the chunk on to the session's verifier, which it may have to be given first."""
