@@ -29,7 +29,7 @@ from specedge.link.broker import Broker
 from specedge.link.nats import NatsLink, NatsOptions
 from specedge.protocol import subjects
 from specedge.protocol.codec import decode
-from specedge.protocol.messages import Stat, StepReport
+from specedge.protocol.reports import Stat, StepReport
 from specedge.service.runtime import Tasks
 
 FLEET: Final = "specedge_edge.fleet"

@@ -17,7 +17,8 @@ from specedge.link.base import Message
 from specedge.link.memory import WireProfile
 from specedge.protocol import subjects
 from specedge.protocol.codec import decode, encode
-from specedge.protocol.messages import Cold, OpenRequest, Reason, Refused, Rejected, Stat, Verdict
+from specedge.protocol.messages import Cold, OpenRequest, Reason, Refused, Rejected, Verdict
+from specedge.protocol.reports import Stat
 from specedge.protocol.round_timer import EdgeSessionConfig
 from specedge_verifier.entry import SessionTimes
 from tests.integration.cloud_world import (

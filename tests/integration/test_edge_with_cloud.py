@@ -16,7 +16,7 @@ from specedge.link.base import Message
 from specedge.link.memory import WireProfile
 from specedge.params import SamplingParams
 from specedge.protocol.codec import decode
-from specedge.protocol.messages import Stat
+from specedge.protocol.reports import Stat
 from specedge.protocol.subjects import verifier_stat
 from specedge.sampling.noise import choice_seed
 from tests.integration.cloud_world import cloud

@@ -14,7 +14,8 @@ from specedge.params import DraftPolicy, SamplingParams
 from specedge.profiles import DeviceProfile
 from specedge.protocol import subjects
 from specedge.protocol.codec import decode
-from specedge.protocol.messages import Stat, StepReport, Verdict
+from specedge.protocol.messages import Verdict
+from specedge.protocol.reports import Stat, StepReport
 from specedge.protocol.round_timer import EdgeSessionConfig
 from specedge_verifier.entry import SessionTimes
 from specedge_verifier.hosted_drafting import HostedDrafter

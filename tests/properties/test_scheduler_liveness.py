@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specedge.ids import GroupId, SessionKey, VerifierId
-from specedge.protocol.messages import StepReport
+from specedge.protocol.reports import StepReport
 from specedge_scheduler.policy.decide import SchedulerPolicy
 from specedge_scheduler.policy.types import (
     AnswerSession,

@@ -3,16 +3,8 @@
 from collections.abc import Sequence
 
 from specedge.ids import EdgeId, SessionId, SessionKey
-from specedge.protocol.messages import (
-    Ahead,
-    AheadReport,
-    Draft,
-    Identity,
-    Limits,
-    SessionReport,
-    Stat,
-    StepReport,
-)
+from specedge.protocol.messages import Ahead, Draft, Identity, Limits
+from specedge.protocol.reports import AheadReport, SessionReport, Stat, StepReport
 
 IDENTITY = Identity(
     model="big", weights="aa", tokenizer="bb", vocab_size=100, stop=(2,), max_context=1000

@@ -7,7 +7,7 @@ from benchmarks.emulate import flags_of
 from benchmarks.paper_stack import CellOutcome
 from benchmarks.scrape import Reading
 from specedge.profiles import DeviceProfile
-from specedge.protocol.messages import StepReport
+from specedge.protocol.reports import StepReport
 from specedge_scheduler.sim.__main__ import read_file
 from specedge_scheduler.sim.scenario import read_scenario
 

@@ -17,7 +17,7 @@ from benchmarks.paper_sensitivity import predict
 from benchmarks.paper_stack import CellOutcome
 from benchmarks.scrape import Reading
 from specedge.pairs import PAIRS, QWEN3_14B_PAPER, QWEN3_32B_PAPER, tokens_per_round
-from specedge.protocol.messages import StepReport
+from specedge.protocol.reports import StepReport
 
 PAIR = QWEN3_14B_PAPER
 

@@ -30,15 +30,12 @@ from specedge.protocol.messages import (
     Reason,
     Refused,
     Rejected,
-    SchedulerStat,
     SessionParams,
-    SessionReport,
-    Stat,
-    StepReport,
     Timing,
     TokenLogprobs,
     Verdict,
 )
+from specedge.protocol.reports import SchedulerStat, SessionReport, Stat, StepReport
 
 HASH = "00ff00ff00ff00ff"
 KEY = SessionKey(EdgeId("U" + "A" * 55), SessionId("0" * 31 + "1"))

@@ -3,7 +3,7 @@
 import numpy as np
 
 from specedge.profiles import DeviceProfile
-from specedge.protocol.messages import StepReport
+from specedge.protocol.reports import StepReport
 from specedge_scheduler.estimator import StepEstimator
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from specedge.ids import GroupId, SessionKey, VerifierId
-from specedge.protocol.messages import StepReport
+from specedge.protocol.reports import StepReport
 from specedge_scheduler.policy.decide import SchedulerPolicy
 from specedge_scheduler.policy.types import (
     DraftArrived,

@@ -11,10 +11,8 @@ from specedge.protocol.messages import (
     Refused,
     Rejected,
     SessionParams,
-    SessionReport,
-    Stat,
-    StepReport,
 )
+from specedge.protocol.reports import SessionReport, Stat, StepReport
 from specedge_scheduler.policy.admission import WaitingLine
 from specedge_scheduler.policy.decide import SchedulerPolicy
 from specedge_scheduler.policy.types import (

@@ -1,7 +1,7 @@
 """What a verifier's heartbeats say of its sessions; no engine, no link."""
 
 from specedge.protocol.codec import decode
-from specedge.protocol.messages import Stat
+from specedge.protocol.reports import Stat
 from specedge_verifier.reports import BEATS_PER_ROUND, PERIOD_S, EngineLoad, Reporter, Who
 from tests.unit.scheduler_facts import IDENTITY, LIMITS, key
 from tests.unit.test_verifier_intake import V1, Desk

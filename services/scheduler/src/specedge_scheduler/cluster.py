@@ -7,7 +7,7 @@ the sessions from their next drafts. Decides nothing; ``policy`` does. One owner
 import math
 
 from specedge.ids import EdgeId, SessionId, SessionKey, VerifierId
-from specedge.protocol.messages import Stat
+from specedge.protocol.reports import Stat
 from specedge_scheduler.pipeline import PendingDraft, SentBatch
 from specedge_scheduler.views import GapWindow, ModelKey, Session, Verifier
 

@@ -19,7 +19,7 @@ from specedge.ids import SchedulerId
 from specedge.link.base import Link, Message, Subscription
 from specedge.protocol import subjects
 from specedge.protocol.codec import encode
-from specedge.protocol.messages import SchedulerStat
+from specedge.protocol.reports import SchedulerStat
 from specedge.protocol.subjects import Work
 from specedge.service.spans import NO_SPANS, SpanRing
 from specedge_scheduler.inbound import event_of_edge, event_of_verifier

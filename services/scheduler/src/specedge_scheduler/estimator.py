@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from specedge.protocol.messages import StepReport
+from specedge.protocol.reports import StepReport
 
 KNEES_ROWS: Final = (32, 128, 512)
 FORGETTING: Final = 0.99  # about the last hundred steps count

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from specedge.ids import SessionKey
-from specedge.protocol.messages import Draft, Stat, StepReport
+from specedge.protocol.messages import Draft
+from specedge.protocol.reports import Stat, StepReport
 from specedge_scheduler.estimator import StepEstimator
 
 FIRST_TRIP_S: Final = 0.003

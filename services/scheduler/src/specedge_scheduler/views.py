@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from specedge.ids import SessionKey, VerifierId
-from specedge.protocol.messages import Identity, Stat
+from specedge.protocol.messages import Identity
 from specedge.protocol.refusals import ANY_WEIGHTS
+from specedge.protocol.reports import Stat
 from specedge_scheduler.estimator import StepEstimator
 from specedge_scheduler.pipeline import PendingDraft, Pipeline, SentBatch
 from specedge_scheduler.rhythm import Rhythm

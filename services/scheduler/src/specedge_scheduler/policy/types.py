@@ -16,8 +16,8 @@ from specedge.protocol.messages import (
     Opened,
     OpenRequest,
     Refused,
-    Stat,
 )
+from specedge.protocol.reports import Stat
 
 PolicyName = Literal["static", "greedy", "jit"]
 """static: groups of sessions, each waiting for all of its own. greedy: what waits goes at once.

@@ -31,15 +31,8 @@ from specedge.protocol.effects import (
     Withdraw,
     WorkArrived,
 )
-from specedge.protocol.messages import (
-    Batch,
-    DownMessage,
-    Identity,
-    Limits,
-    Progress,
-    Stat,
-    StepReport,
-)
+from specedge.protocol.messages import Batch, DownMessage, Identity, Limits, Progress
+from specedge.protocol.reports import Stat, StepReport
 from specedge.protocol.verifier_session import VerifierSession
 from specedge_scheduler.sim.drafts import VOCABULARY, line_choice, num_levels
 from specedge_scheduler.sim.draws import Stream

@@ -12,7 +12,8 @@ from typing import Final
 from specedge.ids import EdgeId, GroupId, SessionId, SessionKey, VerifierId
 from specedge.protocol.codec import decode, decode_context_header
 from specedge.protocol.effects import Ended
-from specedge.protocol.messages import DownMessage, Draft, OpenRequest, Stat
+from specedge.protocol.messages import DownMessage, Draft, OpenRequest
+from specedge.protocol.reports import Stat
 from specedge.protocol.subjects import Up
 from specedge_scheduler.policy.decide import SchedulerPolicy
 from specedge_scheduler.policy.types import (
