@@ -23,28 +23,30 @@ from specedge.protocol.effects import (
     Answered,
     AskDraft,
     Committed,
-    ContextArrived,
     Drafted,
     EdgeEvent,
     Ended,
-    KeepRows,
     OpenAnswered,
-    Reply,
     RequestOpen,
     SendUp,
     SetTimer,
-    SlotGiven,
     Started,
+    TimerDue,
+)
+from specedge.protocol.messages import Draft, Identity, Limits, Opened, SessionParams
+from specedge.protocol.subjects import Up
+from specedge.protocol.verifier_effects import (
+    ContextArrived,
+    KeepRows,
+    Reply,
+    SlotGiven,
     StepBegun,
     Stepped,
-    TimerDue,
     VerifierEvent,
     WantSlot,
     WantStep,
     WorkArrived,
 )
-from specedge.protocol.messages import Draft, Identity, Limits, Opened, SessionParams
-from specedge.protocol.subjects import Up
 from specedge.protocol.verifier_session import VerifierSession
 from specedge.tree.ahead import AheadPolicy
 from specedge.tree.calibration import Tally

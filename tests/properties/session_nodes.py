@@ -17,42 +17,44 @@ from specedge.ids import SessionKey
 from specedge.protocol import codec
 from specedge.protocol.edge_session import EdgeSession
 from specedge.protocol.effects import (
-    AheadArrived,
     Answered,
     AskDraft,
     Committed,
-    ContextArrived,
     Drafted,
     DraftedAhead,
-    DropSlot,
     EdgeEvent,
     Ended,
-    EndingArrived,
-    Gone,
-    KeepRows,
     OpenAnswered,
     OpenFailed,
-    Reply,
     RequestOpen,
     SendUp,
     SetTimer,
+    Started,
+    SwitchAsked,
+    TimerDue,
+)
+from specedge.protocol.messages import Ahead, BatchItem, Identity, Limits, SessionParams, Verdict
+from specedge.protocol.subjects import Up
+from specedge.protocol.verifier_effects import (
+    AheadArrived,
+    ContextArrived,
+    DropSlot,
+    EndingArrived,
+    Gone,
+    KeepRows,
+    Reply,
     SlotDenied,
     SlotGiven,
     SlotTaken,
-    Started,
     StepBegun,
     StepFailed,
     Stepped,
-    SwitchAsked,
-    TimerDue,
     VerifierEvent,
     WantSlot,
     WantStep,
     Withdraw,
     WorkArrived,
 )
-from specedge.protocol.messages import Ahead, BatchItem, Identity, Limits, SessionParams, Verdict
-from specedge.protocol.subjects import Up
 from specedge.protocol.verifier_session import VerifierSession
 from specedge.protocol.verifier_states import VerifierState
 from specedge.tree.token_tree import TokenTree

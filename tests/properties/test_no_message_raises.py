@@ -15,34 +15,18 @@ from specedge.protocol import codec
 from specedge.protocol.edge_session import EdgeSession
 from specedge.protocol.edge_states import EdgeState
 from specedge.protocol.effects import (
-    AheadArrived,
     Answered,
     AskDraft,
-    ContextArrived,
     Drafted,
     DraftedAhead,
-    DropSlot,
     EdgeEvent,
-    EndingArrived,
-    Gone,
     LinkRestored,
     OpenAnswered,
     OpenFailed,
     RequestOpen,
-    SlotDenied,
-    SlotGiven,
-    SlotTaken,
     Started,
-    StepBegun,
-    StepFailed,
-    Stepped,
     SwitchAsked,
     TimerDue,
-    VerifierEvent,
-    WantSlot,
-    WantStep,
-    Withdraw,
-    WorkArrived,
 )
 from specedge.protocol.messages import (
     Ahead,
@@ -59,6 +43,24 @@ from specedge.protocol.messages import (
     Verdict,
 )
 from specedge.protocol.token_log import TokenLog
+from specedge.protocol.verifier_effects import (
+    AheadArrived,
+    ContextArrived,
+    DropSlot,
+    EndingArrived,
+    Gone,
+    SlotDenied,
+    SlotGiven,
+    SlotTaken,
+    StepBegun,
+    StepFailed,
+    Stepped,
+    VerifierEvent,
+    WantSlot,
+    WantStep,
+    Withdraw,
+    WorkArrived,
+)
 from specedge.protocol.verifier_job import VerifierSessionConfig
 from specedge.protocol.verifier_session import VerifierSession
 from specedge.protocol.verifier_states import VerifierState

@@ -12,7 +12,6 @@ from specedge.link.base import Message
 from specedge.protocol import subjects
 from specedge.protocol.codec import batch_item, encode
 from specedge.protocol.context import context_chunks
-from specedge.protocol.effects import StepBegun, Stepped
 from specedge.protocol.messages import (
     Batch,
     Cold,
@@ -26,6 +25,7 @@ from specedge.protocol.messages import (
 )
 from specedge.protocol.subjects import Work
 from specedge.protocol.token_log import TokenLog
+from specedge.protocol.verifier_effects import StepBegun, Stepped
 from specedge.protocol.verifier_session import VerifierSession
 from specedge_verifier.batches import BatchLedger
 from specedge_verifier.entry import Entry, SessionTimes

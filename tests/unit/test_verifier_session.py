@@ -6,29 +6,7 @@ import pytest
 from specedge.errors import ProtocolViolation
 from specedge.ids import EdgeId, SessionId, SessionKey
 from specedge.protocol import codec
-from specedge.protocol.effects import (
-    AheadArrived,
-    ContextArrived,
-    DropSlot,
-    EndingArrived,
-    Gone,
-    KeepRows,
-    Reply,
-    SetTimer,
-    SlotDenied,
-    SlotGiven,
-    SlotTaken,
-    StepBegun,
-    StepFailed,
-    Stepped,
-    TimerDue,
-    VerifierEffect,
-    VerifierEvent,
-    WantSlot,
-    WantStep,
-    Withdraw,
-    WorkArrived,
-)
+from specedge.protocol.effects import SetTimer, TimerDue
 from specedge.protocol.messages import (
     Ahead,
     Cold,
@@ -44,6 +22,27 @@ from specedge.protocol.messages import (
     Verdict,
 )
 from specedge.protocol.token_log import TokenLog
+from specedge.protocol.verifier_effects import (
+    AheadArrived,
+    ContextArrived,
+    DropSlot,
+    EndingArrived,
+    Gone,
+    KeepRows,
+    Reply,
+    SlotDenied,
+    SlotGiven,
+    SlotTaken,
+    StepBegun,
+    StepFailed,
+    Stepped,
+    VerifierEffect,
+    VerifierEvent,
+    WantSlot,
+    WantStep,
+    Withdraw,
+    WorkArrived,
+)
 from specedge.protocol.verifier_job import VerifierSessionConfig
 from specedge.protocol.verifier_session import VerifierSession
 from specedge.protocol.verifier_states import VerifierState

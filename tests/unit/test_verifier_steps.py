@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from specedge.ids import SessionKey
-from specedge.protocol.effects import WantStep
 from specedge.protocol.messages import Batch
+from specedge.protocol.verifier_effects import WantStep
 from specedge.tree.token_tree import TokenTree
 from specedge_verifier.batches import BatchLedger
 from specedge_verifier.prefill import plan_chunks, room_for_decoding

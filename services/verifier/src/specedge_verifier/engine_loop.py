@@ -22,8 +22,8 @@ import structlog
 from specedge.clock import Clock
 from specedge.engine.ports import NodeChoices, TargetEngine
 from specedge.ids import SessionKey
-from specedge.protocol.effects import StepBegun, StepFailed
 from specedge.protocol.reports import StepReport
+from specedge.protocol.verifier_effects import StepBegun, StepFailed
 from specedge.service.compute import ComputeThread
 from specedge.service.spans import NO_SPANS, SpanRing
 from specedge_verifier.hosted_drafting import HostedDrafter

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from specedge.clock import Cancellable
 from specedge.ids import SessionKey
 from specedge.params import SamplingParams
-from specedge.protocol.effects import WantStep
 from specedge.protocol.messages import SessionParams
+from specedge.protocol.verifier_effects import WantStep
 from specedge.protocol.verifier_session import VerifierSession
 from specedge.protocol.verifier_states import VerifierState
 from specedge_verifier.hosted_drafting import DraftSeat

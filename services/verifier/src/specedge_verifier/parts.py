@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from specedge.engine.ports import Choosing, NodeChoices, NodeLogprobs
 from specedge.errors import ProtocolViolation
 from specedge.params import StopRule
-from specedge.protocol.effects import Stepped, WantStep
 from specedge.protocol.messages import TokenLogprobs
 from specedge.protocol.reports import StepReport
+from specedge.protocol.verifier_effects import Stepped, WantStep
 from specedge_verifier.entry import Entry
 from specedge_verifier.hosted_drafting import DraftSeat, HostedRound
 from specedge_verifier.step_plan import Planned

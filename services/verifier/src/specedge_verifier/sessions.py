@@ -15,19 +15,19 @@ import structlog
 
 from specedge.clock import Cancellable, Timers
 from specedge.ids import SessionKey
-from specedge.protocol.effects import (
+from specedge.protocol.effects import SetTimer, TimerDue
+from specedge.protocol.messages import DownMessage, Progress
+from specedge.protocol.verifier_effects import (
     AheadArrived,
     DropSlot,
     EndingArrived,
     Gone,
     KeepRows,
     Reply,
-    SetTimer,
     SlotDenied,
     SlotGiven,
     SlotTaken,
     StepBegun,
-    TimerDue,
     VerifierEffect,
     VerifierEvent,
     WantSlot,
@@ -35,7 +35,6 @@ from specedge.protocol.effects import (
     Withdraw,
     WorkArrived,
 )
-from specedge.protocol.messages import DownMessage, Progress
 from specedge.protocol.verifier_session import VerifierSession
 from specedge.protocol.verifier_states import VerifierState
 from specedge.tree.token_tree import IntArray

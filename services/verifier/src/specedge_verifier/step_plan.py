@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from specedge.ids import SessionKey
-from specedge.protocol.effects import WantStep
+from specedge.protocol.verifier_effects import WantStep
 from specedge_verifier.prefill import plan_chunks, room_for_decoding
 
 LEAST_HOSTED_SHARE: Final = 8  # at least 1/8 of the room while edges' rounds wait too

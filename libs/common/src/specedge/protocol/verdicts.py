@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from specedge.protocol.effects import Stepped
 from specedge.protocol.messages import SessionParams, Timing, TokenLogprobs, Verdict
 from specedge.protocol.token_log import TokenLog
+from specedge.protocol.verifier_effects import Stepped
 from specedge.protocol.verifier_job import Job
 from specedge.tree.path import walk
 from specedge.tree.token_tree import IntArray, TokenTree

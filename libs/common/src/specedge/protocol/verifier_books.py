@@ -19,11 +19,12 @@ import numpy as np
 
 from specedge.protocol.answered_rounds import AnsweredRounds
 from specedge.protocol.context_intake import ContextIntake
-from specedge.protocol.effects import DropSlot, Reply, SetTimer, VerifierEffect
+from specedge.protocol.effects import SetTimer
 from specedge.protocol.grant_line import GrantLine
 from specedge.protocol.messages import Identity, Limits
 from specedge.protocol.progress_timer import ProgressTimer
 from specedge.protocol.token_log import TokenLog
+from specedge.protocol.verifier_effects import DropSlot, Reply, VerifierEffect
 from specedge.protocol.verifier_job import Arrival, Job, VerifierSessionConfig, WantedStep
 from specedge.protocol.verifier_states import VerifierState
 from specedge.protocol.work_checks import Fault

@@ -5,10 +5,10 @@ Functions over ``VerifierBooks``, for ``verifier_session`` and its other parts.
 
 import numpy as np
 
-from specedge.protocol.effects import ContextArrived
 from specedge.protocol.messages import Reason
 from specedge.protocol.token_log import TokenLog, num_common
 from specedge.protocol.verifier_books import VerifierBooks
+from specedge.protocol.verifier_effects import ContextArrived
 from specedge.protocol.verifier_job import Arrival
 from specedge.protocol.work_checks import Fault, find_context_fault
 

@@ -13,7 +13,11 @@ from collections import Counter
 from specedge.errors import ProtocolViolation
 from specedge.ids import SessionKey
 from specedge.protocol.context_intake import ContextIntake
-from specedge.protocol.effects import (
+from specedge.protocol.effects import TimerDue
+from specedge.protocol.messages import Identity, Limits, SessionParams
+from specedge.protocol.verifier_books import Lease, VerifierBooks
+from specedge.protocol.verifier_context import take_context
+from specedge.protocol.verifier_effects import (
     AheadArrived,
     ContextArrived,
     EndingArrived,
@@ -24,14 +28,10 @@ from specedge.protocol.effects import (
     StepBegun,
     StepFailed,
     Stepped,
-    TimerDue,
     VerifierEffect,
     VerifierEvent,
     WorkArrived,
 )
-from specedge.protocol.messages import Identity, Limits, SessionParams
-from specedge.protocol.verifier_books import Lease, VerifierBooks
-from specedge.protocol.verifier_context import take_context
 from specedge.protocol.verifier_job import VerifierSessionConfig
 from specedge.protocol.verifier_states import VERIFIER_TRANSITIONS, VerifierState
 from specedge.protocol.verifier_steps import ask_for_next, begin_step, end_step, note_slot, want

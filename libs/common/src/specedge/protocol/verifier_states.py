@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
-from specedge.protocol.effects import (
+from specedge.protocol.effects import TimerDue
+from specedge.protocol.verifier_effects import (
     AheadArrived,
     ContextArrived,
     EndingArrived,
@@ -19,7 +20,6 @@ from specedge.protocol.effects import (
     StepBegun,
     StepFailed,
     Stepped,
-    TimerDue,
     WorkArrived,
 )
 

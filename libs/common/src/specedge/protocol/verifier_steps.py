@@ -6,7 +6,12 @@ time.
 
 from dataclasses import replace
 
-from specedge.protocol.effects import (
+from specedge.protocol.messages import Reason
+from specedge.protocol.token_log import TokenLog
+from specedge.protocol.verdicts import Outcome, decide, verdict_of
+from specedge.protocol.verifier_books import Lease, VerifierBooks
+from specedge.protocol.verifier_context import install_context
+from specedge.protocol.verifier_effects import (
     KeepRows,
     Reply,
     SlotDenied,
@@ -18,11 +23,6 @@ from specedge.protocol.effects import (
     WantStep,
     Withdraw,
 )
-from specedge.protocol.messages import Reason
-from specedge.protocol.token_log import TokenLog
-from specedge.protocol.verdicts import Outcome, decide, verdict_of
-from specedge.protocol.verifier_books import Lease, VerifierBooks
-from specedge.protocol.verifier_context import install_context
 from specedge.protocol.verifier_job import Answered, Job, WantedStep, job_ahead
 from specedge.protocol.verifier_work import admit_or_refuse
 from specedge.protocol.wire_tree import from_wire

@@ -4,10 +4,10 @@ over.
 Functions over ``VerifierBooks``, for ``verifier_session``.
 """
 
-from specedge.protocol.effects import Reply
 from specedge.protocol.messages import Progress
 from specedge.protocol.moments import is_up
 from specedge.protocol.verifier_books import VerifierBooks
+from specedge.protocol.verifier_effects import Reply
 from specedge.protocol.work_checks import EXPIRED
 
 

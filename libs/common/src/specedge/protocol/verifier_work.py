@@ -6,10 +6,10 @@ becomes the job at hand; while a step is under way it waits for the step's end.
 
 import numpy as np
 
-from specedge.protocol.effects import Reply, WorkArrived
 from specedge.protocol.messages import Ahead, BatchItem, Cold
 from specedge.protocol.token_log import num_common
 from specedge.protocol.verifier_books import VerifierBooks
+from specedge.protocol.verifier_effects import Reply, WorkArrived
 from specedge.protocol.verifier_job import Arrival, Job
 from specedge.protocol.work_checks import (
     EXPIRED,

@@ -12,18 +12,19 @@ from typing import Final, NamedTuple
 
 from specedge.ids import SessionKey, VerifierId
 from specedge.protocol.codec import decode_context
-from specedge.protocol.effects import (
+from specedge.protocol.effects import SetTimer, TimerDue
+from specedge.protocol.messages import Batch, DownMessage, Identity, Limits, Progress
+from specedge.protocol.reports import Stat, StepReport
+from specedge.protocol.verifier_effects import (
     ContextArrived,
     DropSlot,
     EndingArrived,
     Gone,
     Reply,
-    SetTimer,
     SlotDenied,
     SlotGiven,
     StepBegun,
     Stepped,
-    TimerDue,
     VerifierEffect,
     VerifierEvent,
     WantSlot,
@@ -31,8 +32,6 @@ from specedge.protocol.effects import (
     Withdraw,
     WorkArrived,
 )
-from specedge.protocol.messages import Batch, DownMessage, Identity, Limits, Progress
-from specedge.protocol.reports import Stat, StepReport
 from specedge.protocol.verifier_session import VerifierSession
 from specedge_scheduler.sim.drafts import VOCABULARY, line_choice, num_levels
 from specedge_scheduler.sim.draws import Stream
