@@ -24,7 +24,8 @@ class VerifierSettings(ServiceSettings):
         default=DEFAULT_MODEL, description="name or folder of the model that verifies"
     )
     dtype: Literal["fp32", "bf16", "auto"] = Field(
-        default="auto", description="fp32, bf16, or auto: bf16 on a GPU, fp32 on a CPU"
+        default="auto",
+        description="fp32, bf16, or auto: bf16 on a GPU that computes in it, else fp32",
     )
     device: str = Field(default="auto", description="cpu, cuda, cuda:1, or auto")
     threads: int | None = Field(default=None, ge=1, description="compute threads on the CPU")

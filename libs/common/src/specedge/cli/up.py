@@ -10,7 +10,8 @@ import typer
 from specedge.cli.console import err, out
 from specedge.cli.edge_client import EdgeClient
 from specedge.cli.running import Interrupted, RunningStack, run_with_stack
-from specedge.cli.stack import StackOptions
+from specedge.cli.stack import API_KEY_VARIABLE, StackOptions
+from specedge.service.settings import variable
 
 
 def run_up(options: StackOptions, *, as_json: bool) -> None:
@@ -75,5 +76,8 @@ def _introduce(stack: RunningStack, model: str, api_key: str | None) -> None:
 
 
 def _first_key(api_key: str) -> str:
-    """As a shell that has the keys in the usual variable says it."""
+    """As a shell that has the keys in the usual variable says it. Who keeps them elsewhere has to
+    put one in: a key is not shown."""
+    if variable(API_KEY_VARIABLE) is None:
+        return "YOUR_KEY"
     return "${SPECEDGE_API_KEY%%,*}" if "," in api_key else "$SPECEDGE_API_KEY"

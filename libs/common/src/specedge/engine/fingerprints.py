@@ -38,12 +38,11 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     Two tokenizers agree iff the same ids stand for the same bytes and the same ids are special;
     names of classes, chat templates and padded embedding rows do not count.
     """
-    to_bytes = _bytes_of(tokenizer)
-    added = {int(token_id) for token_id in tokenizer.added_tokens_decoder}
+    spell = _speller(tokenizer)
     table = sorted((int(token_id), token) for token, token_id in tokenizer.get_vocab().items())
     digest = hashlib.sha256()
     for token_id, token in table:
-        content = token.encode() if token_id in added else to_bytes(token)
+        content = spell(token_id, token)
         digest.update(struct.pack("<II", token_id, len(content)) + content)
     special = sorted({int(token_id) for token_id in tokenizer.all_special_ids})
     digest.update(json.dumps(special).encode())
@@ -53,16 +52,20 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 def token_bytes(tokenizer: Any) -> Callable[[int], bytes]:
     """A function that spells one token of ``tokenizer`` in bytes, which need not be whole
     characters; nothing for an id that it does not have."""
-    to_bytes = _bytes_of(tokenizer)
-    added = {int(token_id) for token_id in tokenizer.added_tokens_decoder}
+    spell = _speller(tokenizer)
 
     def spelled(token_id: int) -> bytes:
         token = tokenizer.convert_ids_to_tokens(token_id)
-        if token is None:
-            return b""
-        return token.encode() if token_id in added else to_bytes(token)
+        return b"" if token is None else spell(token_id, token)
 
     return spelled
+
+
+def _speller(tokenizer: Any) -> Callable[[int, str], bytes]:
+    """From an id and its string to bytes. Added tokens are spelled as they are."""
+    to_bytes = _bytes_of(tokenizer)
+    added = {int(token_id) for token_id in tokenizer.added_tokens_decoder}
+    return lambda token_id, token: token.encode() if token_id in added else to_bytes(token)
 
 
 def logical_vocab_size(tokenizer: Any) -> int:

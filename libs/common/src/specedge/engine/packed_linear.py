@@ -111,12 +111,7 @@ def quicken(model: nn.Module, *, may_round: bool = False) -> int:
     """Replace the fp32 linear layers of a model on the CPU by quicker ones; how many. On several
     threads, models too large to be held twice stay as they are, and all do without oneDNN.
     ``may_round``: on one thread, weights may become int8."""
-    found = [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if type(child) is nn.Linear and _is_fp32_on_cpu(child.weight)
-    ]
+    found = linear_layers(model, torch.float32)
     packs = torch.get_num_threads() == 1
     if not packs and not _can_be_held_twice([child.weight for _, _, child in found]):
         return 0
@@ -124,6 +119,19 @@ def quicken(model: nn.Module, *, may_round: bool = False) -> int:
         for parent, name, child in found:
             setattr(parent, name, _quick(child, packs=packs, may_round=may_round))
     return len(found)
+
+
+def linear_layers(model: nn.Module, dtype: torch.dtype) -> list[tuple[nn.Module, str, nn.Linear]]:
+    """Torch's own linear layers of that dtype on the CPU, each below its parent by its name there:
+    where another is put in its place."""
+    return [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child) is nn.Linear
+        and child.weight.dtype == dtype
+        and child.weight.device.type == "cpu"
+    ]
 
 
 def _quick(plain: nn.Linear, *, packs: bool, may_round: bool) -> nn.Module:
@@ -159,10 +167,6 @@ class _Panels:
             sizes = rows, self._num_inputs, self._num_panels
             self._product(x.data_ptr(), self._address, out.data_ptr(), *sizes)
         return out if self._num_filled == self._num_outputs else out[..., : self._num_outputs]
-
-
-def _is_fp32_on_cpu(weight: Tensor) -> bool:
-    return weight.dtype == torch.float32 and weight.device.type == "cpu"
 
 
 def _can_be_held_twice(weights: list[Tensor]) -> bool:

@@ -9,7 +9,7 @@ The price is memory: such a layer's weights are held in fp32.
 import torch
 from torch import Tensor, nn
 
-from specedge.engine.packed_linear import PanelLinear
+from specedge.engine.packed_linear import PanelLinear, linear_layers
 
 
 class WideLinear(PanelLinear):
@@ -29,12 +29,7 @@ def widen_if_slow(model: nn.Module) -> int:
 
     Embeddings stay: looking up needs no products. A head tied to them gets weights of its own.
     """
-    slow = [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if type(child) is nn.Linear and _is_slow(child.weight)
-    ]
+    slow = linear_layers(model, torch.bfloat16)
     if not slow or _has_bf16_arithmetic():
         return 0
     for parent, name, child in slow:
@@ -47,7 +42,3 @@ def _has_bf16_arithmetic() -> bool:
     if not torch.backends.mkldnn.is_available():
         return False
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def _is_slow(weight: Tensor) -> bool:
-    return weight.dtype == torch.bfloat16 and weight.device.type == "cpu"

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from specedge.errors import InvalidRequest
+from specedge.protocol.messages import Bias
 
 MAX_CHOICES: Final = 16
 MAX_STOPS: Final = 16
@@ -18,7 +19,6 @@ MAX_PROMPTS: Final = 64
 
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 TokenIds = list[Annotated[int, Field(ge=0, lt=2**31)]]
-Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 class _Body(BaseModel):

@@ -189,7 +189,7 @@ class SchedulerPolicy:
             name = home(self.cluster, session, self._limits, prefer=pending.draft.at)
             if name is None:
                 continue
-            over = self._intake.count(session, pending, self.cluster.verifiers[name])
+            over = self._intake.judge(session, pending, self.cluster.verifiers[name])
             if over is not None:
                 self.cluster.drop_pending(session)
                 refusals.append(over)

@@ -127,13 +127,13 @@ class Intake:
         name = home(self._cluster, session, self._limits, prefer=draft.at)
         pending = PendingDraft(draft, now_s, now_s + draft.budget_ms / 1000)
         if name is not None:
-            over = self.count(session, pending, self._cluster.verifiers[name])
+            over = self.judge(session, pending, self._cluster.verifiers[name])
             if over is not None:
                 return [over]
         self._cluster.set_pending(session, pending)
         return []
 
-    def count(self, session: Session, pending: PendingDraft, at: Verifier) -> AnswerSession | None:
+    def judge(self, session: Session, pending: PendingDraft, at: Verifier) -> AnswerSession | None:
         """What the draft says of itself is news of its session and of ``at``, where that is home;
         or why it is refused: then it is nothing."""
         over = refuse_draft(pending.draft, at.stat.limits)
