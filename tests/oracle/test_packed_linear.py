@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from specedge.engine import packed_linear
+from specedge.engine.int8_rounding import MOST
 from specedge.engine.packed_linear import (
-    INT8_MOST,
     ONEDNN_ROWS,
     Int8Linear,
     OneDnnLinear,
@@ -82,7 +82,7 @@ def test_rounded_weights_give_the_product_with_rounded_weights(
     with torch.no_grad():
         plain.weight[3] = 0.0
     rounded = Int8Linear(plain)
-    step = exact.abs().amax(dim=1, keepdim=True) / INT8_MOST
+    step = exact.abs().amax(dim=1, keepdim=True) / MOST
     with torch.no_grad():
         plain.weight.copy_(rounded.weight * rounded.scale[:, None])
     changed = (plain.weight - exact).abs()

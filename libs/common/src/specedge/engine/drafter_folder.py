@@ -2,14 +2,14 @@
 
 A Hugging Face folder with one more file. ``model.safetensors`` holds what is the drafter's own
 (its layers and final norm, and ``head_tokens``); ``drafter.json`` says which target it was made for
-and which of the target's tensors it reads. Owns that format; how such a drafter is made is
-``distill``'s.
+and which of the target's tensors it reads. Matrices may be in eight bits: ``NAME`` int8, and
+``NAME.scale`` for its outputs. Owns that format; how such a drafter is made is ``distill``'s.
 """
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from specedge.engine.fingerprints import tokenizer_fingerprint
+from specedge.engine.int8_rounding import rounded_to_int8, widened
 from specedge.engine.loading import load_tokenizer
 from specedge.engine.torch_model import DType, LoadedModel, identified, torch_dtype
 from specedge.engine.wide_linear import widen_if_slow
@@ -31,12 +32,16 @@ CARD: Final = "drafter.json"
 WEIGHTS: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
 HEAD_TOKENS: Final = "head_tokens"
-STORED_DTYPE: Final = torch.bfloat16
+SCALE: Final = ".scale"  # after the name of a matrix in int8
+FORMATS: Final = range(1, 3)
+FORMAT_INT8: Final = 2  # the first one that knows matrices in int8
+StoredAs = Literal["bf16", "int8"]
 
 
 class DrafterCard(BaseModel):
     """What ``drafter.json`` says.
 
+    format               1, or 2 where matrices may be int8
     target               name of the model it drafts for
     target_weights, target_tokenizer   that model's fingerprints when the drafter was made
     embedding, head      names, in the target's checkpoint, of the tensors that are borrowed
@@ -63,8 +68,9 @@ def read_card(folder: Path) -> DrafterCard:
         card = DrafterCard.model_validate_json((folder / CARD).read_bytes())
     except (OSError, ValidationError) as error:
         raise ModelUnusable(f"{folder / CARD} cannot be read: {error}") from error
-    if card.format != 1:
-        raise ModelUnusable(f"{folder} has format {card.format}; this release reads format 1")
+    if card.format not in FORMATS:
+        known = f"{FORMATS.start} to {FORMATS.stop - 1}"
+        raise ModelUnusable(f"{folder} has format {card.format}; this release reads {known}")
     return card
 
 
@@ -74,17 +80,37 @@ def write_drafter(
     own: Mapping[str, Tensor],
     head_tokens: IntArray,
     card: DrafterCard,
+    stored_as: StoredAs = "bf16",
 ) -> None:
     """Write ``folder`` (which may exist). ``config`` is the model's, with its number of layers;
-    ``own`` are tensors by their names in the whole model."""
+    ``own`` are tensors by their names in the whole model; ``stored_as`` int8 means the matrices."""
     folder.mkdir(parents=True, exist_ok=True)
     config.tie_word_embeddings = False
     config.save_pretrained(folder)
-    tensors = {name: tensor.detach().to(STORED_DTYPE).contiguous() for name, tensor in own.items()}
-    tensors[HEAD_TOKENS] = torch.from_numpy(head_tokens)
+    tensors: dict[str, Tensor] = {HEAD_TOKENS: torch.from_numpy(head_tokens)}
+    for name, tensor in own.items():
+        tensors |= _stored(name, tensor.detach(), stored_as)
+    if stored_as == "int8":
+        card = card.model_copy(update={"format": FORMAT_INT8})
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / WEIGHTS).chmod(0o644)  # safetensors leaves it to the owner alone
     (folder / CARD).write_text(json.dumps(card.model_dump(), indent=2) + "\n")
+
+
+def read_own(folder: Path) -> dict[str, Tensor]:
+    """What is the drafter's own, by its names in the whole model, and ``head_tokens``; matrices
+    in int8 as float32. Raises ModelUnusable."""
+    try:
+        stored = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise ModelUnusable(f"the drafter in {folder} cannot be loaded: {error}") from error
+    scales = {name: stored.pop(name) for name in list(stored) if name.endswith(SCALE)}
+    for name, scale in scales.items():
+        rounded = stored.get(name.removesuffix(SCALE))
+        if rounded is None or scale.shape != rounded.shape[:1] or rounded.dim() != 2:
+            raise ModelUnusable(f"{folder / WEIGHTS}: {name} belongs to no matrix of its size")
+        stored[name.removesuffix(SCALE)] = widened(rounded, scale)
+    return stored
 
 
 def load_borrowing_drafter(
@@ -102,12 +128,12 @@ def load_borrowing_drafter(
     """
     card = read_card(folder)
     tokenizer = load_tokenizer(target)
-    _check_tokenizer(card, tokenizer_fingerprint(tokenizer), folder)
+    check_tokenizer(card, tokenizer_fingerprint(tokenizer), folder)
     wanted = torch_dtype(dtype, device, may_round=True)
+    own = read_own(folder)
     try:
-        own = load_file(folder / WEIGHTS)
         config = AutoConfig.from_pretrained(str(folder))
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError) as error:
         raise ModelUnusable(f"the drafter in {folder} cannot be loaded: {error}") from error
     head_tokens = _head_tokens(own, folder)
     tensors = _borrowed(target, {card.embedding, card.head})
@@ -123,8 +149,17 @@ def load_borrowing_drafter(
     return LoadedModel(loaded.model, loaded.tokenizer, loaded.identity, head_tokens)
 
 
-def _check_tokenizer(card: DrafterCard, theirs: str, folder: Path) -> None:
-    """The tokenizer is the target's own, so that only the card tells what the drafter speaks."""
+def _stored(name: str, tensor: Tensor, stored_as: StoredAs) -> dict[str, Tensor]:
+    """The tensors that stand for one in the file."""
+    if stored_as == "bf16" or tensor.dim() != 2:
+        return {name: tensor.to(torch.bfloat16).contiguous()}
+    rounded, scale = rounded_to_int8(tensor)
+    return {name: rounded.contiguous(), name + SCALE: scale}
+
+
+def check_tokenizer(card: DrafterCard, theirs: str, folder: Path) -> None:
+    """Raise FingerprintMismatch where ``theirs`` is not the tokenizer that ``card`` tells of: a
+    drafter's own is the target's, so that nothing else says what it speaks."""
     if card.target_tokenizer != theirs:
         raise FingerprintMismatch(
             f"the drafter in {folder} was made for {card.target}, whose tokenizer is "
