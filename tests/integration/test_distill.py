@@ -2,6 +2,7 @@
 gone on with, written, and loaded as an edge loads it."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,9 +86,10 @@ def made(target: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 def test_a_drafter_beats_its_own_starting_point(made: tuple[Path, dict[str, object]]) -> None:
     history = made[1]["history"]
     assert isinstance(history, list)
-    assert history[-1]["top_1"] > history[0]["top_1"] + 0.1
+    # A random target's text differs by processor, and with it what can be learned of it.
+    assert history[-1]["top_1"] > 1.5 * history[0]["top_1"]
     assert history[-1]["chain"] > history[0]["chain"]
-    assert history[-1]["loss"] < history[0]["loss"]
+    assert history[-1]["loss"] < history[0]["loss"] - 0.5
 
 
 def test_an_interrupted_run_goes_on_where_it_was(made: tuple[Path, dict[str, object]]) -> None:
@@ -151,6 +153,31 @@ def test_only_what_was_trained_is_written(
     for name in ("model.safetensors", "drafter.json"):
         written = (tmp_path / "again" / name).read_bytes()
         assert written == (made[0] / "drafter" / name).read_bytes()
+
+
+def test_a_larger_drafter_goes_on_from_a_smaller_one(
+    made: tuple[Path, dict[str, object]], target: Path, tmp_path: Path
+) -> None:
+    work, smaller = tmp_path / "work", made[0] / "drafter"
+    shutil.copytree(made[0] / "corpus", work / "corpus")
+    more = ["--layers", "0,1,3", "--start-from", str(smaller), "--store", "int8", "--json"]
+    run = subprocess.run(
+        command(target, work, *more, "--train-tokens", "30000"),
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    before, after = made[1]["history"], json.loads(run.stdout)["history"]
+    assert isinstance(before, list)
+    assert abs(after[0]["top_1"] - before[-1]["top_1"]) < 0.03, "it began as another drafter"
+    assert after[-1]["loss"] < after[0]["loss"]
+    card = (work / "drafter" / "README.md").read_text()
+    assert "2 of them, the first ones and the last, went on from an earlier" in card
+    assert card.count("specedge distill --model") == 2
+    fingerprint = tokenizer_fingerprint(load_tokenizer(target))
+    options = DrafterOptions(cache_dir=work, target=str(target), dtype="fp32", kv_bytes=1 << 20)
+    assert load_drafter(str(work / "drafter"), fingerprint, options) is not None
 
 
 def test_a_work_folder_goes_on_only_with_its_own_plan(

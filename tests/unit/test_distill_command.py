@@ -11,6 +11,7 @@ from specedge.distill.workspace import DistillPlan
 
 # Of no influence on what is made, or of influence only through the plan.
 NOT_SPELLED = {"work", "out", "cache_dir", "minutes", "only", "share", "threads", "json", "layers"}
+NOT_SPELLED |= {"start_from"}  # its name alone
 
 
 def test_the_command_of_a_card_asks_for_what_was_asked_for(
@@ -20,13 +21,15 @@ def test_the_command_of_a_card_asks_for_what_was_asked_for(
     asked += ["--vocabulary", "77", "--corpus-tokens", "78", "--train-tokens", "79"]
     asked += ["--rate", "0.01", "--batch-tokens", "80", "--patience", "3", "--lanes", "5"]
     asked += ["--max-prompt", "6", "--max-answer", "7", "--piece", "9", "--held-out", "10"]
-    asked += ["--seed", "11", "--minutes", "12", "--threads", "1"]
+    asked += ["--seed", "11", "--minutes", "12", "--threads", "1", "--store", "int8"]
+    asked += ["--start-from", "secret/earlier"]
     monkeypatch.setattr(sys, "argv", ["distill", *asked])
     arguments = _arguments()
     plan = DistillPlan(
         target="some/model",
         target_weights="",
         layers=(0, 2),
+        start_from="secret/earlier",
         vocabulary=77,
         seed=11,
         peak_rate=0.01,
@@ -43,5 +46,6 @@ def test_the_command_of_a_card_asks_for_what_was_asked_for(
     for name, value in vars(arguments).items():
         if name not in NOT_SPELLED:
             assert getattr(again, name) == value, name
+    assert again.start_from == Path("earlier")
     assert (again.layers, again.out, again.work) == ((0, 2), Path("my-drafter"), Path("DIR"))
     assert "secret" not in shlex.join(command)

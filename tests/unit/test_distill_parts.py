@@ -98,14 +98,15 @@ class Talker:
 
 
 class Patient:
-    """A watcher that stops nothing."""
+    """A watcher that stops nothing, or sampling when it was told so often."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
         self.told: list[int] = []
+        self._most = most
 
     def sampled(self, tokens: int, _wanted: int) -> bool:
         self.told.append(tokens)
-        return True
+        return len(self.told) != self._most
 
     def trained(self, _progress: Progress, _wanted_tokens: int) -> bool:
         return True
@@ -117,7 +118,38 @@ def test_the_smallest_corpus_has_something_to_train_on(tmp_path: Path) -> None:
     stages.sample_corpus(sampler, workspace, PLAN, 1, stages.Share(), watcher)
     assert workspace.pieces() == [0, 1]
     assert stages.Corpus(workspace).conversations()
-    assert watcher.told == [0, 0, sum(len(one.tokens) for one in CONVERSATIONS[2:4])]
+    assert watcher.told[-1] == sum(len(one.tokens) for one in CONVERSATIONS[2:4])
+
+
+def test_sampling_tells_of_every_conversation_but_of_no_end_before_it(tmp_path: Path) -> None:
+    workspace, watcher = begun(tmp_path), Patient()
+    stages.sample_corpus(
+        cast("SelfSampler", Talker()), workspace, PLAN, 100, stages.Share(), watcher
+    )
+    lengths = [len(one.tokens) for one in CONVERSATIONS]
+    held_out = [0, 0, 0, 0]  # the start, its two conversations, its end
+    first, second = lengths[2], lengths[2] + lengths[3]
+    third, fourth = second + lengths[4], second + lengths[4] + lengths[5]
+    last = [fourth + lengths[0], 99, fourth + lengths[0] + lengths[1]]
+    assert watcher.told == [*held_out, first, second, second, third, fourth, fourth, *last]
+
+
+def test_what_was_sampled_when_it_was_stopped_is_kept(tmp_path: Path) -> None:
+    workspace = begun(tmp_path)
+    stopping = Patient(most=5)  # at the first conversation to train on
+    stages.sample_corpus(
+        cast("SelfSampler", Talker()), workspace, PLAN, 1000, stages.Share(), stopping
+    )
+    assert [len(read_piece(piece_path(workspace.corpus, one))) for one in (0, 1)] == [2, 1]
+
+
+def test_nothing_is_measured_on_half_of_what_is_held_out(tmp_path: Path) -> None:
+    workspace = begun(tmp_path)
+    stopping = Patient(most=2)  # at the first conversation of all
+    stages.sample_corpus(
+        cast("SelfSampler", Talker()), workspace, PLAN, 1000, stages.Share(), stopping
+    )
+    assert workspace.pieces() == []
 
 
 def test_a_drafter_that_was_never_trained_is_not_written(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import orjson
 import torch
@@ -16,14 +16,14 @@ import torch
 from specedge.cli.console import err, out, quiet_logs, report
 from specedge.cli.failure import EXIT_FAILED, CommandFailed
 from specedge.distill import stages
-from specedge.distill.model_card import model_card
+from specedge.distill.model_card import Earlier, Making, model_card
 from specedge.distill.self_sampling import SamplingPlan, SelfSampler
 from specedge.distill.student import StudentShape
 from specedge.distill.watching import Watch
 from specedge.distill.workspace import DistillPlan, Workspace
-from specedge.engine.drafter_folder import WEIGHTS
+from specedge.engine.drafter_folder import StoredAs
 from specedge.engine.loading import DEFAULT_MODEL
-from specedge.engine.torch_model import LoadedModel, load_target_model
+from specedge.engine.torch_model import DType, LoadedModel, load_target_model
 from specedge.errors import SpecEdgeError
 
 EXIT_STOPPED: Final = 3
@@ -50,6 +50,7 @@ def _distill(arguments: argparse.Namespace) -> int:
         target=arguments.model,
         target_weights=loaded.identity.weights_fingerprint,
         layers=arguments.layers or StudentShape.spread(min(4, num_layers), num_layers).layers,
+        start_from=str(arguments.start_from or ""),
         vocabulary=min(arguments.vocabulary, loaded.identity.vocab_size),
         seed=arguments.seed,
         peak_rate=arguments.rate,
@@ -68,7 +69,7 @@ def _distill(arguments: argparse.Namespace) -> int:
     with Watch(limit_s) as watch:
         if arguments.only in (None, "sample"):
             stages.sample_corpus(
-                SelfSampler(loaded, sampling, kv_bytes=KV_BYTES),
+                SelfSampler(_load(arguments, "auto"), sampling, kv_bytes=KV_BYTES),
                 workspace,
                 plan,
                 arguments.corpus_tokens,
@@ -77,7 +78,6 @@ def _distill(arguments: argparse.Namespace) -> int:
             )
             if watch.is_stopped or arguments.only == "sample":
                 return _stopped(watch)
-            loaded = _load(arguments)  # sampling took the other over
         if arguments.only == "write":
             stages.check_trained(workspace)
         trainer = stages.resume_training(
@@ -87,25 +87,30 @@ def _distill(arguments: argparse.Namespace) -> int:
             stages.train(trainer, watch)
             if not trainer.is_done or arguments.only == "train":
                 return _stopped(watch)
-    stages.write(loaded, plan, trainer.student, arguments.out)
+    # Read before a folder is written, which may be the same one.
+    earlier = Earlier.of(Path(plan.start_from)) if plan.start_from else None
+    stages.write(loaded, plan, trainer.student, arguments.out, arguments.store)
     corpus = stages.Corpus(workspace).conversations()
-    text = model_card(
-        plan,
-        trainer.progress,
-        command=_command(arguments, plan),
+    making = Making(
+        _command(arguments, plan),
         conversations=len(corpus),
         corpus_tokens=sum(len(one.tokens) for one in corpus),
         top_k=sampling.top_k,
-        stored_bytes=(arguments.out / WEIGHTS).stat().st_size,
+        earlier=earlier,
     )
+    text = model_card(plan, trainer.progress, making, arguments.out, arguments.store)
     (arguments.out / "README.md").write_text(text)
     _tell(arguments, trainer.progress.history)
     return 0
 
 
-def _load(arguments: argparse.Namespace) -> LoadedModel:
+def _load(arguments: argparse.Namespace, dtype: DType = "fp32") -> LoadedModel:
+    """``auto`` is what a drafter would be computed in: a corpus need not be exact."""
     return load_target_model(
-        arguments.model, cache_dir=arguments.cache_dir.expanduser(), dtype="fp32"
+        arguments.model,
+        cache_dir=arguments.cache_dir.expanduser(),
+        dtype=dtype,
+        may_round=True,
     )
 
 
@@ -134,6 +139,7 @@ def _command(arguments: argparse.Namespace, plan: DistillPlan) -> str:
     flags = {
         "--model": arguments.model,
         "--layers": ",".join(str(layer) for layer in plan.layers),
+        **({"--start-from": Path(plan.start_from).name} if plan.start_from else {}),
         "--vocabulary": plan.vocabulary,
         "--corpus-tokens": arguments.corpus_tokens,
         "--train-tokens": arguments.train_tokens,
@@ -146,6 +152,7 @@ def _command(arguments: argparse.Namespace, plan: DistillPlan) -> str:
         "--piece": plan.piece_conversations,
         "--held-out": plan.held_out,
         "--seed": plan.seed,
+        "--store": arguments.store,
     }
     words = ["specedge", "distill"]
     for flag, value in flags.items():
@@ -178,6 +185,8 @@ def _arguments() -> argparse.Namespace:
     add("--work", type=Path, required=True, help="folder for corpus and checkpoints")
     add("--layers", type=_layers, help="numbers of the target's layers to start from, by commas; "
         "none: the first three and the last")  # fmt: skip
+    add("--start-from", type=Path, metavar="FOLDER", help="begin as the drafter there: its layers "
+        "are the first ones and the last, others begin by adding nothing")  # fmt: skip
     add("--vocabulary", type=int, default=8192, help="tokens the drafter's head speaks of")
     add("--corpus-tokens", type=int, default=500_000, help="tokens to sample for training; "
         "those of the conversations held out come on top")  # fmt: skip
@@ -195,6 +204,8 @@ def _arguments() -> argparse.Namespace:
     add("--piece", type=int, default=256, help="conversations of one file of the corpus")
     add("--held-out", type=int, default=64, help="conversations to measure on")
     add("--seed", type=int, default=1, help="decides all sampling and orders")
+    add("--store", choices=get_args(StoredAs), default="bf16", help="the layers' matrices in the "
+        "folder; int8 is half the size")  # fmt: skip
     add("--threads", type=int, help="compute threads")
     add("--cache-dir", type=Path, default=Path("~/.cache/specedge"), help="cache of models")
     add("--json", action="store_true", help="results as JSON on stdout")

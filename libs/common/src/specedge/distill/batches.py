@@ -6,6 +6,7 @@ of seed and epoch alone, so that training goes on anywhere.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor
 
 from specedge.distill.corpus import Conversation
 from specedge.tree.token_tree import IntArray
+
+# A user's turn teaches the language, but nobody drafts it, and a made-up one is hard to foresee.
+PROMPT_WEIGHT: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,12 +27,14 @@ class Batch:
     next_row  (m, K) int64   head rows of the target's likeliest next tokens; 0 where the head has
                              none, with probability 0
     next_p    (m, K) float32 their probabilities
+    weight    (m,) float32   what a position counts; 1 in answers
     """
 
     token_ids: Tensor
     rows: Tensor
     next_row: Tensor
     next_p: Tensor
+    weight: Tensor
     num_tokens: int
 
 
@@ -69,10 +75,12 @@ class BatchMaker:
         chosen = [self._conversations[index] for index in indices]
         width = max(len(one.tokens) for one in chosen)
         token_ids = np.zeros((len(chosen), width), dtype=np.int64)
-        rows, next_row, next_p = [], [], []
+        rows, next_row, next_p, weight = [], [], [], []
         for place, one in enumerate(chosen):
             token_ids[place, : len(one.tokens)] = one.tokens
-            rows.append(place * width + np.flatnonzero(one.has_next))
+            known = np.flatnonzero(one.has_next)
+            rows.append(place * width + known)
+            weight.append(np.where(known >= one.prompt_len - 1, 1.0, PROMPT_WEIGHT))
             head_row = self._row_of[one.next_id]
             probability = np.exp(one.next_logprob.astype(np.float32))
             next_row.append(np.maximum(head_row, 0))
@@ -82,5 +90,6 @@ class BatchMaker:
             torch.from_numpy(np.concatenate(rows)),
             torch.from_numpy(np.concatenate(next_row)),
             torch.from_numpy(np.concatenate(next_p)),
+            torch.from_numpy(np.concatenate(weight).astype(np.float32)),
             sum(len(one.tokens) for one in chosen),
         )

@@ -6,21 +6,33 @@ Owns what a stage needs and leaves behind; the workspace keeps it. Says how far 
 
 import copy
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import torch
+
 from specedge.distill.batches import BatchMaker
 from specedge.distill.corpus import Conversation, piece_path, read_piece, write_piece
 from specedge.distill.evaluation import HeldOut, evaluate
+from specedge.distill.growth import start_from
 from specedge.distill.schedule import Schedule
 from specedge.distill.self_sampling import SelfSampler
 from specedge.distill.student import Student, StudentShape
 from specedge.distill.training import Progress, Trainer, TrainingPlan
 from specedge.distill.vocabulary import frequent_tokens, token_mass
-from specedge.distill.workspace import DistillPlan, Workspace
-from specedge.engine.drafter_folder import DrafterCard, write_drafter
-from specedge.engine.torch_model import LoadedModel
+from specedge.distill.workspace import HELD_OUT_PIECE, DistillPlan, Workspace
+from specedge.engine.drafter_folder import (
+    HEAD_TOKENS,
+    DrafterCard,
+    StoredAs,
+    check_tokenizer,
+    read_card,
+    read_own,
+    write_drafter,
+)
+from specedge.engine.torch_model import LoadedModel, torch_dtype
 from specedge.errors import InvalidRequest
 
 
@@ -28,7 +40,7 @@ class Watcher(Protocol):
     """Whoever waits for a stage. Called from the stage's own thread."""
 
     def sampled(self, tokens: int, wanted: int) -> bool:
-        """So many tokens are stored; False stops sampling."""
+        """So many tokens are there, those of the piece under way included; False stops sampling."""
         ...
 
     def trained(self, progress: Progress, wanted_tokens: int) -> bool:
@@ -52,7 +64,8 @@ def sample_corpus(
     share: Share,
     watcher: Watcher,
 ) -> None:
-    """Write pieces until the folder holds ``wanted_tokens`` to train on."""
+    """Write pieces until the folder holds ``wanted_tokens`` to train on. A piece under way when
+    ``watcher`` stops it is kept as far as it is."""
     have = workspace.num_training_tokens()
     if not watcher.sampled(have, wanted_tokens) or have >= wanted_tokens:
         return
@@ -64,11 +77,37 @@ def sample_corpus(
     first = next(numbers)
     stream = sampler.sample([plan.seed, first])
     for number in itertools.chain([first], numbers):
-        piece: list[Conversation] = list(itertools.islice(stream, plan.piece_conversations))
+        piece = _sample_piece(stream, number, plan, have, wanted_tokens, watcher)
+        if len(piece) < _fewest_conversations(number, plan):
+            return
         write_piece(piece_path(workspace.corpus, number), piece)
         have = workspace.num_training_tokens()
         if not watcher.sampled(have, wanted_tokens) or have >= wanted_tokens:
             return
+
+
+def _sample_piece(
+    stream: Iterator[Conversation],
+    number: int,
+    plan: DistillPlan,
+    have_tokens: int,
+    wanted_tokens: int,
+    watcher: Watcher,
+) -> list[Conversation]:
+    """The conversations of a piece; fewer than planned where ``watcher`` stopped it."""
+    piece: list[Conversation] = []
+    for one in itertools.islice(stream, plan.piece_conversations):
+        piece.append(one)
+        if number != HELD_OUT_PIECE:  # no text to train on
+            have_tokens += len(one.tokens)
+        if not watcher.sampled(min(have_tokens, wanted_tokens - 1), wanted_tokens):
+            break
+    return piece
+
+
+def _fewest_conversations(number: int, plan: DistillPlan) -> int:
+    """What a piece must hold to be written. All later measurements are made on the first one."""
+    return min(plan.held_out, plan.piece_conversations) if number == HELD_OUT_PIECE else 1
 
 
 class Corpus:
@@ -123,10 +162,26 @@ def resume_training(
         measure_every_tokens=max(1, total_tokens // 25),
         patience=patience,
     )
-    student = Student(loaded.model, StudentShape(plan.layers), head_tokens)
+    student = Student(
+        loaded.model,
+        StudentShape(plan.layers),
+        head_tokens,
+        learns_in_bf16=torch_dtype("auto", "cpu", may_round=True) == torch.bfloat16,
+    )
     trainer = Trainer(student, batches, measure, training, workspace.folder)
-    trainer.resume()
+    if not trainer.resume() and plan.start_from:
+        grow(loaded, student, Path(plan.start_from))
     return trainer
+
+
+def grow(loaded: LoadedModel, student: Student, folder: Path) -> None:
+    """Let ``student`` begin as the drafter in ``folder``. Raises ModelUnusable, or
+    FingerprintMismatch where that drafts for a model of another vocabulary."""
+    check_tokenizer(read_card(folder), loaded.identity.tokenizer_fingerprint, folder)
+    own = read_own(folder)
+    own.pop(HEAD_TOKENS, None)
+    prefix = _prefix({p: name for name, p in loaded.model.named_parameters()}, loaded.model)
+    start_from(student, {name.removeprefix(prefix): tensor for name, tensor in own.items()})
 
 
 def check_trained(workspace: Workspace) -> None:
@@ -140,7 +195,9 @@ def train(trainer: Trainer, watcher: Watcher) -> None:
     trainer.run(lambda progress: watcher.trained(progress, trainer.end_tokens))
 
 
-def write(loaded: LoadedModel, plan: DistillPlan, student: Student, folder: Path) -> None:
+def write(
+    loaded: LoadedModel, plan: DistillPlan, student: Student, folder: Path, stored_as: StoredAs
+) -> None:
     """Write the drafter's folder, without its model card."""
     model = loaded.model
     names = {parameter: name for name, parameter in model.named_parameters()}
@@ -155,7 +212,8 @@ def write(loaded: LoadedModel, plan: DistillPlan, student: Student, folder: Path
         head=head,
     )
     own = {prefix + name: tensor for name, tensor in student.learned().items()}
-    write_drafter(folder, _cut_config(model.config, plan.layers), own, student.head_tokens, card)
+    config = _cut_config(model.config, plan.layers)
+    write_drafter(folder, config, own, student.head_tokens, card, stored_as)
 
 
 def _prefix(names: dict[object, str], model: object) -> str:

@@ -36,11 +36,20 @@ class StudentShape:
 
 class Student(nn.Module):
     """The drafter in training. ``backbone`` is a decoder of the target's own class without head;
-    its embedding is the target's, frozen."""
+    its embedding is the target's, frozen. ``learns_in_bf16``: products are bf16 where gradients
+    are taken; weights and measurements are fp32 all the same."""
 
-    def __init__(self, target: PreTrainedModel, shape: StudentShape, head_tokens: IntArray) -> None:
+    def __init__(
+        self,
+        target: PreTrainedModel,
+        shape: StudentShape,
+        head_tokens: IntArray,
+        *,
+        learns_in_bf16: bool = False,
+    ) -> None:
         super().__init__()
         self.shape = shape
+        self.learns_in_bf16 = learns_in_bf16
         self.head_tokens = head_tokens
         self.backbone = cut_backbone(target, shape.layers)
         self.head = CutHead(target, head_tokens)
@@ -48,10 +57,13 @@ class Student(nn.Module):
             parameter.requires_grad_(False)
 
     def forward(self, token_ids: Tensor, rows: Tensor) -> Tensor:
-        """Logits (m, v) at the flat positions ``rows`` (m,) of ``token_ids`` (b, t) int64, padded
-        at the end: attention is causal, so padding is seen by nobody."""
-        hidden = self.backbone(input_ids=token_ids, use_cache=False).last_hidden_state
-        return self.head(hidden.reshape(-1, hidden.shape[-1])[rows])
+        """Logits (m, v) float32 at the flat positions ``rows`` (m,) of ``token_ids`` (b, t) int64,
+        padded at the end: attention is causal, so padding is seen by nobody."""
+        narrow = self.learns_in_bf16 and torch.is_grad_enabled()
+        with torch.autocast(token_ids.device.type, torch.bfloat16, enabled=narrow):
+            hidden = self.backbone(input_ids=token_ids, use_cache=False).last_hidden_state
+            logits: Tensor = self.head(hidden.reshape(-1, hidden.shape[-1])[rows])
+        return logits.float()
 
     def learned(self) -> dict[str, Tensor]:
         """What training changes, and what is stored: all but embedding and head."""

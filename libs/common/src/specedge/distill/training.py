@@ -198,7 +198,8 @@ class Trainer:
 
 
 def batch_loss(student: Student, batch: Batch) -> Tensor:
-    """Mean cross-entropy to the target's kept probabilities, in nats; those that the head cannot
-    say are left out."""
+    """Mean cross-entropy to the target's kept probabilities by the positions' weights, in nats;
+    those that the head cannot say are left out."""
     logprob = student(batch.token_ids, batch.rows).log_softmax(dim=1)
-    return -(logprob.gather(1, batch.next_row) * batch.next_p).sum(dim=1).mean()
+    of_row = -(logprob.gather(1, batch.next_row) * batch.next_p).sum(dim=1)
+    return (of_row * batch.weight).sum() / batch.weight.sum()

@@ -28,6 +28,7 @@ class DistillPlan(BaseModel):
     """What decides the drafter; a run goes on only with the plan that it began with.
 
     layers            numbers of the target's layers that the drafter starts from
+    start_from        folder of the drafter whose layers take their places, or empty
     vocabulary        tokens its head speaks of
     held_out          conversations measured on, never trained on
     """
@@ -37,6 +38,7 @@ class DistillPlan(BaseModel):
     target: str
     target_weights: str
     layers: tuple[int, ...]
+    start_from: str = ""
     vocabulary: int
     seed: int = 1
     peak_rate: float = 2e-3
