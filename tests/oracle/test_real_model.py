@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from specedge.engine.drafter_folder import load_borrowing_drafter
 from specedge.engine.loading import DEFAULT_MODEL, load_tokenizer
 from specedge.engine.ports import Choosing, StepItem
 from specedge.engine.reference import ReferenceDecoder
+from specedge.engine.shipped import shipped_drafter
 from specedge.engine.torch_draft import TorchDrafter
 from specedge.engine.torch_model import LoadedModel, load_target_model
 from specedge.engine.torch_target import TorchTarget
@@ -179,6 +181,36 @@ def test_a_drafter_of_the_same_model_is_always_right(
 
         rerooting, tree = reroot(tree, expected[done : done + 3])
         session.reroot(rerooting)
+
+
+def test_the_shipped_drafter_foresees_half_of_what_the_target_says(
+    plain: LoadedModel, prompts: list[IntArray], real_model_folder: Path
+) -> None:
+    folder = shipped_drafter(DEFAULT_MODEL)
+    assert folder is not None
+    drafter = load_borrowing_drafter(folder, real_model_folder, dtype="fp32")
+    assert drafter.head_tokens is not None
+    right = total = 0
+    for prompt in prompts:
+        said = ReferenceDecoder(plain).greedy(
+            prompt, max_tokens=48, stop_ids=plain.identity.stop_ids
+        )
+        text = np.concatenate([prompt, said.tokens]).astype(np.int64)
+        with torch.inference_mode():
+            logits = drafter.model(input_ids=torch.from_numpy(text)[None]).logits[0]
+        foreseen = drafter.head_tokens[logits.argmax(dim=1).numpy()][len(prompt) - 1 : -1]
+        right += int((foreseen == said.tokens).sum())
+        total += len(said.tokens)
+    assert right > 0.5 * total
+
+
+def test_the_shipped_drafter_is_small(real_model_folder: Path) -> None:
+    folder = shipped_drafter(DEFAULT_MODEL)
+    assert folder is not None
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 32_000_000
+    assert (folder / "model.safetensors").stat().st_size < 0.1 * sum(
+        file.stat().st_size for file in real_model_folder.glob("*.safetensors")
+    )
 
 
 def test_the_cached_model_loads_in_seconds_and_its_tokenizer_without_torch(

@@ -1,7 +1,8 @@
 """What distillation learns from, on disk: conversations and the target's likeliest next tokens.
 
-Owns the file format. A piece is one file, written whole or not at all, named by its number; its
-content depends on the number alone, so sampling may stop and go on anywhere.
+Owns the file format. A piece is one file, written whole or not at all, named by its number. What
+its conversations say depends on seed and number alone; how many they are, on where sampling was
+stopped, which may be anywhere.
 
 One piece (N tokens of all its conversations, K likeliest per position):
 
