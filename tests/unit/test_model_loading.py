@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from huggingface_hub.errors import HFValidationError
 from tokenizers import Tokenizer, decoders, models
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
@@ -201,8 +203,50 @@ def test_a_folder_without_a_model_or_tokenizer_is_unusable(tmp_path: Path) -> No
         load_tokenizer(tmp_path)
 
 
-def test_a_hub_name_is_left_to_transformers(tmp_path: Path) -> None:
+def hub_that(monkeypatch: pytest.MonkeyPatch, answer: Exception | None) -> list[str]:
+    """Names that the hub is asked for, which answers so."""
+    asked: list[str] = []
+
+    def model_info(_self: object, name: str, **_: object) -> None:
+        asked.append(name)
+        if answer is not None:
+            raise answer
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", model_info)
+    return asked
+
+
+def test_a_name_that_the_hub_knows_is_left_to_transformers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = hub_that(monkeypatch, None)
     assert resolve_model("org/model", tmp_path) == "org/model"
+    assert asked == ["org/model"]
+
+
+def test_a_name_is_not_asked_for_once_its_model_is_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = hub_that(monkeypatch, None)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: "some/config.json")
+    assert resolve_model("org/model", tmp_path) == "org/model"
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (httpx2.ConnectError("no such host"), "cannot be reached: no such host"),
+        (HFValidationError("odd"), "no folder and no model on the hub called org/model"),
+    ],
+)
+def test_a_name_that_means_nothing_is_told_at_once(
+    answer: Exception, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = hub_that(monkeypatch, answer)
+    with pytest.raises(ModelUnusable, match=told):
+        resolve_model("org/model", tmp_path)
+    assert asked == ["org/model"]
 
 
 def a_wheel(folder: Path) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from specedge.engine import hub
 from specedge.engine.default_model import DEFAULT_MODEL as DEFAULT_MODEL
 from specedge.errors import ModelUnusable
 
@@ -37,6 +38,7 @@ def resolve_model(
         return builtin_model.ensure(cache_dir.expanduser(), on_progress)
     if name_or_folder.startswith((".", "/", "~")):
         raise ModelUnusable(f"there is no folder {name_or_folder}")
+    hub.check_name(name_or_folder)
     return name_or_folder
 
 
