@@ -61,7 +61,7 @@ class Device:
         return before[1] + slope * (num_rows - before[0])
 
 
-# On one core of an EPYC with AVX-512, as `specedge` computes them, the target in fp32 and the drafter
+# On one core of an EPYC with AVX-512, as `specedge` computes them, the target in fp32, the drafter
 # in int8: medians of 35. The drafter took 4.8, 6.7 and 9.3 ms for 1, 4 and 8 nodes.
 CPU_PASS: Final = {"pass_ms": 4.2, "row_ms": 0.65}
 DEVICES: Final = {
