@@ -68,6 +68,7 @@ def _distill(arguments: argparse.Namespace) -> int:
     limit_s = arguments.minutes * 60 if arguments.minutes else None
     with Watch(limit_s) as watch:
         if arguments.only in (None, "sample"):
+            del loaded  # sampling has the target to itself, in the arithmetic that is quickest
             stages.sample_corpus(
                 SelfSampler(_load(arguments, "auto"), sampling, kv_bytes=KV_BYTES),
                 workspace,
@@ -78,6 +79,7 @@ def _distill(arguments: argparse.Namespace) -> int:
             )
             if watch.is_stopped or arguments.only == "sample":
                 return _stopped(watch)
+            loaded = _load(arguments)
         if arguments.only == "write":
             stages.check_trained(workspace)
         trainer = stages.resume_training(

@@ -78,9 +78,8 @@ class BatchMaker:
         rows, next_row, next_p, weight = [], [], [], []
         for place, one in enumerate(chosen):
             token_ids[place, : len(one.tokens)] = one.tokens
-            known = np.flatnonzero(one.has_next)
-            rows.append(place * width + known)
-            weight.append(np.where(known >= one.prompt_len - 1, 1.0, PROMPT_WEIGHT))
+            rows.append(place * width + np.flatnonzero(one.has_next))
+            weight.append(np.where(one.is_answer, 1.0, PROMPT_WEIGHT))
             head_row = self._row_of[one.next_id]
             probability = np.exp(one.next_logprob.astype(np.float32))
             next_row.append(np.maximum(head_row, 0))

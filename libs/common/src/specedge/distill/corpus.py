@@ -40,6 +40,11 @@ class Conversation:
     next_id: IntArray
     next_logprob: npt.NDArray[np.float16]
 
+    @property
+    def is_answer(self) -> npt.NDArray[np.bool_]:
+        """(m,) which of those positions choose a token of the answer."""
+        return np.flatnonzero(self.has_next) >= self.prompt_len - 1
+
 
 def piece_path(folder: Path, number: int) -> Path:
     """Where piece ``number`` is, or will be."""

@@ -47,7 +47,7 @@ def evaluate(
     committed = rounds = 0
     for indices in maker.epoch(0):
         batch = maker.batch(indices)
-        is_answer = _answer_rows([conversations[index] for index in indices])
+        is_answer = np.concatenate([conversations[index].is_answer for index in indices])
         logprob = student(batch.token_ids, batch.rows).log_softmax(dim=1)
         picked = logprob.gather(1, batch.next_row)
         loss += float(-(picked * batch.next_p).sum(1)[is_answer].sum())
@@ -78,21 +78,14 @@ def round_lengths(agrees: npt.NDArray[np.bool_], depth: int) -> list[int]:
     return lengths
 
 
-def _answer_rows(conversations: Sequence[Conversation]) -> npt.NDArray[np.bool_]:
-    """Of the rows of a batch, which choose a token of an answer."""
-    return np.concatenate(
-        [np.flatnonzero(one.has_next) >= one.prompt_len - 1 for one in conversations]
-    )
-
-
 def _greedy_answers(
     conversations: Sequence[Conversation], agrees: npt.NDArray[np.bool_]
 ) -> list[npt.NDArray[np.bool_]]:
     found, first = [], 0
     for one in conversations:
-        positions = np.flatnonzero(one.has_next)
-        rows = agrees[first : first + len(positions)]
-        first += len(positions)
+        is_answer = one.is_answer
+        rows = agrees[first : first + len(is_answer)]
+        first += len(is_answer)
         if one.is_greedy:
-            found.append(rows[positions >= one.prompt_len - 1])
+            found.append(rows[is_answer])
     return found
