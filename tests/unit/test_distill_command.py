@@ -10,7 +10,8 @@ from specedge.distill.__main__ import _arguments, _command
 from specedge.distill.workspace import DistillPlan
 
 # Of no influence on what is made, or of influence only through the plan.
-NOT_SPELLED = {"work", "out", "cache_dir", "minutes", "only", "share", "threads", "json", "layers"}
+NOT_SPELLED = {"work", "out", "cache_dir", "minutes", "only", "share", "device", "threads", "json"}
+NOT_SPELLED |= {"layers"}
 NOT_SPELLED |= {"start_from"}  # its name alone
 
 
@@ -21,7 +22,18 @@ def test_the_command_of_a_card_asks_for_what_was_asked_for(
     asked += ["--vocabulary", "77", "--corpus-tokens", "78", "--train-tokens", "79"]
     asked += ["--rate", "0.01", "--batch-tokens", "80", "--patience", "3", "--lanes", "5"]
     asked += ["--max-prompt", "6", "--max-answer", "7", "--piece", "9", "--held-out", "10"]
-    asked += ["--seed", "11", "--minutes", "12", "--threads", "1", "--store", "int8"]
+    asked += [
+        "--seed",
+        "11",
+        "--minutes",
+        "12",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+        "--store",
+        "int8",
+    ]
     asked += ["--start-from", "secret/earlier"]
     monkeypatch.setattr(sys, "argv", ["distill", *asked])
     arguments = _arguments()

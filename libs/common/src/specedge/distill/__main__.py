@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Final, get_args
 
 import orjson
-import torch
 
 from specedge.cli.console import err, out, quiet_logs, report
 from specedge.cli.failure import EXIT_FAILED, CommandFailed
@@ -23,6 +22,7 @@ from specedge.distill.watching import Watch
 from specedge.distill.workspace import DistillPlan, Workspace
 from specedge.engine.drafter_folder import StoredAs
 from specedge.engine.loading import DEFAULT_MODEL
+from specedge.engine.torch_host import prepare_host
 from specedge.engine.torch_model import DType, LoadedModel, load_target_model
 from specedge.errors import SpecEdgeError
 
@@ -34,17 +34,15 @@ def main() -> int:
     """Run the stages that the flags ask for."""
     quiet_logs()
     arguments = _arguments()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
     try:
-        return _distill(arguments)
+        return _distill(arguments, prepare_host(arguments.device, arguments.threads))
     except SpecEdgeError as error:
         report(CommandFailed(str(error)))
         return EXIT_FAILED
 
 
-def _distill(arguments: argparse.Namespace) -> int:
-    loaded = _load(arguments)
+def _distill(arguments: argparse.Namespace, device: str) -> int:
+    loaded = _load(arguments, device)
     num_layers = int(loaded.model.config.get_text_config().num_hidden_layers)
     plan = DistillPlan(
         target=arguments.model,
@@ -70,7 +68,7 @@ def _distill(arguments: argparse.Namespace) -> int:
         if arguments.only in (None, "sample"):
             del loaded  # sampling has the target to itself, in the arithmetic that is quickest
             stages.sample_corpus(
-                SelfSampler(_load(arguments, "auto"), sampling, kv_bytes=KV_BYTES),
+                SelfSampler(_load(arguments, device, "auto"), sampling, kv_bytes=KV_BYTES),
                 workspace,
                 plan,
                 arguments.corpus_tokens,
@@ -79,7 +77,7 @@ def _distill(arguments: argparse.Namespace) -> int:
             )
             if watch.is_stopped or arguments.only == "sample":
                 return _stopped(watch)
-            loaded = _load(arguments)
+            loaded = _load(arguments, device)
         if arguments.only == "write":
             stages.check_trained(workspace)
         trainer = stages.resume_training(
@@ -106,12 +104,13 @@ def _distill(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _load(arguments: argparse.Namespace, dtype: DType = "fp32") -> LoadedModel:
+def _load(arguments: argparse.Namespace, device: str, dtype: DType = "fp32") -> LoadedModel:
     """``auto`` is what a drafter would be computed in: a corpus need not be exact."""
     return load_target_model(
         arguments.model,
         cache_dir=arguments.cache_dir.expanduser(),
         dtype=dtype,
+        device=device,
         may_round=True,
     )
 
@@ -208,7 +207,9 @@ def _arguments() -> argparse.Namespace:
     add("--seed", type=int, default=1, help="decides all sampling and orders")
     add("--store", choices=get_args(StoredAs), default="bf16", help="the layers' matrices in the "
         "folder; int8 is half the size")  # fmt: skip
-    add("--threads", type=int, help="compute threads")
+    add("--device", default="auto", help="where to compute: cpu, cuda or cuda:N; auto is a GPU if "
+        "there is one")  # fmt: skip
+    add("--threads", type=int, help="compute threads on the CPU")
     add("--cache-dir", type=Path, default=Path("~/.cache/specedge"), help="cache of models")
     add("--json", action="store_true", help="results as JSON on stdout")
     return parser.parse_args()

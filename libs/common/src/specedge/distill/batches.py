@@ -37,6 +37,17 @@ class Batch:
     weight: Tensor
     num_tokens: int
 
+    def to(self, device: torch.device) -> "Batch":
+        """The same on another device, or this one if it is there already."""
+        return Batch(
+            self.token_ids.to(device),
+            self.rows.to(device),
+            self.next_row.to(device),
+            self.next_p.to(device),
+            self.weight.to(device),
+            self.num_tokens,
+        )
+
 
 class BatchMaker:
     """Cuts epochs of ``conversations`` into batches of about ``batch_tokens`` padded tokens."""

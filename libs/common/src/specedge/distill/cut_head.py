@@ -25,7 +25,7 @@ class CutHead(nn.Module):
 
     def __init__(self, target: PreTrainedModel, head_tokens: IntArray) -> None:
         super().__init__()
-        rows = torch.from_numpy(head_tokens).long()
+        rows = torch.from_numpy(head_tokens).long().to(target.device)
         head = target.get_output_embeddings()
         if head is None or getattr(head, "bias", None) is not None:
             raise ModelUnusable("the target's head is not a plain matrix")
@@ -62,7 +62,7 @@ def _with_parts(target: PreTrainedModel, parts: dict[nn.Module, nn.Module]) -> P
 @torch.no_grad()
 def _check(head: CutHead, target: PreTrainedModel, rows: Tensor) -> None:
     vocab_size = target.get_input_embeddings().weight.shape[0]
-    tokens = (torch.arange(CHECKED_TOKENS) * 7919 + 11)[None] % vocab_size
+    tokens = (torch.arange(CHECKED_TOKENS, device=target.device) * 7919 + 11)[None] % vocab_size
     wanted = target(input_ids=tokens, use_cache=False).logits[0, :, rows]
     hidden = target.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state[0]
     try:

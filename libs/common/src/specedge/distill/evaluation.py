@@ -46,14 +46,14 @@ def evaluate(
     loss = top_1 = top_4 = rows = 0.0
     committed = rounds = 0
     for indices in maker.epoch(0):
-        batch = maker.batch(indices)
+        batch = maker.batch(indices).to(student.device)
         is_answer = np.concatenate([conversations[index].is_answer for index in indices])
         logprob = student(batch.token_ids, batch.rows).log_softmax(dim=1)
         picked = logprob.gather(1, batch.next_row)
-        loss += float(-(picked * batch.next_p).sum(1)[is_answer].sum())
+        loss += float(-(picked * batch.next_p).sum(1).cpu()[is_answer].sum())
         known = batch.next_p[:, :1] > 0
         matches = (logprob.topk(_RANKS, dim=1).indices == batch.next_row[:, :1]) & known
-        hits = matches.numpy()
+        hits = matches.cpu().numpy()
         top_1 += hits[is_answer, 0].sum()
         top_4 += hits[is_answer].any(axis=1).sum()
         rows += is_answer.sum()

@@ -68,7 +68,7 @@ def _silence(layer: nn.Module) -> None:
 def _check(backbone: Any, silent: list[int]) -> None:
     """Families differ in what follows the last product."""
     vocab_size = backbone.get_input_embeddings().weight.shape[0]
-    tokens = (torch.arange(CHECKED_TOKENS) * 7919 + 11)[None] % vocab_size
+    tokens = (torch.arange(CHECKED_TOKENS, device=backbone.device) * 7919 + 11)[None] % vocab_size
     states = backbone(input_ids=tokens, use_cache=False, output_hidden_states=True).hidden_states
     for place in silent:
         if not torch.equal(states[place], states[place + 1]):

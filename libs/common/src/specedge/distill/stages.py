@@ -166,7 +166,8 @@ def resume_training(
         loaded.model,
         StudentShape(plan.layers),
         head_tokens,
-        learns_in_bf16=torch_dtype("auto", "cpu", may_round=True) == torch.bfloat16,
+        learns_in_bf16=torch_dtype("auto", str(loaded.model.device), may_round=True)
+        == torch.bfloat16,
     )
     trainer = Trainer(student, batches, measure, training, workspace.folder)
     if not trainer.resume() and plan.start_from:
@@ -211,7 +212,7 @@ def write(
         embedding=embedding,
         head=head,
     )
-    own = {prefix + name: tensor for name, tensor in student.learned().items()}
+    own = {prefix + name: tensor.detach().cpu() for name, tensor in student.learned().items()}
     config = _cut_config(model.config, plan.layers)
     write_drafter(folder, config, own, student.head_tokens, card, stored_as)
 

@@ -6,6 +6,7 @@ shared and frozen; the head is cut to ``head_tokens``.
 
 import copy
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,11 +57,17 @@ class Student(nn.Module):
         for parameter in self.backbone.get_input_embeddings().parameters():
             parameter.requires_grad_(False)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes: the target's."""
+        device: torch.device = self.backbone.device
+        return device
+
     def forward(self, token_ids: Tensor, rows: Tensor) -> Tensor:
         """Logits (m, v) float32 at the flat positions ``rows`` (m,) of ``token_ids`` (b, t) int64,
         padded at the end: attention is causal, so padding is seen by nobody."""
         narrow = self.learns_in_bf16 and torch.is_grad_enabled()
-        with torch.autocast(token_ids.device.type, torch.bfloat16, enabled=narrow):
+        with torch.autocast(token_ids.device.type, torch.bfloat16) if narrow else nullcontext():
             hidden = self.backbone(input_ids=token_ids, use_cache=False).last_hidden_state
             logits: Tensor = self.head(hidden.reshape(-1, hidden.shape[-1])[rows])
         return logits.float()

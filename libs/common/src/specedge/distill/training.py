@@ -95,7 +95,7 @@ class Trainer:
         if not self._path.is_file():
             return False
         try:
-            stored: dict[str, Any] = torch.load(self._path, weights_only=True)
+            stored: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
             self.student.load_learned(stored["learned"])
             self._optimizer.load_state_dict(stored["optimizer"])
             self.progress = Progress(**stored["progress"])
@@ -155,7 +155,7 @@ class Trainer:
             maker = self._batches()
             order = maker.epoch(self.progress.epoch)
             while self.progress.batch < len(order):
-                batch = maker.batch(order[self.progress.batch])
+                batch = maker.batch(order[self.progress.batch]).to(self.student.device)
                 self.progress.batch += 1
                 yield batch
                 if self.progress.tokens >= self.end_tokens:

@@ -15,6 +15,18 @@ def prepare_host(device: str, threads: int | None = None) -> str:
         torch.set_num_threads(threads)
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ModelUnusable(f"device {device} was asked for, but torch finds no CUDA device")
+    _check_device(device)
     return device
+
+
+def _check_device(name: str) -> None:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        known = "cpu, cuda, cuda:1 and so on, or auto"
+        raise ModelUnusable(f"torch knows no device {name!r}: it is {known}") from None
+    if device.type != "cuda":
+        return
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (device.index or 0) >= count:
+        raise ModelUnusable(f"device {name} was asked for, but torch finds {count} CUDA devices")

@@ -1,0 +1,44 @@
+"""A device that is not there is told by name, before a model is loaded."""
+
+import pytest
+import torch
+
+from specedge.engine.torch_host import prepare_host
+from specedge.errors import ModelUnusable
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, num_gpus: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: num_gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+
+
+def test_auto_is_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, 1)
+    assert prepare_host("auto") == "cuda"
+
+    pretend(monkeypatch, 0)
+    assert prepare_host("auto") == "cpu"
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:0", "cuda:1"])
+def test_a_device_that_is_there_is_taken(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, 2)
+
+    assert prepare_host(name) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "num_gpus", "told"),
+    [
+        ("cuda", 0, "device cuda was asked for, but torch finds 0 CUDA devices"),
+        ("cuda:2", 2, "device cuda:2 was asked for, but torch finds 2 CUDA devices"),
+        ("gpu", 2, "torch knows no device 'gpu'"),
+    ],
+)
+def test_a_device_that_is_not_there_is_told(
+    name: str, num_gpus: int, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, num_gpus)
+
+    with pytest.raises(ModelUnusable, match=told):
+        prepare_host(name)
