@@ -13,7 +13,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from specedge.distill.workspace import Workspace
+from specedge.distill.corpus import piece_path
+from specedge.distill.workspace import HELD_OUT_PIECE, Workspace
 from specedge.engine.drafter_folder import is_drafter_folder, read_card
 from specedge.engine.drafters import DrafterOptions, load_drafter
 from specedge.engine.fingerprints import tokenizer_fingerprint
@@ -159,10 +160,14 @@ def test_a_larger_drafter_goes_on_from_a_smaller_one(
     made: tuple[Path, dict[str, object]], target: Path, tmp_path: Path
 ) -> None:
     work, smaller = tmp_path / "work", made[0] / "drafter"
-    shutil.copytree(made[0] / "corpus", work / "corpus")
+    # Measured on the same conversations, and taught by others: its own it knows by heart.
+    held_out = piece_path(work / "corpus", HELD_OUT_PIECE)
+    held_out.parent.mkdir(parents=True)
+    shutil.copy(piece_path(made[0] / "corpus", HELD_OUT_PIECE), held_out)
     more = ["--layers", "0,1,3", "--start-from", str(smaller), "--store", "int8", "--json"]
+    text = ["--corpus-tokens", "18000", "--seed", "2", "--train-tokens", "30000"]
     run = subprocess.run(
-        command(target, work, *more, "--train-tokens", "30000"),
+        command(target, work, *more, *text),
         check=False,
         capture_output=True,
         text=True,
@@ -171,7 +176,7 @@ def test_a_larger_drafter_goes_on_from_a_smaller_one(
     before, after = made[1]["history"], json.loads(run.stdout)["history"]
     assert isinstance(before, list)
     assert abs(after[0]["top_1"] - before[-1]["top_1"]) < 0.03, "it began as another drafter"
-    assert after[-1]["loss"] < after[0]["loss"]
+    assert after[-1]["loss"] < after[0]["loss"] - 0.1
     card = (work / "drafter" / "README.md").read_text()
     assert "2 of them, the first ones and the last, went on from an earlier" in card
     assert card.count("specedge distill --model") == 2

@@ -64,7 +64,8 @@ class Watch:
         note = f"loss {progress.loss:.3f}"
         if progress.history:
             last = progress.history[-1]
-            note += f", held out: top-1 {last['top_1']:.3f}, chain {last['chain']:.2f}"
+            note += f", held out {last['loss']:.3f}, top-1 {last['top_1']:.3f}"
+            note += f", chain {last['chain']:.2f}"
         self._show("train", progress.tokens, wanted_tokens, note)
         return not self.is_stopped
 
