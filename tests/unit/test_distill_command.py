@@ -22,18 +22,8 @@ def test_the_command_of_a_card_asks_for_what_was_asked_for(
     asked += ["--vocabulary", "77", "--corpus-tokens", "78", "--train-tokens", "79"]
     asked += ["--rate", "0.01", "--batch-tokens", "80", "--patience", "3", "--lanes", "5"]
     asked += ["--max-prompt", "6", "--max-answer", "7", "--piece", "9", "--held-out", "10"]
-    asked += [
-        "--seed",
-        "11",
-        "--minutes",
-        "12",
-        "--threads",
-        "1",
-        "--device",
-        "cpu",
-        "--store",
-        "int8",
-    ]
+    asked += ["--seed", "11", "--minutes", "12", "--threads", "1", "--device", "cpu"]
+    asked += ["--store", "int8"]
     asked += ["--start-from", "secret/earlier"]
     monkeypatch.setattr(sys, "argv", ["distill", *asked])
     arguments = _arguments()

@@ -30,8 +30,8 @@ def test_a_device_that_is_there_is_taken(name: str, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("name", "num_gpus", "told"),
     [
-        ("cuda", 0, "device cuda was asked for, but torch finds 0 CUDA devices"),
-        ("cuda:2", 2, "device cuda:2 was asked for, but torch finds 2 CUDA devices"),
+        ("cuda", 0, "device cuda was asked for; CUDA devices that torch finds: 0"),
+        ("cuda:2", 2, "device cuda:2 was asked for; CUDA devices that torch finds: 2"),
         ("gpu", 2, "torch knows no device 'gpu'"),
     ],
 )

@@ -18,6 +18,7 @@ from specedge.distill import stages
 from specedge.distill.model_card import Earlier, Making, model_card
 from specedge.distill.self_sampling import SamplingPlan, SelfSampler
 from specedge.distill.student import StudentShape
+from specedge.distill.training import Trainer
 from specedge.distill.watching import Watch
 from specedge.distill.workspace import DistillPlan, Workspace
 from specedge.engine.drafter_folder import StoredAs
@@ -43,38 +44,14 @@ def main() -> int:
 
 def _distill(arguments: argparse.Namespace, device: str) -> int:
     loaded = _load(arguments, device)
-    num_layers = int(loaded.model.config.get_text_config().num_hidden_layers)
-    plan = DistillPlan(
-        target=arguments.model,
-        target_weights=loaded.identity.weights_fingerprint,
-        layers=arguments.layers or StudentShape.spread(min(4, num_layers), num_layers).layers,
-        start_from=str(arguments.start_from or ""),
-        vocabulary=min(arguments.vocabulary, loaded.identity.vocab_size),
-        seed=arguments.seed,
-        peak_rate=arguments.rate,
-        batch_tokens=arguments.batch_tokens,
-        piece_conversations=arguments.piece,
-        held_out=arguments.held_out,
-    )
+    plan = _plan(arguments, loaded)
     workspace = Workspace(arguments.work)
     workspace.begin(plan)
-    sampling = SamplingPlan(
-        lanes=arguments.lanes,
-        max_prompt_tokens=arguments.max_prompt,
-        max_answer_tokens=arguments.max_answer,
-    )
     limit_s = arguments.minutes * 60 if arguments.minutes else None
     with Watch(limit_s) as watch:
         if arguments.only in (None, "sample"):
             del loaded  # sampling has the target to itself, in the arithmetic that is quickest
-            stages.sample_corpus(
-                SelfSampler(_load(arguments, device, "auto"), sampling, kv_bytes=KV_BYTES),
-                workspace,
-                plan,
-                arguments.corpus_tokens,
-                stages.Share(*arguments.share),
-                watch,
-            )
+            _sample(arguments, device, workspace, plan, watch)
             if watch.is_stopped or arguments.only == "sample":
                 return _stopped(watch)
             loaded = _load(arguments, device)
@@ -87,6 +64,61 @@ def _distill(arguments: argparse.Namespace, device: str) -> int:
             stages.train(trainer, watch)
             if not trainer.is_done or arguments.only == "train":
                 return _stopped(watch)
+    _write(arguments, loaded, workspace, plan, trainer)
+    _tell(arguments, trainer.progress.history)
+    return 0
+
+
+def _plan(arguments: argparse.Namespace, loaded: LoadedModel) -> DistillPlan:
+    num_layers = int(loaded.model.config.get_text_config().num_hidden_layers)
+    return DistillPlan(
+        target=arguments.model,
+        target_weights=loaded.identity.weights_fingerprint,
+        layers=arguments.layers or StudentShape.spread(min(4, num_layers), num_layers).layers,
+        start_from=str(arguments.start_from or ""),
+        vocabulary=min(arguments.vocabulary, loaded.identity.vocab_size),
+        seed=arguments.seed,
+        peak_rate=arguments.rate,
+        batch_tokens=arguments.batch_tokens,
+        piece_conversations=arguments.piece,
+        held_out=arguments.held_out,
+    )
+
+
+def _sampling(arguments: argparse.Namespace) -> SamplingPlan:
+    return SamplingPlan(
+        lanes=arguments.lanes,
+        max_prompt_tokens=arguments.max_prompt,
+        max_answer_tokens=arguments.max_answer,
+    )
+
+
+def _sample(
+    arguments: argparse.Namespace,
+    device: str,
+    workspace: Workspace,
+    plan: DistillPlan,
+    watch: Watch,
+) -> None:
+    loaded = _load(arguments, device, "auto")
+    stages.sample_corpus(
+        SelfSampler(loaded, _sampling(arguments), kv_bytes=KV_BYTES),
+        workspace,
+        plan,
+        arguments.corpus_tokens,
+        stages.Share(*arguments.share),
+        watch,
+    )
+
+
+def _write(
+    arguments: argparse.Namespace,
+    loaded: LoadedModel,
+    workspace: Workspace,
+    plan: DistillPlan,
+    trainer: Trainer,
+) -> None:
+    """The drafter's folder and its model card."""
     # Read before a folder is written, which may be the same one.
     earlier = Earlier.of(Path(plan.start_from)) if plan.start_from else None
     stages.write(loaded, plan, trainer.student, arguments.out, arguments.store)
@@ -95,13 +127,11 @@ def _distill(arguments: argparse.Namespace, device: str) -> int:
         _command(arguments, plan),
         conversations=len(corpus),
         corpus_tokens=sum(len(one.tokens) for one in corpus),
-        top_k=sampling.top_k,
+        top_k=_sampling(arguments).top_k,
         earlier=earlier,
     )
     text = model_card(plan, trainer.progress, making, arguments.out, arguments.store)
     (arguments.out / "README.md").write_text(text)
-    _tell(arguments, trainer.progress.history)
-    return 0
 
 
 def _load(arguments: argparse.Namespace, device: str, dtype: DType = "fp32") -> LoadedModel:

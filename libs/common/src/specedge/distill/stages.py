@@ -212,7 +212,7 @@ def write(
         embedding=embedding,
         head=head,
     )
-    own = {prefix + name: tensor.detach().cpu() for name, tensor in student.learned().items()}
+    own = {prefix + name: tensor for name, tensor in student.learned().items()}
     config = _cut_config(model.config, plan.layers)
     write_drafter(folder, config, own, student.head_tokens, card, stored_as)
 

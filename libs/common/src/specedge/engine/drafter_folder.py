@@ -89,7 +89,7 @@ def write_drafter(
     config.save_pretrained(folder)
     tensors: dict[str, Tensor] = {HEAD_TOKENS: torch.from_numpy(head_tokens)}
     for name, tensor in own.items():
-        tensors |= _stored(name, tensor.detach(), stored_as)
+        tensors |= _stored(name, tensor.detach().cpu(), stored_as)
     if stored_as == "int8":
         card = card.model_copy(update={"format": FORMAT_INT8})
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})

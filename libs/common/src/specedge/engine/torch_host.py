@@ -29,4 +29,4 @@ def _check_device(name: str) -> None:
         return
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if (device.index or 0) >= count:
-        raise ModelUnusable(f"device {name} was asked for, but torch finds {count} CUDA devices")
+        raise ModelUnusable(f"device {name} was asked for; CUDA devices that torch finds: {count}")
