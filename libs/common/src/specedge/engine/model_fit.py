@@ -11,10 +11,9 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 
 from specedge.engine.kv_cache import LayerShape
-from specedge.engine.tree_attention import no_mask
 from specedge.errors import ModelUnusable
 
 PROBE_NAME: Final = "specedge_probe"
@@ -133,4 +132,3 @@ def _rope_parameters(config: Any) -> list[dict[str, Any]]:
 
 
 AttentionInterface.register(PROBE_NAME, _probe_attention)
-AttentionMaskInterface.register(PROBE_NAME, no_mask)

@@ -64,7 +64,11 @@ class TorchDrafter:
         self._coupled = coupled
         self._recalls = recalls
         self.tree_model = TreeModel(
-            loaded.model, num_slots=num_slots, kv_bytes=kv_bytes, may_round=may_round
+            loaded.model,
+            num_slots=num_slots,
+            kv_bytes=kv_bytes,
+            may_round=may_round,
+            is_exact=False,
         )
         self_check(self.tree_model)
 

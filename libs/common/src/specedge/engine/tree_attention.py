@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface
 
 from specedge.engine.kv_cache import SlottedKVCache
 from specedge.engine.step_table import StepTable, View
@@ -35,9 +35,12 @@ class TreeStep:
 
 
 def register() -> None:
-    """Make the attention known to transformers. Idempotent."""
+    """Make the attention known to transformers. Idempotent.
+
+    No mask is registered beside it: visibility comes from the ``StepTable``, and transformers then
+    looks at no position ids, which on a GPU would wait for the device in every pass.
+    """
     AttentionInterface.register(ATTENTION_NAME, tree_attention)
-    AttentionMaskInterface.register(ATTENTION_NAME, no_mask)
 
 
 def tree_attention(  # noqa: PLR0913 (the signature is transformers')
@@ -129,7 +132,3 @@ def _attend_explicitly(
 
 def _causal_bias(rows: int, scores: Tensor) -> Tensor:
     return scores.new_full((rows, rows), -torch.inf).triu(1)
-
-
-def no_mask(*_args: Any, **_kwargs: Any) -> None:
-    """Visibility comes from the StepTable; transformers need not build any mask."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from specedge.engine import model_fit, tree_attention
+from specedge.engine.fused_norm import fuse_norms
 from specedge.engine.kv_cache import SlottedKVCache
 from specedge.engine.packed_linear import quicken
 from specedge.engine.step_table import Span, StepTable, chain_span, tree_span
@@ -24,13 +25,20 @@ from specedge.tree.token_tree import TokenTree
 class TreeModel:
     """``model`` bound to tree attention and a cache of ``kv_bytes`` in ``num_slots`` slots.
 
-    Takes the model over: its attention implementation stays changed, on a CPU its linear layers
-    too (``may_round``: with rounded weights), and its weights must not change any more. Raises
-    ModelUnusable where tree attention does not fit the model.
+    Takes the model over: its attention implementation stays changed, its norms too (``is_exact``:
+    only where that changes no bit), and on a CPU its linear layers (``may_round``: with rounded
+    weights); its weights must not change any more. Raises ModelUnusable where tree attention does
+    not fit the model.
     """
 
     def __init__(
-        self, model: PreTrainedModel, *, num_slots: int, kv_bytes: int, may_round: bool = False
+        self,
+        model: PreTrainedModel,
+        *,
+        num_slots: int,
+        kv_bytes: int,
+        may_round: bool = False,
+        is_exact: bool = True,
     ) -> None:
         model_fit.check_config(model)
         facts = model_fit.probe(model)
@@ -49,6 +57,7 @@ class TreeModel:
         self._selects_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
         model.set_attn_implementation(ATTENTION_NAME)
         quicken(model, may_round=may_round)
+        fuse_norms(model, may_round=not is_exact)
 
     def forward(self, spans: Sequence[Span]) -> Tensor:
         """One pass; writes all rows' K and V. Logits (L, V) in the model's dtype, for the rows
