@@ -26,7 +26,8 @@ from rich.table import Table
 
 from benchmarks.figures import OUT, machine, say
 from benchmarks.traces import TRACES, Trace, TraceText, synthetic_trace
-from benchmarks.virtual_pair import Control, FixedSetting, PairCosts, PairResult, VirtualPair
+from benchmarks.virtual_pair import VirtualPair
+from benchmarks.virtual_world import Control, FixedSetting, PairCosts, PairResult
 from specedge.drafting.controller import Decision, DraftController
 from specedge.drafting.pace import DevicePace
 from specedge.params import DraftPolicy

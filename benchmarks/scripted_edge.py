@@ -15,15 +15,8 @@ from specedge.ids import EdgeId, SessionId, SessionKey
 from specedge.link.base import Link, Message
 from specedge.protocol import subjects
 from specedge.protocol.codec import decode_open_reply, encode, encode_context
-from specedge.protocol.messages import (
-    BatchItem,
-    ContextHeader,
-    Draft,
-    Ending,
-    Opened,
-    OpenRequest,
-    SessionParams,
-)
+from specedge.protocol.messages import BatchItem, ContextHeader, Draft, Ending, SessionParams
+from specedge.protocol.opening import Opened, OpenRequest
 
 PROMPT_TOKENS: Final = 128
 ACCEPTED: Final = 3  # tokens of each verdict's path

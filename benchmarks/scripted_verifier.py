@@ -14,7 +14,8 @@ from specedge.ids import SessionKey, VerifierId
 from specedge.link.base import Link, Message
 from specedge.protocol import subjects
 from specedge.protocol.codec import decode, encode
-from specedge.protocol.messages import Batch, BatchItem, Identity, Limits
+from specedge.protocol.messages import Batch, BatchItem
+from specedge.protocol.opening import Identity, Limits
 from specedge.protocol.reports import SessionReport, Stat, StepReport
 
 HEARTBEAT_S: Final = 0.1

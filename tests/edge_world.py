@@ -15,7 +15,8 @@ from specedge.engine.fingerprints import logical_vocab_size, tokenizer_fingerpri
 from specedge.ids import EdgeId
 from specedge.link.base import Link
 from specedge.link.memory import MemoryHub
-from specedge.protocol.messages import Identity, SessionParams
+from specedge.protocol.messages import SessionParams
+from specedge.protocol.opening import Identity
 from specedge.protocol.subjects import edge_inbox
 from specedge.service.runtime import LoopClock, service_context
 from specedge_edge.app import Edge

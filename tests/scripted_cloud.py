@@ -14,18 +14,13 @@ from specedge.link.base import Link, Message
 from specedge.protocol.codec import decode, decode_context, encode
 from specedge.protocol.messages import (
     Draft,
-    Identity,
-    Limits,
-    Opened,
-    OpenRequest,
-    Reason,
-    Refused,
     Rejected,
     SessionParams,
     Timing,
     TokenLogprobs,
     Verdict,
 )
+from specedge.protocol.opening import Identity, Limits, Opened, OpenRequest, Reason, Refused
 from specedge.protocol.subjects import ALL_UP, Up, down_session, parse_up
 from specedge.protocol.token_log import TokenLog
 from specedge.protocol.wire_tree import from_wire

@@ -39,6 +39,17 @@ class Received:
                 await self._more.wait()
 
 
+async def answering(link: Link, subject: str, tasks: Tasks) -> Received:
+    """Have ``link`` answer each request with its payload, doubled."""
+
+    def answer(message: Message) -> None:
+        tasks.start(link.reply(message, message.payload * 2), name="answer")
+
+    received = Received(answer)
+    await link.subscribe(subject, received)
+    return received
+
+
 class States:
     """A link's states as it tells them."""
 

@@ -8,7 +8,7 @@ from typing import Any, Final, get_args
 import pytest
 import yaml
 
-from specedge.protocol.messages import Reason
+from specedge.protocol.opening import Reason
 from specedge_scheduler.policy.types import LossReason
 from tests.deploy.exported_metrics import exported, labels_at_start
 from tests.deploy.manifests import EVERYTHING, REPOSITORY, matches, render

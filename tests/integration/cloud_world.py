@@ -52,15 +52,8 @@ from specedge.protocol.effects import (
     Started,
     TimerDue,
 )
-from specedge.protocol.messages import (
-    DownMessage,
-    Limits,
-    Opened,
-    OpenRequest,
-    Progress,
-    SessionParams,
-    Verdict,
-)
+from specedge.protocol.messages import DownMessage, Progress, SessionParams, Verdict
+from specedge.protocol.opening import Limits, Opened, OpenRequest
 from specedge.protocol.refusals import ANY_WEIGHTS
 from specedge.protocol.round_timer import EdgeSessionConfig
 from specedge.protocol.subjects import Up
@@ -81,6 +74,7 @@ from specedge_verifier.metrics import VerifierMetrics
 TEXT = EmulatedText()
 FIRST_TERM = Epoch(1, 0)
 LIMITS = Limits(nodes=32, append=64, context=4096, grant=32)
+PROMPT = [5, 6, 7, 8, 9]
 
 
 POISON = 31_999

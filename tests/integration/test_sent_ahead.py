@@ -16,7 +16,7 @@ from specedge.engine.emulated import EmulatedDrafter
 from specedge.engine.loading import Progress
 from specedge.link.memory import WireProfile
 from specedge.profiles import DeviceProfile
-from specedge.protocol.messages import Limits
+from specedge.protocol.opening import Limits
 from specedge_edge.config import EdgeSettings
 from specedge_edge.loading import Loaded, load
 from specedge_scheduler.policy.types import SchedulerLimits

@@ -33,7 +33,8 @@ from specedge.protocol.effects import (
     SwitchAsked,
     TimerDue,
 )
-from specedge.protocol.messages import Ahead, BatchItem, Identity, Limits, SessionParams, Verdict
+from specedge.protocol.messages import Ahead, BatchItem, SessionParams, Verdict
+from specedge.protocol.opening import Identity, Limits
 from specedge.protocol.subjects import Up
 from specedge.protocol.verifier_effects import (
     AheadArrived,

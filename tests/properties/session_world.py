@@ -8,21 +8,11 @@ from random import Random
 from specedge.clock import ManualClock
 from specedge.ids import EdgeId, SessionId, SessionKey
 from specedge.protocol import codec
+from specedge.protocol.body import Body
 from specedge.protocol.edge_session import EdgeSession
 from specedge.protocol.effects import LinkRestored
-from specedge.protocol.messages import (
-    Ahead,
-    Batch,
-    Body,
-    Draft,
-    Identity,
-    Limits,
-    Opened,
-    Reason,
-    Refused,
-    Rejected,
-    SessionParams,
-)
+from specedge.protocol.messages import Ahead, Batch, Draft, Rejected, SessionParams
+from specedge.protocol.opening import Identity, Limits, Opened, Reason, Refused
 from specedge.protocol.refusals import ANY_WEIGHTS
 from specedge.protocol.round_timer import EdgeSessionConfig
 from specedge.protocol.subjects import Up

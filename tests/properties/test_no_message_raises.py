@@ -33,15 +33,12 @@ from specedge.protocol.messages import (
     Cold,
     ContextHeader,
     Draft,
-    Identity,
-    Limits,
-    Opened,
     Progress,
-    Reason,
     Rejected,
     SessionParams,
     Verdict,
 )
+from specedge.protocol.opening import Identity, Limits, Opened, Reason
 from specedge.protocol.token_log import TokenLog
 from specedge.protocol.verifier_effects import (
     AheadArrived,

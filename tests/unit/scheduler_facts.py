@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from specedge.ids import EdgeId, SessionId, SessionKey
-from specedge.protocol.messages import Ahead, Draft, Identity, Limits
+from specedge.protocol.messages import Ahead, Draft
+from specedge.protocol.opening import Identity, Limits
 from specedge.protocol.reports import AheadReport, SessionReport, Stat, StepReport
 
 IDENTITY = Identity(

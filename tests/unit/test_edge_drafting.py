@@ -12,7 +12,8 @@ from specedge.engine.emulated import EmulatedDrafter, EmulatedText, emulated_con
 from specedge.engine.ports import Drafter
 from specedge.params import DraftPolicy, SamplingParams, StopRule
 from specedge.protocol.effects import Committed, Drafted
-from specedge.protocol.messages import Limits, Verdict
+from specedge.protocol.messages import Verdict
+from specedge.protocol.opening import Limits
 from specedge.service.compute import ComputeThread
 from specedge.tree.path import find_path
 from specedge.tree.token_tree import IntArray, TokenTree

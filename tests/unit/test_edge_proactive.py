@@ -17,7 +17,8 @@ from specedge.engine.ports import Drafter
 from specedge.params import DraftPolicy, SamplingParams, StopRule
 from specedge.profiles import DeviceProfile
 from specedge.protocol.effects import Committed, Drafted
-from specedge.protocol.messages import Limits, Timing, Verdict
+from specedge.protocol.messages import Timing, Verdict
+from specedge.protocol.opening import Limits
 from specedge.service.compute import ComputeThread
 from specedge.tree.ahead import AheadPolicy, OfferPolicy
 from specedge.tree.calibration import Tally

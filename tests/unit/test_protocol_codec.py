@@ -11,30 +11,25 @@ from hypothesis import strategies as st
 from specedge.errors import InvalidRequest
 from specedge.ids import EdgeId, SessionId, SessionKey
 from specedge.protocol import codec
+from specedge.protocol.body import Body
 from specedge.protocol.codec import VersionRefused, decode, encode
 from specedge.protocol.messages import (
     MAX_CHUNK_TOKENS,
     Batch,
     BatchItem,
-    Body,
     Cold,
     ContextHeader,
     Control,
     Draft,
     Ending,
-    Identity,
-    Limits,
-    Opened,
-    OpenRequest,
     Progress,
-    Reason,
-    Refused,
     Rejected,
     SessionParams,
     Timing,
     TokenLogprobs,
     Verdict,
 )
+from specedge.protocol.opening import Identity, Limits, Opened, OpenRequest, Reason, Refused
 from specedge.protocol.reports import SchedulerStat, SessionReport, Stat, StepReport
 
 HASH = "00ff00ff00ff00ff"

@@ -22,11 +22,12 @@ from specedge_scheduler.sim.drafts import (
     num_levels,
 )
 from specedge_scheduler.sim.draws import Stream, normal, uniform, uniforms
+from specedge_scheduler.sim.edge import edge_id, next_arrival_s
 from specedge_scheduler.sim.events import VirtualTime
 from specedge_scheduler.sim.report import show_capacity
 from specedge_scheduler.sim.scenario import EdgeSpec, LoadSpec, read_scenario
 from specedge_scheduler.sim.sweeps import Most, find_capacity, variations
-from specedge_scheduler.sim.world import edge_id, next_arrival_s, simulate
+from specedge_scheduler.sim.world import simulate
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL: dict[str, object] = {

@@ -10,15 +10,14 @@ from specedge.protocol.messages import (
     MAX_BATCH_BYTES,
     ContextHeader,
     Draft,
-    Limits,
-    Reason,
     Rejected,
     SessionParams,
 )
+from specedge.protocol.opening import Limits, Reason
 from specedge.protocol.work_checks import find_context_fault
 from specedge_scheduler.policy.types import AnswerSession, DraftArrived, EndingArrived, StatArrived
 from tests.unit.scheduler_facts import IDENTITY, LIMITS, draft, key, stat
-from tests.unit.test_scheduler_policy import V1, V2, World, sent, sessions_in
+from tests.unit.scheduler_world import V1, V2, World, sent, sessions_in
 
 PARAMS = {
     "model": IDENTITY.model,

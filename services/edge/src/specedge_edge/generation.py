@@ -10,13 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import structlog
-
 from specedge.clock import Cancellable, Timers
-from specedge.errors import InvalidRequest, LinkDown, ProtocolViolation, SpecEdgeError
 from specedge.ids import EdgeId, SessionKey
 from specedge.link.base import Link
-from specedge.protocol.codec import decode_open_reply
 from specedge.protocol.edge_session import EdgeSession
 from specedge.protocol.effects import (
     Answered,
@@ -29,8 +25,6 @@ from specedge.protocol.effects import (
     EdgeEffect,
     EdgeEvent,
     Ended,
-    OpenAnswered,
-    OpenFailed,
     RequestOpen,
     SendUp,
     SetTimer,
@@ -38,23 +32,15 @@ from specedge.protocol.effects import (
 )
 from specedge.protocol.messages import SessionParams
 from specedge.protocol.round_timer import EdgeSessionConfig
-from specedge.protocol.subjects import (
-    Up,
-    up_ahead,
-    up_cancel,
-    up_close,
-    up_context,
-    up_draft,
-    up_open,
-)
+from specedge.protocol.subjects import Up
 from specedge.service.spans import NO_SPANS, SpanRing
 from specedge.tree.token_tree import IntArray
 from specedge_edge.account import MS_PER_S, Account
 from specedge_edge.drafting import DraftSource
+from specedge_edge.round_spans import RoundSpans
 from specedge_edge.router import TIMER_DUE, Arrival, Inbox, SessionRouter
 from specedge_edge.served import ServedModel, new_session_id
-
-_log = structlog.get_logger("specedge.edge")
+from specedge_edge.session_uplink import SessionUplink
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +98,12 @@ class Generation:
         self._unsent: Drafted | None = None  # what was drafted and has not left yet
         self._begun_s = 0.0  # when its drafting began
         self._verdict_s: float | None = None  # when the verdict that it follows upon arrived
-        self._sent_s: float | None = None  # when what is out left
-        self._lane = f"{upstream.edge[:8]} {self._key.session[:4]}"
         self.account = Account(
             started_s=upstream.timers.now_s(), num_spec_tokens=upstream.drafts.depth
         )
+        self._uplink = SessionUplink(upstream.link, self._key, self.account)
+        lane = f"{upstream.edge[:8]} {self._key.session[:4]}"
+        self._spans = RoundSpans(upstream.spans, lane, upstream.timers)
 
     async def run(self) -> Ended:
         """Drive the session to its end, and say how it ended; its errors are in there.
@@ -159,7 +146,7 @@ class Generation:
             match effect:
                 case Committed():
                     self._root = effect.tokens[-1]
-                    self._record_verdict(effect)
+                    self._spans.verdict(effect)
                     self.account.on_committed(effect, self._up.timers.now_s())
                     self._proposer.on_committed(effect)
                 case AskDraft():
@@ -171,7 +158,7 @@ class Generation:
         """Do it; the event that answers it, if one does."""
         match effect:
             case RequestOpen():
-                return await self._open(effect)
+                return await self._uplink.open(effect)
             case SendUp():
                 await self._send(effect)
             case SetTimer():
@@ -184,18 +171,6 @@ class Generation:
                 self._ended = effect
         return None
 
-    async def _open(self, effect: RequestOpen) -> EdgeEvent:
-        self.account.context_bytes += len(effect.payload)
-        try:
-            answer = await self._up.link.request(
-                up_open(self._key), effect.payload, timeout_s=effect.timeout_s
-            )
-            reply = decode_open_reply(answer)
-        except SpecEdgeError as error:
-            return OpenFailed(error)
-        self.account.bytes_down += len(answer)
-        return OpenAnswered(reply)
-
     async def _tell_admission(self) -> None:
         if not self._is_admitted and self._session.opened is not None:
             self._is_admitted = True
@@ -203,64 +178,23 @@ class Generation:
             await self._listener.on_admitted()
 
     async def _send(self, effect: SendUp) -> None:
-        try:
-            await self._up.link.publish(self._subject(effect.kind), effect.payload)
-        except LinkDown:
-            pass  # as if lost on the way: the machine's timer, or its restoration, says it again
-        except InvalidRequest as error:
-            _log.error("message_refused_by_link", kind=effect.kind, reason=str(error))
-            raise
+        await self._uplink.send(effect, self._session.group)
         if effect.kind is Up.DRAFT:
             self._num_sends += 1
-            self._on_draft_sent(len(effect.payload))
-        elif effect.kind is Up.AHEAD:
-            self.account.ahead_sent += 1
-            self.account.bytes_up += len(effect.payload)
-        else:
-            self.account.context_bytes += len(effect.payload)
+            self._on_draft_sent()
 
     def _on_ahead(self, drafted: DraftedAhead) -> None:
         self._inbox.try_put(Arrival(drafted))  # a full inbox: there are other things to do
 
-    def _on_draft_sent(self, num_bytes: int) -> None:
-        self.account.bytes_up += num_bytes
+    def _on_draft_sent(self) -> None:
         if self._unsent is None:
             return  # the same round again
         if self._unsent.run == 0 and self._verdict_s is not None:
             now_s = self._up.timers.now_s()
             self.account.reply_ms.append((now_s - self._verdict_s) * MS_PER_S)
-        self._record_draft(self._unsent)
+        self._spans.draft(self._unsent, self._begun_s)
         self._unsent = None
         self._proposer.on_sent()
-
-    def _record_draft(self, drafted: Drafted) -> None:
-        if (spans := self._up.spans).is_on:
-            self._sent_s = self._up.timers.now_s()
-            name, nodes = "grant" if drafted.run else "draft", drafted.tree.num_drafted
-            spans.add(self._lane, name, self._begun_s, self._sent_s, nodes=nodes)
-
-    def _record_verdict(self, committed: Committed) -> None:
-        """On the way, in the scheduler's and the verifier's hands, until it was heard of."""
-        spans, now_s, sent_s = self._up.spans, self._up.timers.now_s(), self._sent_s
-        if spans.is_on and sent_s is not None:
-            goes_on = committed.verdict.own or committed.next_tree is not None
-            self._sent_s = now_s if goes_on else None
-            spans.add(self._lane, "away", sent_s, now_s, tokens=len(committed.tokens))
-
-    def _subject(self, kind: Up) -> str:
-        match kind:
-            case Up.CONTEXT:
-                return up_context(self._key, self._session.group)
-            case Up.DRAFT:
-                return up_draft(self._key, self._session.group)
-            case Up.AHEAD:
-                return up_ahead(self._key, self._session.group)
-            case Up.CANCEL:
-                return up_cancel(self._key)
-            case Up.CLOSE:
-                return up_close(self._key)
-            case Up.OPEN | Up.RENEW:
-                raise ProtocolViolation(f"{kind} is a request, not published")
 
     async def _draft(self) -> EdgeEvent:
         self._unsent = await self._proposer.drafted()

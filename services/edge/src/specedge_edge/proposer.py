@@ -7,7 +7,7 @@ from typing import Protocol
 
 from specedge.drafting.counts import DraftCounts
 from specedge.protocol.effects import Committed, Drafted, DraftedAhead
-from specedge.protocol.messages import Limits
+from specedge.protocol.opening import Limits
 from specedge.tree.token_tree import TokenTree
 
 OnAhead = Callable[[DraftedAhead], None]

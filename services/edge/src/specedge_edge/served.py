@@ -21,7 +21,8 @@ from specedge.errors import (
 from specedge.ids import EdgeId, SessionId, SessionKey
 from specedge.link.base import Link
 from specedge.protocol.codec import decode_open_reply, encode
-from specedge.protocol.messages import Ending, Identity, Limits, Opened, OpenRequest, Refused
+from specedge.protocol.messages import Ending
+from specedge.protocol.opening import Identity, Limits, Opened, OpenRequest, Refused
 from specedge.protocol.refusals import error_of
 from specedge.protocol.subjects import up_close, up_open
 

@@ -10,7 +10,7 @@ from specedge.drafting.controller import Decision, HostedOutcome, RoundOutcome
 from specedge.errors import Busy
 from specedge.params import DraftPolicy
 from specedge.protocol.effects import Committed, Drafted, DraftedAhead
-from specedge.protocol.messages import Limits
+from specedge.protocol.opening import Limits
 from specedge.service.compute import IdleWork
 from specedge.tree.ahead import AheadPolicy, OfferPolicy
 from specedge.tree.token_tree import IntArray, TokenTree

@@ -13,7 +13,8 @@ from specedge.ids import GroupId, SessionKey
 from specedge.link.base import Message
 from specedge.protocol import subjects
 from specedge.protocol.codec import decode, decode_context_header
-from specedge.protocol.messages import Ahead, Draft, Ending, OpenRequest, Refused
+from specedge.protocol.messages import Ahead, Draft, Ending
+from specedge.protocol.opening import OpenRequest, Refused
 from specedge.protocol.refusals import reason_of, rejection_of
 from specedge.protocol.reports import Stat
 from specedge.protocol.subjects import Up

@@ -4,7 +4,8 @@ from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from specedge.protocol.messages import Reason, Refused, Rejected
+from specedge.protocol.messages import Rejected
+from specedge.protocol.opening import Reason, Refused
 from specedge.service.metrics import LoopHistogram
 from specedge_scheduler.cluster import Cluster
 from specedge_scheduler.policy.types import (

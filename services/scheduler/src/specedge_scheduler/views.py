@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from specedge.ids import SessionKey, VerifierId
-from specedge.protocol.messages import Identity
+from specedge.protocol.opening import Identity
 from specedge.protocol.refusals import ANY_WEIGHTS
 from specedge.protocol.reports import Stat
 from specedge_scheduler.estimator import StepEstimator

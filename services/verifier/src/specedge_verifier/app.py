@@ -17,20 +17,16 @@ sees the whole state between two changes and none needs a lock.
 
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
 from starlette.applications import Starlette
 
 from specedge.credentials.nkey import UserKey
-from specedge.ids import SessionKey, VerifierId
+from specedge.ids import VerifierId
 from specedge.link.base import Link
 from specedge.link.nats import NatsLink
 from specedge.protocol import subjects
-from specedge.protocol.codec import encode
-from specedge.protocol.messages import Cold, DownMessage, Limits, Progress, Rejected, Verdict
-from specedge.protocol.verifier_session import VerifierSession
 from specedge.service.compute import ComputeThread
 from specedge.service.health import HealthState, service_routes
 from specedge.service.http import serve_http
@@ -38,124 +34,16 @@ from specedge.service.loading import LoadingStopped, LoadingWatch
 from specedge.service.metrics import ServiceMetrics
 from specedge.service.runtime import ServiceContext, settle_heap
 from specedge.service.spans import NO_SPANS, SpanRing, recording
-from specedge_verifier.batches import BatchLedger
 from specedge_verifier.config import VerifierSettings
 from specedge_verifier.drain import drain
-from specedge_verifier.engine_loop import EngineLoop, Stepper
-from specedge_verifier.engines import LoadedEngine, identity_on_wire, load_engine, session_limits
+from specedge_verifier.engines import LoadedEngine, load_engine, session_limits
 from specedge_verifier.entry import SessionTimes
-from specedge_verifier.handlers import WorkHandler
 from specedge_verifier.metrics import VerifierMetrics
-from specedge_verifier.outbox import Outbox
-from specedge_verifier.reports import EngineLoad, Reporter, Who
-from specedge_verifier.sessions import SessionTable
-from specedge_verifier.slots import SlotPool
-from specedge_verifier.step_plan import StepRoom
+from specedge_verifier.verifier import Verifier, VerifierOptions
 
 SERVICE: Final = "verifier"
 
 _log = structlog.get_logger("specedge.verifier")
-
-
-@dataclass(frozen=True, slots=True)
-class VerifierOptions:
-    """What ``serve`` needs to know beside the engine. ``incarnation`` is random per start."""
-
-    name: VerifierId
-    incarnation: str
-    limits: Limits
-    times: SessionTimes = field(default_factory=SessionTimes)
-    drain_s: float = 10.0
-    hosted_share: float = 1.0
-
-
-class Verifier:
-    """All parts of one verifier on one link, and how they are tied together."""
-
-    def __init__(
-        self,
-        options: VerifierOptions,
-        loaded: LoadedEngine,
-        *,
-        compute: ComputeThread,
-        link: Link,
-        context: ServiceContext,
-        metrics: VerifierMetrics,
-        spans: SpanRing = NO_SPANS,
-    ) -> None:
-        identity = identity_on_wire(loaded.identity)
-        clock = context.clock
-        self.metrics = metrics
-        self.outbox = Outbox(link)
-        self.pool = SlotPool(loaded.num_slots)
-        self.ledger = BatchLedger()
-        self.table = SessionTable(
-            make_machine=lambda key: VerifierSession(key, options.limits, identity, options.name),
-            pool=self.pool,
-            ledger=self.ledger,
-            clock=clock,
-            times=options.times,
-            say=self.say,
-        )
-        self.reporter = Reporter(
-            Who(
-                options.name,
-                options.incarnation,
-                identity,
-                options.limits,
-                loaded.max_step_tokens,
-            ),
-            table=self.table,
-            pool=self.pool,
-            ledger=self.ledger,
-            clock=clock,
-            load=lambda: EngineLoad(self.loop.running_rows, self.loop.busy_s),
-            publish=self.outbox.put,
-        )
-        self.loop = EngineLoop(
-            stepper=Stepper(loaded.engine, compute, loaded.drafter),
-            table=self.table,
-            pool=self.pool,
-            clock=clock,
-            metrics=metrics,
-            room=StepRoom(
-                loaded.max_step_tokens,
-                0 if loaded.drafter is None else loaded.drafter.policy.budget,
-                options.hosted_share,
-            ),
-            on_step=self.reporter.after_step,
-            spans=spans,
-        )
-        metrics.drafter_works.set(0 if loaded.drafter is None else 1)
-        self.handler = WorkHandler(
-            table=self.table,
-            ledger=self.ledger,
-            clock=clock,
-            metrics=metrics,
-            vocab_size=identity.vocab_size,
-            say=self.say,
-        )
-
-    def say(self, key: SessionKey, message: DownMessage) -> None:
-        """Publish to the session's edge, straight, and count it."""
-        self.outbox.put(subjects.down_session(key), encode(message))
-        match message:
-            case Progress():
-                return
-            case Verdict():
-                self.metrics.note_verdict(message)
-            case Cold():
-                self.metrics.cold.inc()
-            case Rejected():
-                self.metrics.rejected.labels(str(message.rejected)).inc()
-
-    def show_in(self, metrics: VerifierMetrics) -> None:
-        """Let the gauges read the present state whenever they are scraped."""
-        table, pool = self.table, self.pool
-        metrics.sessions.set_function(lambda: len(table))
-        metrics.running.set_function(lambda: sum(not entry.is_idle for entry in table.entries))
-        metrics.read_session_counts(lambda: table.counted)
-        metrics.kv_usage.set_function(lambda: pool.num_leased / pool.num_slots)
 
 
 async def serve(

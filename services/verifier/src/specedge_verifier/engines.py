@@ -14,7 +14,7 @@ from specedge.engine.ports import ModelIdentity, TargetEngine
 from specedge.errors import InvalidRequest
 from specedge.pairs import PAIRS, Pair
 from specedge.profiles import DeviceProfile
-from specedge.protocol.messages import Identity, Limits
+from specedge.protocol.opening import Identity, Limits
 from specedge_verifier.config import VerifierSettings
 from specedge_verifier.hosted_drafting import HostedDrafter
 

@@ -16,8 +16,19 @@ from specedge import __version__
 from specedge.cli.console import report
 from specedge.cli.creds import creds
 from specedge.cli.failure import EXIT_INTERRUPTED, EXIT_USAGE, CommandFailed
+from specedge.cli.options import (
+    ApiKey,
+    ApiKeyFile,
+    AsJson,
+    DrafterName,
+    Dtype,
+    Model,
+    Threads,
+    Url,
+    VerifierDrafterName,
+    Verifiers,
+)
 from specedge.cli.stack import (
-    API_KEY_VARIABLE,
     EDGE_MODULE,
     SCHEDULER_MODULE,
     VERIFIER_MODULE,
@@ -43,46 +54,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(creds)
-
-Model = Annotated[
-    str | None,
-    typer.Option(
-        envvar="SPECEDGE_MODEL",
-        help="Target model: name or folder. [dim]Default: built-in SmolLM2-135M.[/]",
-    ),
-]
-DrafterName = Annotated[
-    str,
-    typer.Option(
-        help="auto (the drafter shipped for the model, else prompt-lookup), prompt-lookup, "
-        "emulated, none, or a model's name or folder."
-    ),
-]
-VerifierDrafterName = Annotated[
-    str,
-    typer.Option(
-        help="What drafts at the verifiers, for edges with --drafter none. Same names as there."
-    ),
-]
-Dtype = Annotated[str | None, typer.Option(help="fp32, bf16 or auto.")]
-Verifiers = Annotated[int, typer.Option(min=1, max=16, help="Verifier processes.")]
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        min=1, help="Compute threads of each verifier.", show_default="cores but one, shared"
-    ),
-]
-ApiKey = Annotated[
-    str | None, typer.Option(envvar=API_KEY_VARIABLE, help="Key of the edge's OpenAI API.")
-]
-ApiKeyFile = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="SPECEDGE_API_KEY_FILE", exists=True, dir_okay=False, help="More keys, one a line."
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")]
-Url = Annotated[str, typer.Option(help="Where an edge listens.")]
 
 
 def main() -> None:

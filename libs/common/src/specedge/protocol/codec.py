@@ -14,22 +14,20 @@ from pydantic import ValidationError
 
 from specedge.errors import InvalidRequest
 from specedge.ids import SessionKey
+from specedge.protocol.body import PROTOCOL_VERSION, Body
 from specedge.protocol.messages import (
     MAX_CHUNK_TOKENS,
     MAX_NODES,
-    PROTOCOL_VERSION,
     BatchItem,
-    Body,
     Cold,
     ContextHeader,
     DownMessage,
     Draft,
-    Opened,
     Progress,
-    Refused,
     Rejected,
     Verdict,
 )
+from specedge.protocol.opening import Opened, Refused
 from specedge.tree.token_tree import IntArray
 
 MAX_BODY_BYTES: Final = 1 << 20  # the broker's own bound is lower; this one is ours

@@ -8,15 +8,8 @@ from specedge.protocol.edge_books import EdgeBooks
 from specedge.protocol.edge_sending import say_round, send_context
 from specedge.protocol.edge_states import EdgeState
 from specedge.protocol.effects import Committed
-from specedge.protocol.messages import (
-    RETRYABLE_REASONS,
-    Cold,
-    DownMessage,
-    Progress,
-    Reason,
-    Rejected,
-    Verdict,
-)
+from specedge.protocol.messages import Cold, DownMessage, Progress, Rejected, Verdict
+from specedge.protocol.opening import RETRYABLE_REASONS, Reason
 from specedge.protocol.refusals import error_of
 from specedge.tree.token_tree import TokenTree
 

@@ -13,7 +13,8 @@ from specedge.protocol.edge_opening import EdgeOpening
 from specedge.protocol.edge_round import EdgeRound
 from specedge.protocol.edge_states import EdgeState
 from specedge.protocol.effects import AskDraft, EdgeEffect, Ended, SendUp, SetTimer
-from specedge.protocol.messages import Ending, Opened, SessionParams
+from specedge.protocol.messages import Ending, SessionParams
+from specedge.protocol.opening import Opened
 from specedge.protocol.round_timer import EdgeSessionConfig, RoundTimer
 from specedge.protocol.subjects import Up
 from specedge.protocol.token_log import TokenLog

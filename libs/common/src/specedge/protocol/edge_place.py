@@ -8,7 +8,7 @@ from specedge.protocol.edge_books import EdgeBooks
 from specedge.protocol.edge_sending import send_context
 from specedge.protocol.edge_states import EdgeState
 from specedge.protocol.effects import OpenAnswered, OpenFailed
-from specedge.protocol.messages import Opened, Refused
+from specedge.protocol.opening import Opened, Refused
 from specedge.protocol.refusals import error_of, mismatch_of
 from specedge.protocol.token_log import TokenLog
 

@@ -39,8 +39,9 @@ from specedge.protocol.effects import (
     SwitchAsked,
     TimerDue,
 )
-from specedge.protocol.messages import Limits, Opened, OpenRequest, SessionParams
+from specedge.protocol.messages import SessionParams
 from specedge.protocol.moments import is_up
+from specedge.protocol.opening import Limits, Opened, OpenRequest
 from specedge.protocol.round_timer import EdgeSessionConfig
 from specedge.tree.token_tree import IntArray
 

@@ -22,7 +22,8 @@ from specedge.protocol.effects import (
     SwitchAsked,
     TimerDue,
 )
-from specedge.protocol.messages import Cold, Opened, Progress, Refused, Rejected, Verdict
+from specedge.protocol.messages import Cold, Progress, Rejected, Verdict
+from specedge.protocol.opening import Opened, Refused
 
 
 class EdgeState(StrEnum):

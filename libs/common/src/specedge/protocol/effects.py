@@ -10,12 +10,8 @@ from dataclasses import dataclass
 
 from specedge.errors import SpecEdgeError
 from specedge.ids import Round
-from specedge.protocol.messages import (
-    DownMessage,
-    Opened,
-    Refused,
-    Verdict,
-)
+from specedge.protocol.messages import DownMessage, Verdict
+from specedge.protocol.opening import Opened, Refused
 from specedge.protocol.subjects import Up
 from specedge.tree.token_tree import TokenTree
 

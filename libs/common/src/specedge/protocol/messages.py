@@ -1,45 +1,31 @@
-"""Every message of a session, once. Strict frozen pydantic models: validation happens where bytes
-come in. What services report of themselves is in ``reports``.
+"""Every message of a session that has a place, once; how it gets one is in ``opening``, what
+services report of themselves in ``reports``.
 
 Bodies name no session: subject alone does. ``BatchItem`` does, since schedulers are trusted.
 Unknown fields are ignored, so that a field can be added within a version.
 """
 
-from enum import StrEnum
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from specedge.params import SamplingParams, StopRule
+from specedge.protocol.body import (
+    Bias,
+    Body,
+    Count,
+    Fingerprint,
+    Hash,
+    Milliseconds,
+    Name,
+    Part,
+    TokenIdField,
+)
+from specedge.protocol.opening import Limits, Reason
 
-PROTOCOL_VERSION: Final = 1
 MAX_CHUNK_TOKENS: Final = 8192
 MAX_NODES: Final = 1024  # a bound for decoding; a session's own limit is in ``Limits``
 MAX_BATCH_BYTES: Final = 65536
-HASH_PATTERN: Final = r"^[0-9a-f]{16}$"
-
-TokenIdField = Annotated[int, Field(ge=0, lt=2**31)]
-Count = Annotated[int, Field(ge=0, lt=2**31)]
-Hash = Annotated[str, Field(pattern=HASH_PATTERN)]
-Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]
-Name = Annotated[str, Field(min_length=1, max_length=200)]
-ServiceName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
-Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
-Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class Body(BaseModel):
-    """What every body shares: the protocol's version."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", populate_by_name=True)
-
-    v: Annotated[int, Field(ge=1, le=1)] = PROTOCOL_VERSION
-
-
-class Part(BaseModel):
-    """A piece of a body."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", populate_by_name=True)
 
 
 class SessionParams(Part):
@@ -87,91 +73,6 @@ class SessionParams(Part):
     def stop_rule(self) -> StopRule:
         """The part that decides when the sequence is final."""
         return StopRule(stop_ids=frozenset(self.stop), max_tokens=self.max_tokens)
-
-
-class Identity(Part):
-    """A model as the handshake compares it; see ``specedge.engine.ports.ModelIdentity``.
-
-    weights  of the weights and of what they are computed in
-    dtype    what that is, for people
-    """
-
-    model: Name
-    revision: str = Field(default="", max_length=200)
-    weights: Fingerprint
-    tokenizer: Fingerprint
-    vocab_size: Annotated[int, Field(ge=1, lt=2**31)]
-    stop: tuple[TokenIdField, ...] = Field(default=(), max_length=64)
-    max_context: Annotated[int, Field(ge=1, lt=2**31)]
-    dtype: str = Field(default="", max_length=20)
-
-
-class Limits(Part):
-    """What a session may ask for.
-
-    nodes    drafted nodes a round
-    append   committed tokens a draft may carry; more go as context
-    context  prompt plus generated tokens
-    grant    tokens of one hosted grant; 0: hosted sessions are not offered
-    ahead    nodes of a draft sent ahead; 0: they are not taken
-    """
-
-    nodes: Count
-    append: Count
-    context: Count
-    grant: Count
-    ahead: Count = 0
-
-
-class OpenRequest(Body):
-    """Edge → scheduler. Idempotent: asking again gives the same session a place again."""
-
-    model: Name
-    tokenizer: Fingerprint
-    versions: tuple[int, ...] = Field(default=(PROTOCOL_VERSION,), max_length=16)
-    context: Annotated[int, Field(ge=1, lt=2**31)]
-    drafter: str = Field(default="", max_length=200)
-
-
-class Opened(Body):
-    """Scheduler → edge: the session has a place."""
-
-    at: ServiceName
-    group: ServiceName
-    limits: Limits
-    identity: Identity
-
-
-class Reason(StrEnum):
-    """Why something was refused or rejected. The first four may succeed later."""
-
-    BUSY = "busy"
-    EXPIRED = "expired"
-    NO_VERIFIER = "no_verifier"
-    DRAINING = "draining"
-    UNKNOWN_MODEL = "unknown_model"
-    FINGERPRINT = "fingerprint"
-    VERSION = "version"
-    TOO_LONG = "too_long"
-    OVER_LIMIT = "over_limit"
-    INVALID = "invalid"
-
-
-RETRYABLE_REASONS: Final = frozenset(
-    {Reason.BUSY, Reason.EXPIRED, Reason.NO_VERIFIER, Reason.DRAINING}
-)
-
-
-class Refused(Body):
-    """Scheduler → edge: no session. ``ours`` and ``theirs`` on a fingerprint mismatch: the
-    verifier's and the edge's."""
-
-    refused: Annotated[Reason, Field(strict=False)]
-    message: str = Field(max_length=1000)
-    field: str = Field(default="", max_length=100)
-    retry_ms: Count | None = None
-    ours: str | None = None
-    theirs: str | None = None
 
 
 class ContextHeader(Body):

@@ -14,15 +14,8 @@ from specedge.errors import (
     SpecEdgeError,
 )
 from specedge.protocol.codec import VersionRefused
-from specedge.protocol.messages import (
-    RETRYABLE_REASONS,
-    Limits,
-    Opened,
-    Reason,
-    Refused,
-    Rejected,
-    SessionParams,
-)
+from specedge.protocol.messages import Rejected, SessionParams
+from specedge.protocol.opening import RETRYABLE_REASONS, Limits, Opened, Reason, Refused
 
 _MAX_MESSAGE_CHARS: Final = 1000
 _MAX_FIELD_CHARS: Final = 100

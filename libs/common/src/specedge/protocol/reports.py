@@ -7,7 +7,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from specedge.protocol.messages import Body, Count, Identity, Limits, Milliseconds, Part
+from specedge.protocol.body import Body, Count, Milliseconds, Part
+from specedge.protocol.opening import Identity, Limits
 
 
 class StepReport(Part):

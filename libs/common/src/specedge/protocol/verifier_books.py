@@ -21,7 +21,7 @@ from specedge.protocol.answered_rounds import AnsweredRounds
 from specedge.protocol.context_intake import ContextIntake
 from specedge.protocol.effects import SetTimer
 from specedge.protocol.grant_line import GrantLine
-from specedge.protocol.messages import Identity, Limits
+from specedge.protocol.opening import Identity, Limits
 from specedge.protocol.progress_timer import ProgressTimer
 from specedge.protocol.token_log import TokenLog
 from specedge.protocol.verifier_effects import DropSlot, Reply, VerifierEffect

@@ -5,7 +5,7 @@ Functions over ``VerifierBooks``, for ``verifier_session`` and its other parts.
 
 import numpy as np
 
-from specedge.protocol.messages import Reason
+from specedge.protocol.opening import Reason
 from specedge.protocol.token_log import TokenLog, num_common
 from specedge.protocol.verifier_books import VerifierBooks
 from specedge.protocol.verifier_effects import ContextArrived

@@ -3,13 +3,7 @@
 from dataclasses import dataclass
 
 from specedge.protocol.effects import SetTimer, TimerDue
-from specedge.protocol.messages import (
-    Ahead,
-    BatchItem,
-    ContextHeader,
-    DownMessage,
-    TokenLogprobs,
-)
+from specedge.protocol.messages import Ahead, BatchItem, ContextHeader, DownMessage, TokenLogprobs
 from specedge.tree.token_tree import IntArray, TokenTree
 
 # ---------------------------------------------------------------- events

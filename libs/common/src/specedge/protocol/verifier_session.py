@@ -14,7 +14,8 @@ from specedge.errors import ProtocolViolation
 from specedge.ids import SessionKey
 from specedge.protocol.context_intake import ContextIntake
 from specedge.protocol.effects import TimerDue
-from specedge.protocol.messages import Identity, Limits, SessionParams
+from specedge.protocol.messages import SessionParams
+from specedge.protocol.opening import Identity, Limits
 from specedge.protocol.verifier_books import Lease, VerifierBooks
 from specedge.protocol.verifier_context import take_context
 from specedge.protocol.verifier_effects import (

@@ -6,7 +6,7 @@ time.
 
 from dataclasses import replace
 
-from specedge.protocol.messages import Reason
+from specedge.protocol.opening import Reason
 from specedge.protocol.token_log import TokenLog
 from specedge.protocol.verdicts import Outcome, decide, verdict_of
 from specedge.protocol.verifier_books import Lease, VerifierBooks

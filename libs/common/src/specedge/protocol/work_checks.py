@@ -8,16 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from specedge.protocol.messages import (
-    Ahead,
-    ContextHeader,
-    Draft,
-    Identity,
-    Limits,
-    Reason,
-    Rejected,
-    SessionParams,
-)
+from specedge.protocol.messages import Ahead, ContextHeader, Draft, Rejected, SessionParams
+from specedge.protocol.opening import Identity, Limits, Reason
 from specedge.tree.token_tree import IntArray
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from specedge.errors import InvalidRequest
-from specedge.protocol.messages import Bias
+from specedge.protocol.body import Bias
 
 MAX_CHOICES: Final = 16
 MAX_STOPS: Final = 16

@@ -8,17 +8,9 @@ from collections.abc import Iterable
 from typing import Final
 
 from specedge.ids import GroupId
-from specedge.protocol.messages import (
-    PROTOCOL_VERSION,
-    Draft,
-    Identity,
-    Limits,
-    Opened,
-    OpenRequest,
-    Reason,
-    Refused,
-    Rejected,
-)
+from specedge.protocol.body import PROTOCOL_VERSION
+from specedge.protocol.messages import Draft, Rejected
+from specedge.protocol.opening import Identity, Limits, Opened, OpenRequest, Reason, Refused
 from specedge.protocol.work_checks import find_size_fault
 from specedge_scheduler.policy.dispatch import room_of
 from specedge_scheduler.policy.pace import keeps_objective

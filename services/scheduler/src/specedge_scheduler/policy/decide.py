@@ -11,7 +11,8 @@ from typing import Final, assert_never
 
 from specedge.ids import GroupId, SessionKey, VerifierId
 from specedge.protocol.codec import batch_item
-from specedge.protocol.messages import Batch, BatchItem, Reason, Rejected
+from specedge.protocol.messages import Batch, BatchItem, Rejected
+from specedge.protocol.opening import Reason
 from specedge_scheduler.cluster import Cluster
 from specedge_scheduler.pipeline import PendingDraft
 from specedge_scheduler.policy.dispatch import Dispatch, GreedyDispatch, Plan, StaticDispatch

@@ -4,7 +4,8 @@ Changes the cluster's state; what is to be sent to verifiers in batches is decid
 """
 
 from specedge.ids import EdgeId, GroupId, SessionKey
-from specedge.protocol.messages import Reason, Refused, Rejected
+from specedge.protocol.messages import Rejected
+from specedge.protocol.opening import Reason, Refused
 from specedge_scheduler.cluster import Cluster
 from specedge_scheduler.pipeline import PendingDraft
 from specedge_scheduler.policy.admission import (

@@ -7,16 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from specedge.ids import SessionKey, VerifierId
-from specedge.protocol.messages import (
-    Ahead,
-    Batch,
-    ContextHeader,
-    DownMessage,
-    Draft,
-    Opened,
-    OpenRequest,
-    Refused,
-)
+from specedge.protocol.messages import Ahead, Batch, ContextHeader, DownMessage, Draft
+from specedge.protocol.opening import Opened, OpenRequest, Refused
 from specedge.protocol.reports import Stat
 
 PolicyName = Literal["static", "greedy", "jit"]

@@ -12,10 +12,11 @@ import numpy as np
 
 from specedge.ids import SessionKey
 from specedge.protocol.effects import Ended
-from specedge.protocol.messages import Opened, Refused, Verdict
+from specedge.protocol.messages import Verdict
+from specedge.protocol.opening import Opened, Refused
 from specedge_scheduler.sim.events import VirtualTime
 from specedge_scheduler.sim.scenario import EdgeSpec, Scenario
-from specedge_scheduler.sim.verifier import VerifierTally
+from specedge_scheduler.sim.verifier_steps import VerifierTally
 
 SECONDS_PER_HOUR: Final = 3600.0
 LEAST_ROUNDS: Final = 32  # of a session whose pace says something: fewer are its text's luck

@@ -4,43 +4,31 @@
 the same scenario gives the same figures.
 """
 
-import math
-from collections import Counter
-from collections.abc import Callable
-from typing import Final
-
-from specedge.ids import EdgeId, GroupId, SessionId, SessionKey, VerifierId
+from specedge.ids import SessionId, SessionKey, VerifierId
 from specedge.protocol.codec import decode, decode_context_header
 from specedge.protocol.effects import Ended
-from specedge.protocol.messages import DownMessage, Draft, OpenRequest
+from specedge.protocol.messages import DownMessage, Draft
+from specedge.protocol.opening import Opened, OpenRequest, Refused
 from specedge.protocol.reports import Stat
 from specedge.protocol.subjects import Up
-from specedge_scheduler.policy.decide import SchedulerPolicy
 from specedge_scheduler.policy.types import (
-    AnswerOpen,
-    AnswerSession,
     ContextArrived,
     DraftArrived,
-    Effect,
     EndingArrived,
     Event,
-    Forward,
     OpenAsked,
-    SendBatch,
     StatArrived,
-    TurnEnded,
 )
 from specedge_scheduler.sim.drafts import accepted_levels
 from specedge_scheduler.sim.draws import Stream, mixed
-from specedge_scheduler.sim.edge import EdgePorts, SimSession
+from specedge_scheduler.sim.edge import SimEdge, next_arrival_s
+from specedge_scheduler.sim.edge_session import EdgePorts, SimSession
 from specedge_scheduler.sim.events import VirtualTime
 from specedge_scheduler.sim.measures import Figures, Measures
-from specedge_scheduler.sim.scenario import EdgeSpec, FailureSpec, Scenario, VerifierSpec
-from specedge_scheduler.sim.verifier import SimVerifier, VerifierPorts, VerifierTally
-
-SHORTEST_WAIT_S: Final = 0.0005  # between two of the scheduler's own wake-ups
-EPOCH: Final = (1, 0)
-_BASE32: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+from specedge_scheduler.sim.scenario import FailureSpec, Scenario, VerifierSpec
+from specedge_scheduler.sim.scheduler import SchedulerPorts, SimScheduler
+from specedge_scheduler.sim.verifier import SimVerifier, VerifierPorts
+from specedge_scheduler.sim.verifier_steps import VerifierTally
 
 
 def simulate(scenario: Scenario) -> Figures:
@@ -50,35 +38,6 @@ def simulate(scenario: Scenario) -> Figures:
     return world.figures()
 
 
-class _Edge:
-    """One edge: its link, and the sessions that it opens."""
-
-    def __init__(self, world: "World", spec: EdgeSpec, number: int) -> None:
-        self.spec = spec
-        self.number = number
-        self.id = edge_id(number)
-        self.is_gone = False
-        self._link = spec.link_spec
-        self._delays = Stream(world.scenario.seed, number, 1)
-        self._arrivals = Stream(world.scenario.seed, number, 2)
-        self.host = Stream(world.scenario.seed, number, 5)
-        self.num_sessions = 0
-
-    def delay_s(self) -> float | None:
-        """How long one message takes one way; None: it is lost."""
-        link = self._link
-        if link.loss and self._delays.uniform() < link.loss:
-            return None
-        one_way_ms = link.round_trip_ms / 2
-        if link.jitter_ms:
-            one_way_ms = max(0.0, one_way_ms + link.jitter_ms * self._delays.normal())
-        return one_way_ms / 1000
-
-    def draw(self) -> float:
-        """For its arrivals."""
-        return self._arrivals.uniform()
-
-
 class World:
     """Everything there is. ``run`` once, then read ``figures``."""
 
@@ -86,21 +45,20 @@ class World:
         self.scenario = scenario
         self.time = VirtualTime()
         self.measures = Measures(self.time, scenario.warmup_s)
-        self.policy = SchedulerPolicy(GroupId("main"), EPOCH, scenario.scheduler.limits())
         self.verifiers: dict[VerifierId, SimVerifier] = {}
         self.sessions: dict[SessionKey, SimSession] = {}
-        self.reasons: Counter[str] = Counter()
-        self._edge_of: dict[SessionKey, _Edge] = {}
+        self._edge_of: dict[SessionKey, SimEdge] = {}
         self._specs: list[VerifierSpec] = []
         self._tallies: list[VerifierTally] = []  # of verifiers that died and are back
-        self._cluster_s = scenario.scheduler.cluster_ms / 1000
+        self.scheduler = SimScheduler(
+            scenario.scheduler,
+            SchedulerPorts(self.time, self.verifiers, self._say_down, self._answer_open),
+        )
         self._ports = EdgePorts(
             self.time, self.measures, self._ask_open, self._send_up, self._on_end
         )
-        self._is_turn_due = False
-        self._wakes_s = math.inf
         self._replies: dict[str, SimSession] = {}
-        self._edges: list[_Edge] = []
+        self._edges: list[SimEdge] = []
 
     def run(self) -> None:
         """From nothing to the end of the scenario."""
@@ -113,7 +71,7 @@ class World:
             self.time.call_at(failure.at_s, self._kill, failure)
         for edges in scenario.edges:
             for _ in range(edges.count):
-                edge = _Edge(self, edges, len(self._edges))
+                edge = SimEdge(edges, len(self._edges), scenario.seed)
                 self._edges.append(edge)
                 self._start_edge(edge)
         self.time.call_at(scenario.warmup_s, self._forget_warmup)
@@ -122,9 +80,8 @@ class World:
     def figures(self) -> Figures:
         """What came of it."""
         tallies = [*self._tallies, *(verifier.tally for verifier in self.verifiers.values())]
-        known = [one.estimator.error_ratio for one in self.policy.cluster.verifiers.values()]
-        error = sum(known) / len(known) if known else 0.0
-        return self.measures.sum_up(self.scenario, tallies, error, dict(self.reasons))
+        error, reasons = self.scheduler.estimate_error, dict(self.scheduler.reasons)
+        return self.measures.sum_up(self.scenario, tallies, error, reasons)
 
     # ------------------------------------------------------------ verifiers
 
@@ -150,7 +107,7 @@ class World:
             self.time.call_at(back_s, self._start_verifier, failure.verifier, incarnation)
 
     def _report(self, name: VerifierId, stat: Stat) -> None:
-        self._to_scheduler(self._cluster_s, StatArrived(name, stat))
+        self.scheduler.tell(self.scheduler.cluster_s, StatArrived(name, stat))
 
     def _judge(self, key: SessionKey, base: int, num_levels: int) -> int:
         session = self.sessions.get(key)
@@ -166,7 +123,7 @@ class World:
 
     # ------------------------------------------------------------ edges
 
-    def _start_edge(self, edge: _Edge) -> None:
+    def _start_edge(self, edge: SimEdge) -> None:
         load = edge.spec.load
         for _ in range(edge.spec.sessions if load.kind == "closed" else 1):
             start_s = edge.draw() * edge.spec.starts_s
@@ -177,20 +134,20 @@ class World:
         if edge.spec.leaves_s is not None:
             self.time.call_at(edge.spec.leaves_s, self._leave, edge)
 
-    def _leave(self, edge: _Edge) -> None:
+    def _leave(self, edge: SimEdge) -> None:
         edge.is_gone = True
         for key, session in self.sessions.items():
             if self._edge_of[key] is edge:
                 session.fall_silent()
 
-    def _await_arrival(self, edge: _Edge) -> None:
+    def _await_arrival(self, edge: SimEdge) -> None:
         self.time.call_at(next_arrival_s(edge.spec, edge.draw, self.time.now_s), self._arrive, edge)
 
-    def _arrive(self, edge: _Edge) -> None:
+    def _arrive(self, edge: SimEdge) -> None:
         self._open_session(edge)
         self._await_arrival(edge)
 
-    def _open_session(self, edge: _Edge) -> None:
+    def _open_session(self, edge: SimEdge) -> None:
         if edge.is_gone:
             return
         number, edge.num_sessions = edge.num_sessions, edge.num_sessions + 1
@@ -219,7 +176,7 @@ class World:
             return
         reply_to = f"{session.key.edge}.{session.key.session}"
         self._replies[reply_to] = session
-        self._to_scheduler(delay_s, OpenAsked(session.key, decode(OpenRequest, payload), reply_to))
+        self.scheduler.tell(delay_s, OpenAsked(session.key, decode(OpenRequest, payload), reply_to))
 
     def _send_up(self, session: SimSession, kind: Up, payload: bytes) -> None:
         edge = self._edge_of[session.key]
@@ -235,56 +192,9 @@ class World:
             event = ContextArrived(key, decode_context_header(payload), payload)
         else:
             event = EndingArrived(key, "cancel" if kind is Up.CANCEL else "close", payload)
-        self._to_scheduler(delay_s, event)
+        self.scheduler.tell(delay_s, event)
 
-    # ------------------------------------------------------------ the scheduler
-
-    def _to_scheduler(self, delay_s: float, event: Event) -> None:
-        self.time.call_at(self.time.now_s + delay_s, self._at_scheduler, event)
-
-    def _at_scheduler(self, event: Event) -> None:
-        self._perform(self.policy.on(event, self.time.now_s))
-        if not self._is_turn_due:
-            self._is_turn_due = True
-            self.time.call_at(self.time.now_s, self._end_turn)
-
-    def _end_turn(self) -> None:
-        self._is_turn_due = False
-        now_s = self.time.now_s
-        self._perform(self.policy.on(TurnEnded(), now_s))
-        due_s = max(self.policy.next_due_s(), now_s + SHORTEST_WAIT_S)
-        if due_s < self._wakes_s or self._wakes_s <= now_s:
-            self._wakes_s = due_s
-            self.time.call_at(due_s, self._wake, due_s)
-
-    def _wake(self, due_s: float) -> None:
-        if due_s == self._wakes_s and not self._is_turn_due:
-            self._end_turn()
-
-    def _perform(self, effects: list[Effect]) -> None:
-        now_s, call_at = self.time.now_s, self.time.call_at
-        for effect in effects:
-            match effect:
-                case SendBatch():
-                    self.reasons[effect.reason] += 1
-                    verifier = self.verifiers[effect.verifier]
-                    call_at(now_s + self._cluster_s, verifier.on_batch, effect.batch)
-                case Forward(kind, name, key, payload):
-                    verifier = self.verifiers[name]
-                    if kind == "ctx":
-                        call_at(now_s + self._cluster_s, verifier.on_context, key, payload)
-                    else:
-                        call_at(now_s + self._cluster_s, verifier.on_ending, key)
-                case AnswerSession(key, message):
-                    self._say_down(key, message)
-                case AnswerOpen(reply_to, reply):
-                    session = self._replies.pop(reply_to, None)
-                    edge = session and self._edge_of.get(session.key)
-                    delay_s = edge.delay_s() if edge else None
-                    if session is not None and delay_s is not None:
-                        call_at(now_s + delay_s, session.hear_open, reply)
-                case _:
-                    pass  # facts for logs
+    # ------------------------------------------------------------ down
 
     def _say_down(self, key: SessionKey, message: DownMessage) -> None:
         edge = self._edge_of.get(key)
@@ -292,24 +202,9 @@ class World:
         if delay_s is not None:
             self.time.call_at(self.time.now_s + delay_s, self.sessions[key].hear, message)
 
-
-def next_arrival_s(spec: EdgeSpec, draw: Callable[[], float], now_s: float) -> float:
-    """When a session after ``now_s`` begins, if sessions come by themselves."""
-    load = spec.load
-    if load.kind == "poisson":
-        return now_s - math.log(draw()) / load.per_s
-    # In a burst sessions come faster by as much as it is shorter than its period; time between
-    # bursts does not count.
-    burst_s = load.period_s * load.burst_share
-    in_bursts_s = (now_s // load.period_s) * burst_s + min(now_s % load.period_s, burst_s)
-    in_bursts_s -= math.log(draw()) / (load.per_s / load.burst_share)
-    return (in_bursts_s // burst_s) * load.period_s + in_bursts_s % burst_s
-
-
-def edge_id(number: int) -> EdgeId:
-    """A well-formed public key that nobody holds."""
-    digits = ""
-    while number or not digits:
-        number, digit = divmod(number, 32)
-        digits = _BASE32[digit] + digits
-    return EdgeId("U" + "A" * (55 - len(digits)) + digits)
+    def _answer_open(self, reply_to: str, reply: Opened | Refused) -> None:
+        session = self._replies.pop(reply_to, None)
+        edge = session and self._edge_of.get(session.key)
+        delay_s = edge.delay_s() if edge else None
+        if session is not None and delay_s is not None:
+            self.time.call_at(self.time.now_s + delay_s, session.hear_open, reply)

@@ -1,0 +1,112 @@
+"""The broker itself: how it starts and ends, and a client that does not read."""
+
+import asyncio
+import os
+import socket
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from specedge.link.broker import Broker, BrokerFailed
+from specedge.link.nats import NatsLink
+from specedge.service.runtime import Tasks
+from tests.contract.fake_brokers import options
+from tests.contract.link_networks import PATIENCE_S, Received
+
+
+async def test_a_broker_that_cannot_start_says_why(tmp_path: Path) -> None:
+    async with Broker(store_dir=tmp_path / "first") as first:
+        second = Broker(store_dir=tmp_path / "second", port=first.port)
+        with pytest.raises(BrokerFailed, match="address already in use"):
+            await second.start()
+
+    assert second.pid is None
+
+
+async def test_a_stopped_broker_has_ended_and_starts_again_on_its_port(tmp_path: Path) -> None:
+    broker = Broker(store_dir=tmp_path)
+    await broker.start()
+    port, pid = broker.port, broker.pid
+    assert pid is not None
+
+    await broker.stop()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    await broker.start()
+
+    assert (broker.port, broker.pid is None) == (port, False)
+    await broker.kill()
+    assert broker.pid is None
+
+
+async def test_a_broker_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
+    program = f"""
+import asyncio, pathlib
+from specedge.link.broker import Broker
+async def main():
+    async with Broker(store_dir=pathlib.Path({str(tmp_path)!r})) as broker:
+        print(broker.pid, flush=True)
+        await asyncio.Event().wait()
+asyncio.run(main())
+"""
+    starter = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE
+    )
+    assert starter.stdout is not None
+    pid = int(await starter.stdout.readline())
+    descriptor = os.pidfd_open(pid)
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_reader(descriptor, ended.set)
+
+    try:
+        starter.kill()
+        await starter.wait()
+        async with asyncio.timeout(PATIENCE_S):
+            await ended.wait()
+    finally:
+        asyncio.get_running_loop().remove_reader(descriptor)
+        os.close(descriptor)
+
+
+async def test_a_client_that_stops_reading_slows_nobody_else(
+    tasks: Tasks, nats_server: str
+) -> None:
+    sender = await NatsLink.connect(options(nats_server), tasks=tasks)
+    good = await NatsLink.connect(options(nats_server), tasks=tasks)
+    received = Received()
+    await good.subscribe("test.stall.good", received)
+
+    async def median_round_s() -> float:
+        rounds_s, before = [], len(received.messages)
+        for number in range(80):
+            started = time.perf_counter()
+            for _ in range(4):  # in all far more than the broker keeps for one client
+                await sender.publish("test.stall.bad", bytes(100_000))
+            await sender.publish("test.stall.good", b"")
+            await received.at_least(before + number + 1)
+            rounds_s.append(time.perf_counter() - started)
+        return statistics.median(rounds_s[40:])
+
+    alone_s = await median_round_s()
+    with await subscribed_and_silent(nats_server, "test.stall.bad"):
+        beside_s = await median_round_s()
+
+    # A broker that stalled the sender for the silent one would add some milliseconds each time.
+    assert beside_s < alone_s + 0.005
+    await sender.close()
+    await good.close()
+
+
+async def subscribed_and_silent(url: str, subject: str) -> socket.socket:
+    """A client that subscribes and then reads nothing more."""
+    loop = asyncio.get_running_loop()
+    client = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))
+    client.setblocking(False)
+    await loop.sock_sendall(client, b"CONNECT {}\r\nSUB " + subject.encode() + b" 1\r\nPING\r\n")
+    greeting = b""
+    while not greeting.endswith(b"PONG\r\n"):
+        greeting += await loop.sock_recv(client, 4096)
+    return client

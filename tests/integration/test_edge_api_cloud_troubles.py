@@ -1,0 +1,110 @@
+"""The edge's HTTP face on a real port: what clients see when the cloud is not as it should be."""
+
+import asyncio
+from pathlib import Path
+
+from specedge_edge.openai import sse
+from tests.edge_world import MODEL, EdgeWorld, edge_world
+from tests.integration.edge_requests import TEXT, TEXTS, events_of
+
+
+async def test_without_a_verifier_clients_are_told_so_at_once(world: EdgeWorld) -> None:
+    world.cloud.refuse("no_verifier", "no verifier is here")
+    for is_streamed in (False, True):
+        started_s = asyncio.get_running_loop().time()
+        answer = await world.chat(stream=is_streamed)
+        took_s = asyncio.get_running_loop().time() - started_s
+
+        assert answer.status_code == 503, answer.text
+        assert "no verifier" in answer.json()["error"]["message"]
+        assert int(answer.headers["retry-after"]) >= 1
+        assert took_s < 2.0
+
+
+async def test_a_cloud_that_says_nothing_is_no_hang(world: EdgeWorld) -> None:
+    world.cloud.is_gone = True
+    started_s = asyncio.get_running_loop().time()
+
+    answer = await world.chat()
+
+    assert answer.status_code == 503
+    assert "retry-after" in answer.headers
+    assert asyncio.get_running_loop().time() - started_s < 2.0
+
+
+async def test_a_full_pool_is_told_with_the_time_to_come_back(world: EdgeWorld) -> None:
+    world.cloud.refuse("busy", "the pool is full", retry_ms=1500)
+
+    answer = await world.chat(stream=True)
+
+    assert answer.status_code == 429
+    assert answer.headers["retry-after"] == "2"
+    assert answer.headers["retry-after-ms"] == "1500"
+
+
+async def test_more_choices_than_an_edge_ever_runs_are_refused_for_good(tmp_path: Path) -> None:
+    async with edge_world(tmp_path, max_concurrent=2) as world:
+        answer = await world.chat(n=3)
+
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "n"
+        assert (await world.chat(n=2)).status_code == 200
+
+
+async def test_more_choices_than_an_edge_runs_now_may_come_back(tmp_path: Path) -> None:
+    async with edge_world(tmp_path, max_concurrent=2) as world:
+        world.cloud.is_silent = True
+        body = {"model": MODEL, "prompt": "x", "stream": True}
+        async with world.client.stream("POST", TEXTS, json=body) as running:
+            assert running.status_code == 200
+            answer = await world.chat(n=2)
+
+        assert answer.status_code == 429
+        assert "retry-after" in answer.headers
+
+
+async def test_an_error_after_the_stream_began_is_its_last_event(world: EdgeWorld) -> None:
+    world.cloud.rejection = "invalid"
+
+    answer = await world.chat(stream=True)
+
+    assert answer.status_code == 200
+    *_, last = events_of(answer.text)
+    assert last["error"]["type"] == "server_error"
+    await world.cloud.until(lambda: not world.cloud.sessions)
+
+
+async def test_a_waiting_stream_is_kept_alive(tmp_path: Path) -> None:
+    async with edge_world(tmp_path, keep_alive_s=0.05) as world:
+        world.cloud.is_silent = True
+        body = {"model": MODEL, "prompt": "x", "stream": True}
+        async with world.client.stream("POST", TEXTS, json=body) as answer:
+            chunks = answer.aiter_bytes()
+            async with asyncio.timeout(5):
+                while await anext(chunks) != sse.KEEP_ALIVE:
+                    pass
+
+
+async def test_a_lost_verdict_is_asked_for_again(world: EdgeWorld) -> None:
+    world.cloud.num_to_lose = 2
+
+    answer = (await world.complete()).json()
+
+    assert answer["choices"][0]["text"] == TEXT
+    assert answer["metrics"]["specedge"]["retries"] == 2
+
+
+async def test_another_tokenizer_is_refused_with_both_fingerprints(tmp_path: Path) -> None:
+    async with edge_world(tmp_path, cloud_tokenizer_extra=("<more>",)) as world:
+        answer = await world.chat()
+        ready = await world.client.get("/ready")
+
+        ours = world.fingerprint
+        theirs = world.cloud.identity.tokenizer
+        assert ours != theirs
+        assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "fingerprint_mismatch"
+        for text in (answer.text, ready.text):
+            assert ours in text and theirs in text
+        assert ready.status_code == 503
+        assert not world.cloud.drafts

@@ -1,0 +1,148 @@
+"""The scheduler's decisions: where sessions live, what is passed on there, when they move."""
+
+from specedge.protocol.messages import Rejected
+from specedge.protocol.opening import Opened, Reason, Refused
+from specedge.protocol.reports import SessionReport
+from specedge_scheduler.policy.types import (
+    AnswerSession,
+    ContextArrived,
+    DraftArrived,
+    EndingArrived,
+    Forward,
+)
+from tests.unit.scheduler_facts import IDENTITY, draft, key
+from tests.unit.scheduler_world import V1, V2, World, context, learn, sent, step
+
+
+def test_sessions_spread_over_the_verifiers_by_load() -> None:
+    world = World()
+    world.stat(V1, slots=2)
+    world.stat(V2, slots=4)
+
+    for number in range(6):
+        assert isinstance(world.open(key("A", number)), Opened)
+
+    verifiers = world.policy.cluster.verifiers
+    assert (len(verifiers[V1].sessions), len(verifiers[V2].sessions)) == (2, 4)
+
+
+def test_when_all_places_are_taken_an_edge_is_told_busy() -> None:
+    world = World()
+    world.stat(slots=1)
+    world.open(key("A"))
+
+    refused = world.open(key("B"))
+    again = world.open(key("A"))
+
+    assert isinstance(refused, Refused)
+    assert refused.refused is Reason.BUSY
+    assert refused.retry_ms
+    assert isinstance(again, Opened)
+
+
+def test_a_closed_session_gives_its_place_back_at_once() -> None:
+    world = World()
+    world.stat(slots=1)
+    world.open(key("A"))
+
+    effects = world.tell(EndingArrived(key("A"), "close", b"body"))
+
+    assert effects == [Forward("close", V1, key("A"), b"body")]
+    assert isinstance(world.open(key("B")), Opened)
+
+
+def test_a_session_stays_where_its_rows_are() -> None:
+    world = World()
+    world.stat(V1)
+    world.open(key("A"))
+    world.stat(V2)
+
+    batches = [sent(world.tell(DraftArrived(key("A"), draft(round_)))) for round_ in range(2)]
+
+    assert [batch.verifier for (batch,) in batches] == [V1, V1]
+
+
+def test_a_draft_of_an_unknown_session_goes_where_it_was_last() -> None:
+    world = World()
+    world.stat(V1)
+    world.stat(V2)
+
+    (batch,) = sent(world.tell(DraftArrived(key(), draft(9, at="v2"))))
+    (other,) = sent(world.tell(DraftArrived(key("B"), draft(9, at="v9"))))
+
+    assert batch.verifier == V2
+    assert other.verifier == V1
+
+
+def test_context_is_passed_on_as_it_came_to_the_sessions_verifier() -> None:
+    world = World()
+    world.stat(V1)
+    world.open(key())
+    world.stat(V2)
+
+    effects = world.tell(ContextArrived(key(), context(), b"chunk"))
+
+    assert effects == [Forward("ctx", V1, key(), b"chunk")]
+
+
+def test_context_finds_the_verifier_of_its_model() -> None:
+    world = World()
+    world.stat(V1)
+    other = IDENTITY.model_copy(update={"model": "other", "weights": "cc"})
+    world.stat(V2, identity=other)
+
+    header = context({"model": "other", "weights": "cc"})
+    known = world.tell(ContextArrived(key(), header, b"chunk"))
+    unknown = world.tell(ContextArrived(key("B"), context({"model": "third"}), b"chunk"))
+
+    assert known == [Forward("ctx", V2, key(), b"chunk")]
+    (answer,) = unknown
+    assert isinstance(answer, AnswerSession)
+    assert isinstance(answer.message, Rejected)
+    assert answer.message.rejected is Reason.UNKNOWN_MODEL
+
+
+def test_the_end_of_a_session_not_known_here_is_passed_on_to_all() -> None:
+    world = World()
+    world.stat(V1)
+    world.stat(V2)
+
+    effects = world.tell(EndingArrived(key(), "cancel", b"body"))
+
+    assert effects == [Forward("cancel", name, key(), b"body") for name in (V1, V2)]
+
+
+def test_a_silent_session_is_forgotten_unless_its_verifier_works_for_it() -> None:
+    world = World()
+    world.stat()
+    quiet, prefilling = key("A"), key("B")
+    world.open(quiet)
+    world.open(prefilling)
+    report = SessionReport(e=prefilling.edge, s=prefilling.session, round=-1, state="filling")
+
+    for _ in range(32):
+        world.wait(1.0, V1)
+        world.stat(sessions=(report,))
+
+    assert set(world.policy.cluster.sessions) == {prefilling}
+
+
+def test_context_waits_for_its_edges_timer_while_there_is_no_verifier() -> None:
+    assert World().tell(ContextArrived(key(), context(), b"chunk")) == []
+
+
+def test_sessions_move_to_a_verifier_that_is_faster_for_long() -> None:
+    world = World()
+    learn(world, V1)
+    for round_ in range(2):
+        for number in range(6):
+            world.tell(DraftArrived(key("A", number), draft(round_, at="v1")))
+        world.stat(V1, batches=[], last=99, steps=(step(98 + round_),), slots=64)
+    world.stat(V2, slots=64)
+
+    effects = world.wait(3.5, V1, V2)
+
+    closes = [effect for effect in effects if isinstance(effect, Forward)]
+    assert closes
+    assert {(one.kind, one.verifier) for one in closes} == {("close", V1)}
+    assert len(world.policy.cluster.verifiers[V2].sessions) == len(closes) <= 4
