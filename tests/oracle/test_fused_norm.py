@@ -46,6 +46,12 @@ def test_norms_that_round_elsewhere_are_replaced_in_drafters_alone() -> None:
     assert fuse_norms(model, may_round=True) == FUSED["llama"]
 
 
+def test_norms_kept_in_another_dtype_stay() -> None:
+    model = build("llama").to(torch.bfloat16)
+    model.model.norm.float()
+    assert fuse_norms(model, may_round=True) == FUSED["llama"] - 1
+
+
 @pytest.mark.parametrize("is_exact", [True, False])
 def test_a_tree_model_has_them(is_exact: bool) -> None:
     model = build("qwen3").to(torch.bfloat16)

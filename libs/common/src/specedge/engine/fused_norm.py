@@ -10,6 +10,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import PreTrainedModel
 
 # Rows of which a norm is tried, and how far apart values are where rounding is no matter.
 TRIED_ROWS: Final = (1, 7)
@@ -29,14 +30,16 @@ class FusedRmsNorm(nn.Module):
         return functional.rms_norm(hidden_states, self.weight.shape, self.weight, self.eps)
 
 
-def fuse_norms(model: nn.Module, *, may_round: bool = False) -> int:
+def fuse_norms(model: PreTrainedModel, *, may_round: bool = False) -> int:
     """Replace the RMS norms of ``model`` that torch's own equals to the last bit (``may_round``: to
     within the dtype's rounding); how many. Others stay as they are."""
     found = [
         (parent, name, fused)
         for parent in model.modules()
         for name, child in parent.named_children()
-        if (fused := _fused(child)) is not None and _is_same(child, fused, may_round=may_round)
+        if (fused := _fused(child)) is not None
+        and fused.weight.dtype == model.dtype  # another one is that of what follows, too
+        and _is_same(child, fused, may_round=may_round)
     ]
     for parent, name, fused in found:
         setattr(parent, name, fused)
