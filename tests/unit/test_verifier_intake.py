@@ -10,6 +10,7 @@ from specedge.clock import ManualClock
 from specedge.ids import Epoch, Round, SessionKey, VerifierId
 from specedge.link.base import Message
 from specedge.protocol import subjects
+from specedge.protocol.batch_ledger import BatchLedger
 from specedge.protocol.codec import batch_item, encode
 from specedge.protocol.context import context_chunks
 from specedge.protocol.messages import (
@@ -27,7 +28,6 @@ from specedge.protocol.subjects import Work
 from specedge.protocol.token_log import TokenLog
 from specedge.protocol.verifier_effects import StepBegun, Stepped
 from specedge.protocol.verifier_session import VerifierSession
-from specedge_verifier.batches import BatchLedger
 from specedge_verifier.entry import Entry, SessionTimes
 from specedge_verifier.handlers import WorkHandler
 from specedge_verifier.metrics import VerifierMetrics

@@ -14,12 +14,12 @@ from specedge.errors import InvalidRequest
 from specedge.ids import SessionKey
 from specedge.link.base import Message
 from specedge.protocol import subjects
+from specedge.protocol.batch_ledger import BatchLedger
 from specedge.protocol.codec import decode, decode_context, decode_context_header
 from specedge.protocol.messages import Ahead, Batch, DownMessage
 from specedge.protocol.refusals import rejection_of
 from specedge.protocol.subjects import Work
 from specedge.protocol.verifier_effects import AheadArrived, ContextArrived, WorkArrived
-from specedge_verifier.batches import BatchLedger
 from specedge_verifier.metrics import VerifierMetrics
 from specedge_verifier.sessions import SessionTable
 

@@ -12,11 +12,11 @@ from typing import Final
 from specedge.clock import Cancellable, Timers
 from specedge.ids import VerifierId
 from specedge.protocol import subjects
+from specedge.protocol.batch_ledger import BatchLedger
 from specedge.protocol.codec import encode
 from specedge.protocol.messages import Ending
 from specedge.protocol.opening import Identity, Limits
 from specedge.protocol.reports import AheadReport, SessionReport, Stat, StepReport
-from specedge_verifier.batches import BatchLedger
 from specedge_verifier.entry import Entry
 from specedge_verifier.sessions import SessionTable
 from specedge_verifier.slots import SlotPool

@@ -15,6 +15,7 @@ import structlog
 
 from specedge.clock import Cancellable, Timers
 from specedge.ids import SessionKey
+from specedge.protocol.batch_ledger import BatchLedger
 from specedge.protocol.effects import SetTimer, TimerDue
 from specedge.protocol.messages import DownMessage, Progress
 from specedge.protocol.verifier_effects import (
@@ -38,7 +39,6 @@ from specedge.protocol.verifier_effects import (
 from specedge.protocol.verifier_session import VerifierSession
 from specedge.protocol.verifier_states import VerifierState
 from specedge.tree.token_tree import IntArray
-from specedge_verifier.batches import BatchLedger
 from specedge_verifier.entry import Entry, SessionTimes
 from specedge_verifier.hosted_drafting import LeaveCall
 from specedge_verifier.slots import KeepCall, SlotPool

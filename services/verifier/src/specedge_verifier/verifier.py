@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from specedge.ids import SessionKey, VerifierId
 from specedge.link.base import Link
 from specedge.protocol import subjects
+from specedge.protocol.batch_ledger import BatchLedger
 from specedge.protocol.codec import encode
 from specedge.protocol.messages import Cold, DownMessage, Progress, Rejected, Verdict
 from specedge.protocol.opening import Limits
@@ -15,7 +16,6 @@ from specedge.protocol.verifier_session import VerifierSession
 from specedge.service.compute import ComputeThread
 from specedge.service.runtime import ServiceContext
 from specedge.service.spans import NO_SPANS, SpanRing
-from specedge_verifier.batches import BatchLedger
 from specedge_verifier.engine_loop import EngineLoop, Stepper
 from specedge_verifier.engines import LoadedEngine, identity_on_wire
 from specedge_verifier.entry import SessionTimes

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from specedge.ids import SessionKey, VerifierId
+from specedge.protocol.batch_ledger import BatchLedger
 from specedge.protocol.codec import decode_context
 from specedge.protocol.messages import Batch, DownMessage
 from specedge.protocol.opening import Identity, Limits
@@ -20,7 +21,6 @@ from specedge_scheduler.sim.drafts import VOCABULARY, line_choice, num_levels
 from specedge_scheduler.sim.draws import Stream
 from specedge_scheduler.sim.events import VirtualTime
 from specedge_scheduler.sim.scenario import VerifierSpec
-from specedge_scheduler.sim.verifier_batches import BatchesHeld
 from specedge_scheduler.sim.verifier_sessions import SessionTable
 from specedge_scheduler.sim.verifier_steps import Step, StepPart, VerifierTally, plan_step
 
@@ -66,10 +66,10 @@ class SimVerifier:
         self._time = ports.time
         self._judge = ports.judge
         self._report = ports.report
-        self._batches = BatchesHeld()
+        self._ledger = BatchLedger()
         self._sessions = SessionTable(
             lambda key: VerifierSession(key, LIMITS, IDENTITY, name),
-            self._batches,
+            self._ledger,
             spec.slots,
             ports.time,
             ports.say,
@@ -90,10 +90,9 @@ class SimVerifier:
 
     def on_batch(self, batch: Batch) -> None:
         """Work, in order."""
-        if self.is_dead:
+        if self.is_dead or not self._ledger.admit(batch):
             return
         now_s = self._time.now_s
-        self._batches.arrive(batch)
         for item in batch.items:
             key = SessionKey(item.e, item.s)  # type: ignore[arg-type]
             work = WorkArrived(item, now_s + item.budget_ms / 1000)
@@ -196,10 +195,10 @@ class SimVerifier:
             identity=IDENTITY,
             limits=LIMITS,
             slots=(self._sessions.num_leased, self._sessions.num_slots),
-            epoch=self._batches.epoch,
-            batches=self._batches.held,
-            last=self._batches.last,
-            begun=self._batches.begun,
+            epoch=self._ledger.epoch,
+            batches=self._ledger.held,
+            last=self._ledger.last,
+            begun=self._ledger.begun,
             running=self._running.rows,
             step_rows=self._step_rows,
             steps=tuple(self._steps),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from specedge.ids import SessionKey
+from specedge.protocol.batch_ledger import BatchLedger
 from specedge.protocol.effects import SetTimer, TimerDue
 from specedge.protocol.messages import DownMessage, Progress
 from specedge.protocol.verifier_effects import (
@@ -27,7 +28,6 @@ from specedge.protocol.verifier_effects import (
 )
 from specedge.protocol.verifier_session import VerifierSession
 from specedge_scheduler.sim.events import VirtualTime
-from specedge_scheduler.sim.verifier_batches import BatchesHeld
 from specedge_scheduler.sim.verifier_steps import StepPart
 
 RETRY_MS: Final = 200
@@ -43,7 +43,7 @@ class SessionTable:
     def __init__(
         self,
         make_machine: Callable[[SessionKey], VerifierSession],
-        batches: BatchesHeld,
+        ledger: BatchLedger,
         num_slots: int,
         time: VirtualTime,
         say: Callable[[SessionKey, DownMessage], None],
@@ -53,7 +53,7 @@ class SessionTable:
         self.num_leased = 0
         self.num_slots = num_slots
         self._make_machine = make_machine
-        self._batches = batches
+        self._ledger = ledger
         self._time = time
         self._say = say
         self._machines: dict[SessionKey, VerifierSession] = {}
@@ -63,7 +63,7 @@ class SessionTable:
 
     def work(self, key: SessionKey, seq: int, event: WorkArrived) -> None:
         """A draft or a grant of that batch."""
-        self._batches.add(seq, key)
+        self._ledger.add(seq, key)
         self.asked_s.setdefault(key, self._time.now_s)
         self.feed(key, event)
 
@@ -72,7 +72,7 @@ class SessionTable:
         del self.wants[part.key]
         if part.is_round:
             self.asked_s.pop(part.key, None)
-        self._batches.begin(part.key)
+        self._ledger.begin(part.key)
         self.feed(part.key, StepBegun(part.num_chain))
 
     def end(self, key: SessionKey) -> None:
@@ -111,7 +111,7 @@ class SessionTable:
                 self.wants.pop(key, None)
                 self.wants[key] = effect
                 if effect.tree is None:
-                    self._batches.settle(key)
+                    self._ledger.settle(key)
             case Withdraw():
                 self.wants.pop(key, None)
             case WantSlot():
@@ -131,7 +131,7 @@ class SessionTable:
 
     def _settle(self, key: SessionKey) -> None:
         self.asked_s.pop(key, None)
-        self._batches.settle(key)
+        self._ledger.settle(key)
 
     def _forget(self, key: SessionKey) -> None:
         self._settle(key)

@@ -1,5 +1,5 @@
-"""Which batches of the scheduler still have rounds here that were neither answered nor taken over
-by a prefill: what a report tells the scheduler, so that it knows when to send more.
+"""Which batches of the scheduler still have rounds at a verifier that were neither answered nor
+taken over by a prefill: what its reports tell, so that the scheduler knows when to send more. Pure.
 
 Absolute figures: a lost report heals with the next. Knows nothing of sessions' states.
 """
