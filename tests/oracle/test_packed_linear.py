@@ -40,7 +40,7 @@ def packed_whatever_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed_linear, "FEWEST_PACKED_BYTES", 0)
 
 
-def assert_same_products(layer: nn.Module, plain: nn.Linear, rows: int) -> None:
+def assert_same_products(layer: nn.Module, plain: nn.Linear, rows: int, atol: float = 1e-5) -> None:
     width = plain.in_features
     with torch.inference_mode():
         strided = torch.randn(rows, 2 * width)[:, ::2]
@@ -48,7 +48,7 @@ def assert_same_products(layer: nn.Module, plain: nn.Linear, rows: int) -> None:
             wanted = plain(x)
             got = layer(x)
             assert got.shape == wanted.shape
-            assert torch.allclose(got, wanted, atol=1e-5)
+            assert torch.allclose(got, wanted, atol=atol)
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -72,12 +72,13 @@ def test_weights_packed_for_several_threads_give_the_plain_product(
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("rows", [1, 2, 4, 5, 7, 8, 16, 200])
+@pytest.mark.parametrize("inputs", [1, 7, 50])
+@pytest.mark.parametrize("rows", [*range(1, 9), 16, 200])
 def test_rounded_weights_give_the_product_with_rounded_weights(
-    rows: int, bias: bool, one_thread: None
+    rows: int, inputs: int, bias: bool, one_thread: None
 ) -> None:
     torch.manual_seed(rows)
-    plain = nn.Linear(50, 83, bias=bias)
+    plain = nn.Linear(inputs, 83, bias=bias)
     exact = plain.weight.detach().clone()
     with torch.no_grad():
         plain.weight[3] = 0.0
@@ -87,7 +88,43 @@ def test_rounded_weights_give_the_product_with_rounded_weights(
         plain.weight.copy_(rounded.weight * rounded.scale[:, None])
     changed = (plain.weight - exact).abs()
     assert (changed[4:] <= 0.501 * step[4:]).all(), "no weight moves by more than half a step"
-    assert_same_products(rounded, plain, rows)
+    assert_same_products(rounded, plain, rows, atol=1e-4)
+
+
+def test_rounded_inputs_keep_what_stands_beside_an_outlier(one_thread: None) -> None:
+    torch.manual_seed(1)
+    plain = nn.Linear(576, 64, bias=False)
+    layer = Int8Linear(plain)
+    x = torch.randn(5, 576)
+    x[:, 3] = 500.0
+    exact = x @ (layer.weight * layer.scale[:, None]).T
+    without = exact - 500.0 * (layer.weight * layer.scale[:, None])[:, 3]
+    assert (layer(x) - exact).abs().max() < 0.05 * without.std()
+
+
+@pytest.mark.parametrize("inputs", [1, 2, 576, 8192])
+def test_the_largest_sum_there_can_be_is_no_overflow(inputs: int, one_thread: None) -> None:
+    plain = nn.Linear(inputs, 16, bias=False)
+    with torch.no_grad():
+        plain.weight.fill_(1.0)
+        plain.weight[1] = -1.0
+    for sign in (1.0, -1.0):
+        got = Int8Linear(plain)(torch.full((2, inputs), 3.0 * sign))
+        assert torch.allclose(got[:, 0], torch.tensor(3.0 * sign * inputs), rtol=1e-3)
+        assert torch.equal(got[:, 1], -got[:, 0])
+
+
+def test_rows_of_zeros_have_products_of_zero(one_thread: None) -> None:
+    assert not Int8Linear(nn.Linear(50, 83, bias=False))(torch.zeros(3, 50)).any()
+
+
+def test_a_rounded_row_has_the_same_product_whatever_it_is_batched_with(one_thread: None) -> None:
+    torch.manual_seed(1)
+    layer = Int8Linear(nn.Linear(50, 83))
+    x = torch.randn(120, 50)
+    alone = torch.cat([layer(row[None]) for row in x])
+    for rows in (2, 3, 5, 6, 7, 11, 13, 97, 120):
+        assert torch.equal(layer(x[:rows]), alone[:rows])
 
 
 def test_a_row_has_the_same_product_whatever_it_is_batched_with(
@@ -127,8 +164,12 @@ def test_drafters_are_rounded_on_one_cpu_thread_and_nowhere_else(
     assert not computes_in_int8("cpu")
 
 
-def test_what_is_not_a_number_stays_so(one_thread: None, packed_whatever_the_size: None) -> None:
-    layer = PanelLinear(torch.randn(6, 40))
+@pytest.mark.parametrize("is_rounded", [False, True])
+def test_what_is_not_a_number_stays_so(
+    is_rounded: bool, one_thread: None, packed_whatever_the_size: None
+) -> None:
+    plain = nn.Linear(40, 6, bias=False)
+    layer = Int8Linear(plain) if is_rounded else PanelLinear(plain.weight)
     x = torch.randn(3, 40)
     x[0, 3], x[1, 39] = torch.nan, torch.inf
 

@@ -23,10 +23,6 @@ _BYTE_POINTER: Final = ir.IntType(8).as_pointer()
 _SUMS: Final = ir.VectorType(_FLOAT, _LANES)
 _FIRST_LANE: Final = ir.Constant(ir.VectorType(_INT32, _LANES), [0] * _LANES)
 _UNDEFINED: Final = ir.Constant(_SUMS, ir.Undefined)
-# An addition takes four turns of the processor, so a few rows' sums wait for themselves. With int8,
-# which is there in time, several inputs are summed apart, by rows; the order of a sum then depends
-# on how many rows there are, which exact weights must not do.
-_CHAINS: Final = {1: 4, 2: 2}
 # Rows from which on the next panel is fetched by hand: below, memory is waited for anyway.
 _FETCHED_ROWS: Final = 3
 # Into the second cache. The first has no room for a panel, and as few lines on the way to it at a
@@ -39,7 +35,7 @@ def block_of(num_rows: int) -> Any:
 
     It puts the products of ``num_rows`` rows of x (m, num_inputs), from ``row`` on, with panel
     number ``panel`` into out (m, num_panels * PANEL_OUTPUTS). The arrays are pointers to C-ordered
-    float32, the panels' also to int8; the bounds are the caller's care.
+    float32; the bounds are the caller's care.
     """
 
     @intrinsic
@@ -86,22 +82,11 @@ class _Block:
         builder = self._builder
         rows = [builder.add(self._first_row, self._index(row)) for row in range(num_rows)]
         inputs = [builder.gep(self._x, [builder.mul(row, self._num_inputs)]) for row in rows]
-        chains = [_zeros(builder, num_rows) for _ in range(self._num_chains(num_rows))]
-        turns = builder.udiv(self._num_inputs, self._index(len(chains)))
-        with cgutils.for_range(builder, turns) as loop:
-            first = builder.mul(loop.index, self._index(len(chains)))
-            for chain, sums in enumerate(chains):
-                self._add_input(builder.add(first, self._index(chain)), sums, inputs)
-        done = builder.mul(turns, self._index(len(chains)))
-        with cgutils.for_range(builder, builder.sub(self._num_inputs, done)) as loop:
-            self._add_input(builder.add(done, loop.index), chains[0], inputs)
-        for row, of_row in zip(rows, _total(builder, chains), strict=True):
-            self._store(row, of_row)
-
-    def _num_chains(self, num_rows: int) -> int:
-        """How many inputs are under way at a time, each with sums of its own."""
-        is_exact = self._panel.type.pointee == _FLOAT
-        return 1 if is_exact else _CHAINS.get(num_rows, 1)
+        sums = _zeros(builder, num_rows)
+        with cgutils.for_range(builder, self._num_inputs) as loop:
+            self._add_input(loop.index, sums, inputs)
+        for row, of_row in zip(rows, sums, strict=True):
+            self._store(row, [builder.load(pointer) for pointer in of_row])
 
     def _add_input(self, number: Any, sums: list[list[Any]], inputs: list[Any]) -> None:
         """One input's weights times that input of each row."""
@@ -125,11 +110,7 @@ class _Block:
     def _weights(self, place: Any, half: int) -> Any:
         builder = self._builder
         start = builder.gep(self._panel, [builder.add(place, self._index(half * _LANES))])
-        kind = start.type.pointee
-        as_vector = builder.bitcast(start, ir.VectorType(kind, _LANES).as_pointer())
-        if kind == _FLOAT:
-            return builder.load(as_vector, align=4)
-        return builder.sitofp(builder.load(as_vector, align=1), _SUMS)
+        return builder.load(builder.bitcast(start, _SUMS.as_pointer()), align=4)
 
     def _add(self, sums: list[Any], weights: list[Any], value: Any) -> None:
         builder = self._builder
@@ -157,13 +138,3 @@ def _zeros(builder: Any, num_rows: int) -> list[list[Any]]:
     return [
         [cgutils.alloca_once_value(builder, zero) for _ in range(_HALVES)] for _ in range(num_rows)
     ]
-
-
-def _total(builder: Any, chains: list[list[list[Any]]]) -> list[list[Any]]:
-    """The chains' sums together, by row and half."""
-    totals = [[builder.load(pointer) for pointer in of_row] for of_row in chains[0]]
-    for chain in chains[1:]:
-        for total, of_row in zip(totals, chain, strict=True):
-            for half, pointer in enumerate(of_row):
-                total[half] = builder.fadd(total[half], builder.load(pointer))
-    return totals

@@ -4,8 +4,7 @@ A panel holds sixteen outputs' weights, input by input, so that it streams from 
 it is used. While sixteen weights are in registers they meet up to six rows of the input: the
 register block of a GotoBLAS-like kernel (Goto & van de Geijn 2008), with the packing done at load.
 So one row is bound by memory, and five or six rows take no longer than one; torch repacks the
-weights at every call. Weights are float32, or int8 that the caller scales. Compiled by numba, in
-about a second for each kind of weights.
+weights at every call. float32; compiled by numba, in about a second.
 
 An output is the sum over the inputs in their order, whatever number of rows is multiplied at once:
 a row's product does not depend on what it is batched with.
@@ -13,6 +12,7 @@ a row's product does not depend on what it is batched with.
 
 import ctypes
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +21,7 @@ from numba import cfunc, types
 
 from specedge.engine.panel_block import MOST_ROWS, PANEL_OUTPUTS, block_of
 
-Weights = npt.NDArray[np.float32] | npt.NDArray[np.int8]
+Weights = npt.NDArray[np.float32]
 # (x, panels, out, rows, inputs, panels): three addresses, three counts.
 Product = Callable[[int, int, int, int, int, int], None]
 
@@ -43,25 +43,20 @@ def unpacked(panels: Weights, num_outputs: int) -> Weights:
     return rows[:num_outputs]
 
 
-def product_of(kind: "np.dtype[Any]") -> Product:
-    """The compiled product for panels of this dtype. ``product(x, panels, out, m, k, p)`` puts
-    x (m, k) float32 times p panels' weights transposed into out (m, p * PANEL_OUTPUTS) float32. x,
-    panels and out are the addresses of C-contiguous arrays, which the caller keeps alive; 0 < m.
-    """
-    if kind not in _products:
-        of_weights = types.float32 if kind == np.float32 else types.int8
-        floats, count = types.CPointer(types.float32), types.intp
-        signature = types.void(floats, types.CPointer(of_weights), floats, count, count, count)
-        # Kept: the machine code lives as long as what compiled it.
-        compiled = _compiled[kind] = cfunc(signature)(_product_by_panels)
-        # By way of ctypes, a call costs a microsecond, and other threads run meanwhile.
-        kinds = [ctypes.c_void_p] * 3 + [ctypes.c_ssize_t] * 3
-        _products[kind] = ctypes.CFUNCTYPE(None, *kinds)(compiled.address)
-    return _products[kind]
+@cache
+def product() -> Product:
+    """The compiled product. ``product(x, panels, out, m, k, p)`` puts x (m, k) times p panels'
+    weights transposed into out (m, p * PANEL_OUTPUTS). x, panels and out are the addresses of
+    C-contiguous arrays, which the caller keeps alive; 0 < m."""
+    floats, count = types.CPointer(types.float32), types.intp
+    compiled = cfunc(types.void(*[floats] * 3, *[count] * 3))(_product_by_panels)
+    _kept.append(compiled)  # the machine code lives as long as what compiled it
+    # By way of ctypes, a call costs a microsecond, and other threads run meanwhile.
+    kinds = [ctypes.c_void_p] * 3 + [ctypes.c_ssize_t] * 3
+    return ctypes.CFUNCTYPE(None, *kinds)(compiled.address)
 
 
-_compiled: Final[dict[Any, Any]] = {}
-_products: Final[dict[Any, Product]] = {}
+_kept: Final[list[Any]] = []
 _block_1, _block_2, _block_3 = block_of(1), block_of(2), block_of(3)
 _block_4, _block_5, _block_6 = block_of(4), block_of(5), block_of(6)
 

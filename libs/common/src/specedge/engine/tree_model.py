@@ -6,6 +6,7 @@ verdicts or ports. One owner thread.
 
 import inspect
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
@@ -20,6 +21,13 @@ from specedge.engine.step_table import Span, StepTable, chain_span, tree_span
 from specedge.engine.tree_attention import ATTENTION_NAME, TreeStep
 from specedge.errors import ModelUnusable
 from specedge.tree.token_tree import TokenTree
+
+if TYPE_CHECKING:
+    from specedge.engine.compiled_decoder import CompiledDecoder
+
+# With how many tokens, and how nearly, a compiled pass has to agree with the modules'.
+_TRIED_TOKENS: Final = 7
+_COMPILED_TOLERANCE: Final = 2e-2
 
 
 class TreeModel:
@@ -58,11 +66,18 @@ class TreeModel:
         model.set_attn_implementation(ATTENTION_NAME)
         quicken(model, may_round=may_round)
         fuse_norms(model, may_round=not is_exact)
+        self._compiled = self._compile(facts) if may_round and self.device.type == "cpu" else None
 
     def forward(self, spans: Sequence[Span]) -> Tensor:
         """One pass; writes all rows' K and V. Logits (L, V) in the model's dtype, for the rows
         that asked, session by session. Call in inference mode."""
         table = StepTable.build(spans, dtype=self.dtype, device=self.device)
+        if self._compiled is not None and self._compiled.has_room_for(table):
+            return self._compiled.forward(table)
+        return self._forward(table)
+
+    def _forward(self, table: StepTable) -> Tensor:
+        """By the model's own modules."""
         keep = {"logits_to_keep": table.logit_rows} if self._selects_rows else {}
         output = self.model(
             input_ids=table.token_ids,
@@ -73,6 +88,26 @@ class TreeModel:
         )
         logits: Tensor = output.logits[0]
         return logits if self._selects_rows else logits[table.logit_rows]
+
+    def _compile(self, facts: Sequence[model_fit.AttentionFacts]) -> "CompiledDecoder | None":
+        """What computes short passes, if the model is of the kind that there is code for, and gives
+        what its modules give."""
+        # numba: only where there is something to compile
+        from specedge.engine import compiled_decoder
+
+        if not compiled_decoder.is_usual(self.model, facts):
+            return None
+        compiled = compiled_decoder.CompiledDecoder(self.model, self.cache)
+        slot = self.cache.lease(_TRIED_TOKENS)
+        tokens = np.arange(1, _TRIED_TOKENS + 1, dtype=np.int32)
+        span = chain_span(tokens, start=0, offset=self.cache.offset(slot), num_logits=_TRIED_TOKENS)
+        table = StepTable.build([span], dtype=self.dtype, device=self.device)
+        try:
+            with torch.inference_mode():
+                ours, wanted = compiled.forward(table), self._forward(table)
+        finally:
+            self.cache.release(slot)
+        return compiled if _is_close(ours, wanted) else None
 
 
 def self_check(tree_model: TreeModel) -> None:
@@ -94,6 +129,10 @@ def self_check(tree_model: TreeModel) -> None:
             f"tree attention does not reproduce {model.config.model_type}: logits differ by "
             f"{float(gap):.3g} (at most {float(tolerance):.3g} is rounding)"
         )
+
+
+def _is_close(ours: Tensor, wanted: Tensor) -> bool:
+    return bool((ours - wanted).abs().max() <= _COMPILED_TOLERANCE * wanted.abs().max())
 
 
 # Node ids from the root to each leaf of the tree in ``self_check``.

@@ -1,0 +1,238 @@
+"""A drafter's pass of a few rows as one compiled call, where its model is of the usual kind.
+
+Owns which models are, and what ``decoder_kernel`` is handed. Knows nothing of sessions or trees; a
+model's own modules stay as they are, for longer passes and for whatever is not of that kind.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final, TypeGuard
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from specedge.engine import decoder_kernel, row_kernels
+from specedge.engine.attention_kernel import Heads
+from specedge.engine.fused_norm import FusedRmsNorm
+from specedge.engine.kv_cache import SlottedKVCache
+from specedge.engine.model_fit import ROW_DEPENDENT_ROPE, AttentionFacts, context_limit
+from specedge.engine.packed_linear import Int8Linear
+from specedge.engine.panel_block import PANEL_OUTPUTS
+from specedge.engine.step_table import StepTable, View
+
+# Above, modules cost little beside their arithmetic, and torch's attention is the better one.
+MOST_ROWS: Final = 24
+# A matrix' outputs fill its panels, so that one product's are the next one's inputs as they are.
+WHOLE: Final = PANEL_OUTPUTS
+# What no row may see: far below every score, and a number.
+UNSEEN: Final = -1e30
+_FIRST_POSITIONS: Final = 1024
+_LAYER: Final = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+_ATTENTION: Final = {"q_proj", "k_proj", "v_proj", "o_proj"}
+_FEED_FORWARD: Final = {"gate_proj", "up_proj", "down_proj", "act_fn"}
+
+
+class CompiledDecoder:
+    """The compiled passes of ``model``, whose K and V are in ``cache``. One owner thread."""
+
+    def __init__(self, model: PreTrainedModel, cache: SlottedKVCache) -> None:
+        """``model`` is one that ``is_usual``."""
+        decoder: Any = model.get_decoder()
+        first = decoder.layers[0]
+        keys, _ = cache.planes(0)
+        groups, stride, dim = keys.shape
+        self._heads = Heads(first.self_attn.q_proj.out_features // dim, groups, dim)
+        self._embedding: nn.Module = decoder.embed_tokens
+        self._hidden = int(decoder.norm.weight.shape[0])
+        self._inner = int(first.mlp.gate_proj.out_features)
+        rows = [_addresses(layer, cache, number) for number, layer in enumerate(decoder.layers)]
+        self._table = np.array(rows, dtype=np.int64)
+        self._layers = decoder_kernel.layers_of(self._heads)
+        self._rotary: nn.Module = decoder.rotary_emb
+        self._limit = context_limit(model.config.get_text_config())
+        self._head = _Head(decoder.norm, model.get_output_embeddings())
+        self._step = np.zeros(decoder_kernel.NUM_IN_STEP, dtype=np.int64)
+        self._arrays: dict[int, Any] = {}  # what the step's addresses are of
+        self._step[decoder_kernel.HIDDEN] = self._hidden
+        self._step[decoder_kernel.INNER] = self._inner
+        self._step[decoder_kernel.STRIDE] = stride
+        self._hold_scratch()
+        self._hold(decoder_kernel.EPS, np.array([decoder.norm.eps], dtype=np.float32))
+        self._hold_angles(_FIRST_POSITIONS)
+        self._lives = (model, cache)  # with what the table's addresses are of
+
+    def has_room_for(self, table: StepTable) -> bool:
+        """Whether the step is short enough to be computed here."""
+        return table.arena_rows.shape[0] <= MOST_ROWS
+
+    def forward(self, table: StepTable) -> Tensor:
+        """Logits (L, V) float32 of a step that there is room for; writes its rows' K and V."""
+        x = self._embedding(table.token_ids)[0]
+        positions = table.position_ids[0].numpy()
+        highest = int(positions.max())
+        if highest >= len(self._arrays[decoder_kernel.COSINE]):
+            self._hold_angles(highest + 1)
+        self._step[decoder_kernel.ROWS] = len(x)
+        self._hold(decoder_kernel.X, x.numpy())
+        self._hold(decoder_kernel.POSITIONS, positions)
+        self._hold(decoder_kernel.ARENA_ROWS, table.arena_rows.numpy())
+        self._hold_spans(*_visible(table.views(None)))
+        self._layers(self._table.ctypes.data, len(self._table), self._step.ctypes.data)
+        return self._head.logits(x[table.logit_rows])
+
+    def _hold(self, place: int, array: Any) -> None:
+        """Put the address of ``array`` into the step; it lives until another takes its place."""
+        self._arrays[place] = array
+        self._step[place] = array.ctypes.data
+
+    def _hold_spans(self, spans: Any, bias: Any) -> None:
+        self._hold(decoder_kernel.SPANS, spans)
+        self._hold(decoder_kernel.BIAS, bias)
+        self._step[decoder_kernel.NUM_SPANS] = len(spans)
+        longest = int((spans[:, 3] - spans[:, 2]).max())
+        if longest > self._arrays[decoder_kernel.SCORES].shape[1]:
+            self._hold_keys(2 * longest)
+
+    def _hold_keys(self, most: int) -> None:
+        """Scratch for spans of up to so many keys."""
+        scores = np.empty((MOST_ROWS * self._heads.sharers, most), dtype=np.float32)
+        self._hold(decoder_kernel.SCORES, scores)
+        powers = np.empty(max(most, 2 * self._inner), dtype=np.float32)
+        self._hold(decoder_kernel.POWERS, powers)
+
+    def _hold_scratch(self) -> None:
+        heads, hidden, inner = self._heads, self._hidden, self._inner
+        for place, width in (
+            (decoder_kernel.NORMED, hidden),
+            (decoder_kernel.MIXED, heads.width),
+            (decoder_kernel.QUERIES, heads.width),
+            (decoder_kernel.NEW_KEYS, heads.key_width),
+            (decoder_kernel.NEW_VALUES, heads.key_width),
+            (decoder_kernel.GATES, inner),
+            (decoder_kernel.UPS, inner),
+            (decoder_kernel.ROW_SCALE, 1),
+        ):
+            self._hold(place, np.empty((MOST_ROWS, width), dtype=np.float32))
+        widest = max(hidden, heads.width, inner)
+        self._hold(decoder_kernel.ROUNDED, np.empty((MOST_ROWS, widest), dtype=np.int16))
+        self._hold_keys(_FIRST_POSITIONS)
+
+    def _hold_angles(self, wanted: int) -> None:
+        """Cosines and sines (positions, dim) of at least ``wanted`` positions."""
+        positions = torch.arange(max(wanted, min(2 * wanted, self._limit)))
+        cosine, sine = self._rotary(torch.zeros(1), positions[None])
+        self._hold(decoder_kernel.COSINE, cosine[0].contiguous().numpy())
+        self._hold(decoder_kernel.SINE, sine[0].contiguous().numpy())
+
+
+class _Head:
+    """A model's last norm and its head."""
+
+    def __init__(self, norm: FusedRmsNorm, head: Any) -> None:
+        self._norm, self._matrix = norm, head
+        self._eps = np.array([norm.eps], dtype=np.float32)
+        self._normalise = row_kernels.normalising()
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(L, V) of rows (L, hidden)."""
+        normed, (rows, hidden) = torch.empty_like(x), x.shape
+        weight, eps = self._norm.weight.data_ptr(), self._eps.ctypes.data
+        self._normalise(x.data_ptr(), weight, eps, normed.data_ptr(), rows, hidden)
+        logits: Tensor = self._matrix(normed)
+        return logits
+
+
+def is_usual(model: PreTrainedModel, facts: Sequence[AttentionFacts]) -> bool:
+    """Whether ``model``, of whose layers ``facts`` are, looks like a decoder of the usual kind,
+    rounded to int8. What it multiplies or caps besides does not show: its first results have to be
+    compared with its own."""
+    config = model.config.get_text_config()
+    decoder: Any = model.get_decoder()
+    rope = getattr(config, "rope_parameters", None) or {}
+    if getattr(config, "hidden_act", "") != "silu" or _rope_type(rope) in ROW_DEPENDENT_ROPE:
+        return False
+    if not {"embed_tokens", "layers", "norm", "rotary_emb"} <= set(dict(decoder.named_children())):
+        return False
+    norms = [decoder.norm, *(norm for layer in decoder.layers for norm in _norms(layer))]
+    return (
+        all(_is_usual_layer(layer) for layer in decoder.layers)
+        and all(fact.sliding_window is None for fact in facts)
+        and all(isinstance(norm, FusedRmsNorm) for norm in norms)
+        and len({norm.eps for norm in norms}) == 1
+        and all(norm.weight.dtype == torch.float32 for norm in norms)
+        and _is_integer(model.get_output_embeddings())
+    )
+
+
+def _rope_type(rope: Any) -> str:
+    return str(rope.get("rope_type", "default"))
+
+
+def _norms(layer: Any) -> tuple[Any, Any]:
+    return (
+        getattr(layer, "input_layernorm", None),
+        getattr(layer, "post_attention_layernorm", None),
+    )
+
+
+def _is_usual_layer(layer: Any) -> bool:
+    if {name for name, _ in layer.named_children()} != _LAYER:
+        return False
+    attention, feed_forward = layer.self_attn, layer.mlp
+    matrices = [getattr(attention, name, None) for name in sorted(_ATTENTION)]
+    matrices += [getattr(feed_forward, f"{name}_proj", None) for name in ("gate", "up", "down")]
+    return (
+        {name for name, _ in attention.named_children()} == _ATTENTION
+        and {name for name, _ in feed_forward.named_children()} <= _FEED_FORWARD
+        and all(_is_whole(matrix) for matrix in matrices)
+    )
+
+
+def _is_whole(matrix: object) -> bool:
+    return _is_integer(matrix) and matrix.out_features % WHOLE == 0
+
+
+def _is_integer(matrix: object) -> TypeGuard[Int8Linear]:
+    if not isinstance(matrix, Int8Linear) or matrix.bias is not None:
+        return False
+    return matrix.in_features % 2 == 0
+
+
+def _addresses(layer: Any, cache: SlottedKVCache, number: int) -> list[int]:
+    """A row of the kernel's table."""
+    attention, feed_forward = layer.self_attn, layer.mlp
+    keys, values = cache.planes(number)
+    return [
+        layer.input_layernorm.weight.data_ptr(),
+        *attention.q_proj.addresses,
+        *attention.k_proj.addresses,
+        *attention.v_proj.addresses,
+        *attention.o_proj.addresses,
+        layer.post_attention_layernorm.weight.data_ptr(),
+        *feed_forward.gate_proj.addresses,
+        *feed_forward.up_proj.addresses,
+        *feed_forward.down_proj.addresses,
+        keys.data_ptr(),
+        values.data_ptr(),
+    ]
+
+
+def _visible(views: list[View]) -> tuple[Any, Any]:
+    """The kernel's ``spans`` and ``bias``."""
+    spans = np.empty((len(views), 5), dtype=np.int64)
+    biases: list[Tensor] = []
+    begin = 0
+    for place, view in enumerate(views):
+        bias = view.bias
+        if view.causal:
+            rows = view.rows.stop - view.rows.start
+            bias = torch.full((rows, rows), UNSEEN).triu(1)
+        start = -1
+        if bias is not None:
+            start = begin
+            begin += bias.numel()
+            biases.append(bias.flatten())
+        spans[place] = view.rows.start, view.rows.stop, view.first, view.last, start
+    flat = torch.cat(biases).clamp(min=UNSEEN) if biases else torch.zeros(1)
+    return spans, flat.numpy()
