@@ -23,8 +23,10 @@ _PAIRS: Final = ir.VectorType(_INT16, 2 * _OUTPUTS)
 _BYTE_POINTER: Final = _INT8.as_pointer()
 # With VNNI a sum takes five turns of the processor: a few rows' are divided.
 _CHAINS: Final = {1: 4, 2: 2}
-# As panel_block's.
-_FETCHED_ROWS: Final = 3
+# So many panels ahead, one is fetched by hand, into the second cache, as panel_block does: two,
+# since a panel is a quarter as large, and for any number of rows, since these are sooner done.
+# Beside what empties the caches, a pass of 1, 4 and 8 rows takes 0.75, 0.93 and 0.98 of the time.
+_FETCHED_AHEAD: Final = 2
 _SECOND_CACHE: Final = 2
 
 
@@ -96,8 +98,7 @@ class _Block:
     def _add_pair(self, number: Any, sums: list[list[Any]], inputs: list[Any]) -> None:
         builder = self._builder
         place = builder.mul(number, self._index(2 * PANEL_OUTPUTS))
-        if len(inputs) >= _FETCHED_ROWS:
-            self._fetch_next_panel(place)
+        self._fetch_ahead(place)
         weights = [self._weights(place, half) for half in range(_HALVES)]
         for of_row, of_input in zip(sums, inputs, strict=True):
             pair = builder.load(builder.gep(of_input, [number]), align=2)
@@ -106,9 +107,10 @@ class _Block:
                 product = _multiply_and_add(builder, everywhere, of_outputs)
                 builder.store(builder.add(builder.load(pointer), product), pointer)
 
-    def _fetch_next_panel(self, place: Any) -> None:
+    def _fetch_ahead(self, place: Any) -> None:
         builder = self._builder
-        address = builder.gep(self._panel, [builder.add(place, self._panel_size)])
+        further = builder.mul(self._panel_size, self._index(_FETCHED_AHEAD))
+        address = builder.gep(self._panel, [builder.add(place, further)])
         kind = ir.FunctionType(ir.VoidType(), [_BYTE_POINTER, _INT32, _INT32, _INT32])
         fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
         for_reading, of_data = _INT32(0), _INT32(1)

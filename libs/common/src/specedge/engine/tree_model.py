@@ -97,14 +97,17 @@ class TreeModel:
 
         if not compiled_decoder.is_usual(self.model, facts):
             return None
-        compiled = compiled_decoder.CompiledDecoder(self.model, self.cache)
         slot = self.cache.lease(_TRIED_TOKENS)
         tokens = np.arange(1, _TRIED_TOKENS + 1, dtype=np.int32)
-        span = chain_span(tokens, start=0, offset=self.cache.offset(slot), num_logits=_TRIED_TOKENS)
+        offset = self.cache.offset(slot)
+        span = chain_span(tokens, start=0, offset=offset, num_logits=_TRIED_TOKENS)
         table = StepTable.build([span], dtype=self.dtype, device=self.device)
         try:
+            compiled = compiled_decoder.CompiledDecoder(self.model, self.cache)
             with torch.inference_mode():
                 ours, wanted = compiled.forward(table), self._forward(table)
+        except (AttributeError, TypeError):  # a family that calls its parts otherwise
+            return None
         finally:
             self.cache.release(slot)
         return compiled if _is_close(ours, wanted) else None
