@@ -1,18 +1,22 @@
 """A drafter's short pass, compiled: what the model's own modules give, where it is of the kind."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.granite import GraniteConfig
 from transformers.models.mistral import MistralConfig
 
-from specedge.engine.compiled_decoder import MOST_ROWS, CompiledDecoder, is_usual
+from specedge.engine.compiled_decoder import MOST_ROWS, CompiledDecoder
 from specedge.engine.model_fit import probe
+from specedge.engine.packed_linear import Int8Linear
 from specedge.engine.step_table import Span, StepTable, chain_span, tree_span
 from specedge.engine.tree_model import TreeModel
+from specedge.engine.usual_decoder import is_usual
 from specedge.tree.token_tree import IntArray
 from tests.oracle.random_trees import random_tokens, random_tree
 from tests.oracle.tiny_models import FAMILIES, KV_BYTES, VOCAB_SIZE, build
@@ -157,6 +161,35 @@ def test_what_only_looks_usual_is_found_out_by_its_logits() -> None:
     odd = rounded(model)
     assert is_usual(odd.model, probed)
     assert odd._compiled is None
+
+
+@pytest.mark.parametrize(
+    "odd", [{"value_dim": 4}, {"value_heads": 1}, {"key_dim": 16, "value_dim": 16}]
+)
+def test_layers_of_other_sizes_are_not_usual(odd: dict[str, int]) -> None:
+    facts = probe(build("llama"))
+    model = rounded(build("llama")).model
+    assert is_usual(model, facts)
+    assert not is_usual(
+        model, [replace(facts[0], shape=replace(facts[0].shape, **odd)), *facts[1:]]
+    )
+
+
+def test_matrices_of_other_sizes_are_not_usual() -> None:
+    facts = probe(build("llama"))
+    model = rounded(build("llama")).model
+    first = model.get_decoder().layers[0].mlp
+    first.gate_proj, first.up_proj = (Int8Linear(nn.Linear(48, 32, bias=False)) for _ in range(2))
+    first.down_proj = Int8Linear(nn.Linear(32, 48, bias=False))
+    assert not is_usual(model, facts)
+
+
+def test_rotary_positions_of_a_part_of_a_head_are_left_to_the_modules() -> None:
+    model = rounded(build("llama"))
+    rotary = model.model.get_decoder().rotary_emb
+    rotary.inv_freq = rotary.inv_freq[:2]
+    with pytest.raises(TypeError, match="rotary"):
+        CompiledDecoder(model.model, model.cache)
 
 
 def test_exact_models_are_not_compiled() -> None:

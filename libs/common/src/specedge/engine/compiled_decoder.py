@@ -1,11 +1,10 @@
 """A drafter's pass of a few rows as one compiled call, where its model is of the usual kind.
 
-Owns which models are, and what ``decoder_kernel`` is handed. Knows nothing of sessions or trees; a
-model's own modules stay as they are, for longer passes and for whatever is not of that kind.
+Owns what ``decoder_kernel`` is handed; which models are usual is ``usual_decoder``'s. Knows nothing
+of sessions or trees; a model's own modules stay as they are, for longer passes.
 """
 
-from collections.abc import Sequence
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -16,28 +15,22 @@ from specedge.engine import decoder_kernel, row_kernels
 from specedge.engine.attention_kernel import Heads
 from specedge.engine.fused_norm import FusedRmsNorm
 from specedge.engine.kv_cache import SlottedKVCache
-from specedge.engine.model_fit import ROW_DEPENDENT_ROPE, AttentionFacts, context_limit
-from specedge.engine.packed_linear import Int8Linear
-from specedge.engine.panel_block import PANEL_OUTPUTS
+from specedge.engine.model_fit import context_limit
 from specedge.engine.step_table import StepTable, View
 
 # Above, modules cost little beside their arithmetic, and torch's attention is the better one.
 MOST_ROWS: Final = 24
-# A matrix' outputs fill its panels, so that one product's are the next one's inputs as they are.
-WHOLE: Final = PANEL_OUTPUTS
 # What no row may see: far below every score, and a number.
 UNSEEN: Final = -1e30
 _FIRST_POSITIONS: Final = 1024
-_LAYER: Final = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
-_ATTENTION: Final = {"q_proj", "k_proj", "v_proj", "o_proj"}
-_FEED_FORWARD: Final = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
 
 class CompiledDecoder:
     """The compiled passes of ``model``, whose K and V are in ``cache``. One owner thread."""
 
     def __init__(self, model: PreTrainedModel, cache: SlottedKVCache) -> None:
-        """``model`` is one that ``is_usual``."""
+        """``model`` is one that ``is_usual``. Raises AttributeError or TypeError where its parts
+        are called otherwise after all."""
         decoder: Any = model.get_decoder()
         first = decoder.layers[0]
         keys, _ = cache.planes(0)
@@ -122,6 +115,8 @@ class CompiledDecoder:
         """Cosines and sines (positions, dim) of at least ``wanted`` positions."""
         positions = torch.arange(max(wanted, min(2 * wanted, self._limit)))
         cosine, sine = self._rotary(torch.zeros(1), positions[None])
+        if cosine.shape != (1, len(positions), self._heads.dim):
+            raise TypeError("rotary positions of a part of the numbers")
         self._hold(decoder_kernel.COSINE, cosine[0].contiguous().numpy())
         self._hold(decoder_kernel.SINE, sine[0].contiguous().numpy())
 
@@ -141,62 +136,6 @@ class _Head:
         self._normalise(x.data_ptr(), weight, eps, normed.data_ptr(), rows, hidden)
         logits: Tensor = self._matrix(normed)
         return logits
-
-
-def is_usual(model: PreTrainedModel, facts: Sequence[AttentionFacts]) -> bool:
-    """Whether ``model``, of whose layers ``facts`` are, looks like a decoder of the usual kind,
-    rounded to int8. What it multiplies or caps besides does not show: its first results have to be
-    compared with its own."""
-    config = model.config.get_text_config()
-    decoder: Any = model.get_decoder()
-    rope = getattr(config, "rope_parameters", None) or {}
-    if getattr(config, "hidden_act", "") != "silu" or _rope_type(rope) in ROW_DEPENDENT_ROPE:
-        return False
-    if not {"embed_tokens", "layers", "norm", "rotary_emb"} <= set(dict(decoder.named_children())):
-        return False
-    norms = [decoder.norm, *(norm for layer in decoder.layers for norm in _norms(layer))]
-    return (
-        all(_is_usual_layer(layer) for layer in decoder.layers)
-        and all(fact.sliding_window is None for fact in facts)
-        and all(isinstance(norm, FusedRmsNorm) for norm in norms)
-        and len({norm.eps for norm in norms}) == 1
-        and all(norm.weight.dtype == torch.float32 for norm in norms)
-        and _is_integer(model.get_output_embeddings())
-    )
-
-
-def _rope_type(rope: Any) -> str:
-    return str(rope.get("rope_type", "default"))
-
-
-def _norms(layer: Any) -> tuple[Any, Any]:
-    return (
-        getattr(layer, "input_layernorm", None),
-        getattr(layer, "post_attention_layernorm", None),
-    )
-
-
-def _is_usual_layer(layer: Any) -> bool:
-    if {name for name, _ in layer.named_children()} != _LAYER:
-        return False
-    attention, feed_forward = layer.self_attn, layer.mlp
-    matrices = [getattr(attention, name, None) for name in sorted(_ATTENTION)]
-    matrices += [getattr(feed_forward, f"{name}_proj", None) for name in ("gate", "up", "down")]
-    return (
-        {name for name, _ in attention.named_children()} == _ATTENTION
-        and {name for name, _ in feed_forward.named_children()} <= _FEED_FORWARD
-        and all(_is_whole(matrix) for matrix in matrices)
-    )
-
-
-def _is_whole(matrix: object) -> bool:
-    return _is_integer(matrix) and matrix.out_features % WHOLE == 0
-
-
-def _is_integer(matrix: object) -> TypeGuard[Int8Linear]:
-    if not isinstance(matrix, Int8Linear) or matrix.bias is not None:
-        return False
-    return matrix.in_features % 2 == 0
 
 
 def _addresses(layer: Any, cache: SlottedKVCache, number: int) -> list[int]:

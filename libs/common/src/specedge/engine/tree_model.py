@@ -93,9 +93,9 @@ class TreeModel:
         """What computes short passes, if the model is of the kind that there is code for, and gives
         what its modules give."""
         # numba: only where there is something to compile
-        from specedge.engine import compiled_decoder
+        from specedge.engine import compiled_decoder, usual_decoder
 
-        if not compiled_decoder.is_usual(self.model, facts):
+        if not usual_decoder.is_usual(self.model, facts):
             return None
         slot = self.cache.lease(_TRIED_TOKENS)
         tokens = np.arange(1, _TRIED_TOKENS + 1, dtype=np.int32)
