@@ -63,7 +63,7 @@ class Device:
 
 
 # On one core of an EPYC with AVX-512, as `specedge` computes them, the target in fp32, the drafter
-# in int8: medians of 35. The drafter took 4.8, 6.7 and 9.3 ms for 1, 4 and 8 nodes.
+# in int8 by way of its modules: medians of 35. It took 4.8, 6.7, 9.3 ms for 1, 4, 8 nodes.
 CPU_PASS: Final = {"pass_ms": 4.2, "row_ms": 0.65}
 DEVICES: Final = {
     "cpu": Device(

@@ -15,11 +15,13 @@ from numba.extending import intrinsic
 Compiled = Callable[..., None]
 
 
-def compiled(python: Callable[..., None], num_arguments: int) -> Compiled:
-    """``python``, which takes so many addresses and counts. Compiled code may call it, too. Sums
-    may be taken in any order, and so in vectors."""
+def compiled(
+    python: Callable[..., None], num_arguments: int, *, in_any_order: bool = True
+) -> Compiled:
+    """``python``, which takes so many addresses and counts. Compiled code may call it, too.
+    ``in_any_order``: sums may be taken so, and thus in vectors."""
     signature = types.void(*[types.intp] * num_arguments)
-    machine = cfunc(signature, fastmath=True, error_model="numpy")(python)
+    machine = cfunc(signature, fastmath=in_any_order, error_model="numpy")(python)
     _kept.append(machine)  # the machine code lives as long as what compiled it
     # By way of ctypes, a call costs a microsecond, and other threads run meanwhile.
     kinds = [ctypes.c_ssize_t] * num_arguments
@@ -29,40 +31,19 @@ def compiled(python: Callable[..., None], num_arguments: int) -> Compiled:
 _kept: Final[list[Any]] = []
 
 
-@intrinsic
-def floats(_: Any, address: Any) -> Any:
-    """The float32 at an address."""
-    return _pointer_to(types.float32, address)
-
-
-@intrinsic
-def longs(_: Any, address: Any) -> Any:
-    """The int64 at an address."""
-    return _pointer_to(types.int64, address)
-
-
-@intrinsic
-def words(_: Any, address: Any) -> Any:
-    """The uint32 at an address."""
-    return _pointer_to(types.uint32, address)
-
-
-@intrinsic
-def shorts(_: Any, address: Any) -> Any:
-    """The int16 at an address."""
-    return _pointer_to(types.int16, address)
-
-
-@intrinsic
-def octets(_: Any, address: Any) -> Any:
-    """The int8 at an address."""
-    return _pointer_to(types.int8, address)
-
-
-def _pointer_to(kind: Any, address: Any) -> Any:
+def _pointer_to(kind: Any) -> Any:
+    """For compiled code: what is at an address, as a pointer to numbers of that kind."""
     pointer = types.CPointer(kind)
 
-    def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], context.get_value_type(pointer))
+    @intrinsic
+    def at(_: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+            return builder.inttoptr(args[0], context.get_value_type(pointer))
 
-    return pointer(address), generate
+        return pointer(address), generate
+
+    return at
+
+
+floats, longs, words = (_pointer_to(kind) for kind in (types.float32, types.int64, types.uint32))
+shorts, octets = _pointer_to(types.int16), _pointer_to(types.int8)

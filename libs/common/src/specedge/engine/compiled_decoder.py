@@ -51,7 +51,7 @@ class CompiledDecoder:
         self._step[decoder_kernel.INNER] = self._inner
         self._step[decoder_kernel.STRIDE] = stride
         self._hold_scratch()
-        self._hold(decoder_kernel.EPS, np.array([decoder.norm.eps], dtype=np.float32))
+        self._hold(decoder_kernel.EPS, self._head.eps)
         self._hold_angles(_FIRST_POSITIONS)
         self._lives = (model, cache)  # with what the table's addresses are of
 
@@ -122,17 +122,17 @@ class CompiledDecoder:
 
 
 class _Head:
-    """A model's last norm and its head."""
+    """A model's last norm, with the ``eps`` of all of them, and its head."""
 
     def __init__(self, norm: FusedRmsNorm, head: Any) -> None:
         self._norm, self._matrix = norm, head
-        self._eps = np.array([norm.eps], dtype=np.float32)
+        self.eps = np.array([norm.eps], dtype=np.float32)
         self._normalise = row_kernels.normalising()
 
     def logits(self, x: Tensor) -> Tensor:
         """(L, V) of rows (L, hidden)."""
         normed, (rows, hidden) = torch.empty_like(x), x.shape
-        weight, eps = self._norm.weight.data_ptr(), self._eps.ctypes.data
+        weight, eps = self._norm.weight.data_ptr(), self.eps.ctypes.data
         self._normalise(x.data_ptr(), weight, eps, normed.data_ptr(), rows, hidden)
         logits: Tensor = self._matrix(normed)
         return logits

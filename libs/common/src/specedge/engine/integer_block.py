@@ -12,22 +12,20 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from specedge.engine.panel_block import PANEL_OUTPUTS
+from specedge.engine.vector_code import INT32, LANES, everywhere, fetch, zeros
 
-_OUTPUTS: Final = 8
-_HALVES: Final = PANEL_OUTPUTS // _OUTPUTS
-_INT8, _INT16, _INT32 = ir.IntType(8), ir.IntType(16), ir.IntType(32)
+_HALVES: Final = PANEL_OUTPUTS // LANES
+_INT8, _INT16 = ir.IntType(8), ir.IntType(16)
 _FLOAT: Final = ir.FloatType()
-_SUMS: Final = ir.VectorType(_INT32, _OUTPUTS)
-_SCALED: Final = ir.VectorType(_FLOAT, _OUTPUTS)
-_PAIRS: Final = ir.VectorType(_INT16, 2 * _OUTPUTS)
-_BYTE_POINTER: Final = _INT8.as_pointer()
+_SUMS: Final = ir.VectorType(INT32, LANES)
+_SCALED: Final = ir.VectorType(_FLOAT, LANES)
+_PAIRS: Final = ir.VectorType(_INT16, 2 * LANES)
 # With VNNI a sum takes five turns of the processor: a few rows' are divided.
 _CHAINS: Final = {1: 4, 2: 2}
 # So many panels ahead, one is fetched by hand, into the second cache, as panel_block does: two,
 # since a panel is a quarter as large, and for any number of rows, since these are sooner done.
 # Beside what empties the caches, a pass of 1, 4 and 8 rows takes 0.75, 0.93 and 0.98 of the time.
 _FETCHED_AHEAD: Final = 2
-_SECOND_CACHE: Final = 2
 
 
 def block_of(num_rows: int) -> Any:
@@ -77,7 +75,7 @@ class _Block:
         builder = self._builder
         rows = [builder.add(self._first_row, self._index(row)) for row in range(num_rows)]
         inputs = [self._pairs_of(row) for row in rows]
-        chains = [_zeros(builder, num_rows) for _ in range(_CHAINS.get(num_rows, 1))]
+        chains = [zeros(builder, INT32, num_rows, _HALVES) for _ in range(_CHAINS.get(num_rows, 1))]
         turns = builder.udiv(self._pairs, self._index(len(chains)))
         with cgutils.for_range(builder, turns) as loop:
             first = builder.mul(loop.index, self._index(len(chains)))
@@ -93,7 +91,7 @@ class _Block:
         """A row's pairs of inputs, each as one int32."""
         builder = self._builder
         start = builder.mul(row, builder.mul(self._pairs, self._index(2)))
-        return builder.bitcast(builder.gep(self._x, [start]), _INT32.as_pointer())
+        return builder.bitcast(builder.gep(self._x, [start]), INT32.as_pointer())
 
     def _add_pair(self, number: Any, sums: list[list[Any]], inputs: list[Any]) -> None:
         builder = self._builder
@@ -102,33 +100,29 @@ class _Block:
         weights = [self._weights(place, half) for half in range(_HALVES)]
         for of_row, of_input in zip(sums, inputs, strict=True):
             pair = builder.load(builder.gep(of_input, [number]), align=2)
-            everywhere = builder.bitcast(_broadcast(builder, pair, _SUMS), _PAIRS)
+            inputs_here = builder.bitcast(everywhere(builder, pair), _PAIRS)
             for pointer, of_outputs in zip(of_row, weights, strict=True):
-                product = _multiply_and_add(builder, everywhere, of_outputs)
+                product = _multiply_and_add(builder, inputs_here, of_outputs)
                 builder.store(builder.add(builder.load(pointer), product), pointer)
 
     def _fetch_ahead(self, place: Any) -> None:
         builder = self._builder
         further = builder.mul(self._panel_size, self._index(_FETCHED_AHEAD))
-        address = builder.gep(self._panel, [builder.add(place, further)])
-        kind = ir.FunctionType(ir.VoidType(), [_BYTE_POINTER, _INT32, _INT32, _INT32])
-        fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        for_reading, of_data = _INT32(0), _INT32(1)
-        builder.call(fetch, [address, for_reading, _INT32(_SECOND_CACHE), of_data])
+        fetch(builder, builder.gep(self._panel, [builder.add(place, further)]))
 
     def _weights(self, place: Any, half: int) -> Any:
         builder = self._builder
-        start = builder.add(place, self._index(half * 2 * _OUTPUTS))
-        kind = ir.VectorType(_INT8, 2 * _OUTPUTS)
+        start = builder.add(place, self._index(half * 2 * LANES))
+        kind = ir.VectorType(_INT8, 2 * LANES)
         as_vector = builder.bitcast(builder.gep(self._panel, [start]), kind.as_pointer())
         return builder.sext(builder.load(as_vector, align=1), _PAIRS)
 
     def _store(self, row: Any, totals: list[Any]) -> None:
         builder = self._builder
-        of_row = _broadcast(builder, builder.load(builder.gep(self._x_scale, [row])), _SCALED)
+        of_row = everywhere(builder, builder.load(builder.gep(self._x_scale, [row])))
         place = builder.add(builder.mul(row, self._num_outputs), self._first_output)
         for half, total in enumerate(totals):
-            offset = self._index(half * _OUTPUTS)
+            offset = self._index(half * LANES)
             scale = self._vector(self._scale, builder.add(self._first_output, offset))
             exact = builder.sitofp(total, _SCALED)
             scaled = builder.fmul(exact, builder.fmul(builder.load(scale, align=4), of_row))
@@ -142,29 +136,16 @@ class _Block:
 
 def _multiply_and_add(builder: Any, inputs: Any, weights: Any) -> Any:
     """Sixteen products of int16, neighbours added: (8,) int32. LLVM finds the one instruction."""
-    wide = ir.VectorType(_INT32, 2 * _OUTPUTS)
+    wide = ir.VectorType(INT32, 2 * LANES)
     products = builder.mul(builder.sext(inputs, wide), builder.sext(weights, wide), flags=["nsw"])
     undefined = ir.Constant(wide, ir.Undefined)
     even, odd = (
         builder.shuffle_vector(
-            products, undefined, ir.Constant(_SUMS, list(range(first, 2 * _OUTPUTS, 2)))
+            products, undefined, ir.Constant(_SUMS, list(range(first, 2 * LANES, 2)))
         )
         for first in (0, 1)
     )
     return builder.add(even, odd)
-
-
-def _broadcast(builder: Any, value: Any, kind: Any) -> Any:
-    undefined = ir.Constant(kind, ir.Undefined)
-    first = builder.insert_element(undefined, value, _INT32(0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(_SUMS, [0] * _OUTPUTS))
-
-
-def _zeros(builder: Any, num_rows: int) -> list[list[Any]]:
-    zero = ir.Constant(_SUMS, [0] * _OUTPUTS)
-    return [
-        [cgutils.alloca_once_value(builder, zero) for _ in range(_HALVES)] for _ in range(num_rows)
-    ]
 
 
 def _total(builder: Any, chains: list[list[list[Any]]]) -> list[list[Any]]:

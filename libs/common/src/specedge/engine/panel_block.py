@@ -11,23 +11,17 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from specedge.engine.vector_code import LANES, everywhere, fetch, zeros
+
 PANEL_OUTPUTS: Final = 16
 # Twelve sums, two vectors of weights and an input fill the sixteen registers of AVX2.
 MOST_ROWS: Final = 6
 
-_LANES: Final = 8
-_HALVES: Final = PANEL_OUTPUTS // _LANES
+_HALVES: Final = PANEL_OUTPUTS // LANES
 _FLOAT: Final = ir.FloatType()
-_INT32: Final = ir.IntType(32)
-_BYTE_POINTER: Final = ir.IntType(8).as_pointer()
-_SUMS: Final = ir.VectorType(_FLOAT, _LANES)
-_FIRST_LANE: Final = ir.Constant(ir.VectorType(_INT32, _LANES), [0] * _LANES)
-_UNDEFINED: Final = ir.Constant(_SUMS, ir.Undefined)
+_SUMS: Final = ir.VectorType(_FLOAT, LANES)
 # Rows from which on the next panel is fetched by hand: below, memory is waited for anyway.
 _FETCHED_ROWS: Final = 3
-# Into the second cache. The first has no room for a panel, and as few lines on the way to it at a
-# time as would halve what the memory yields.
-_SECOND_CACHE: Final = 2
 
 
 def block_of(num_rows: int) -> Any:
@@ -82,7 +76,7 @@ class _Block:
         builder = self._builder
         rows = [builder.add(self._first_row, self._index(row)) for row in range(num_rows)]
         inputs = [builder.gep(self._x, [builder.mul(row, self._num_inputs)]) for row in rows]
-        sums = _zeros(builder, num_rows)
+        sums = zeros(builder, _FLOAT, num_rows, _HALVES)
         with cgutils.for_range(builder, self._num_inputs) as loop:
             self._add_input(loop.index, sums, inputs)
         for row, of_row in zip(rows, sums, strict=True):
@@ -100,41 +94,25 @@ class _Block:
 
     def _fetch_next_panel(self, place: Any) -> None:
         builder = self._builder
-        address = builder.gep(self._panel, [builder.add(place, self._panel_size)])
-        kind = ir.FunctionType(ir.VoidType(), [_BYTE_POINTER, _INT32, _INT32, _INT32])
-        fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        for_reading, where_to, of_data = _INT32(0), _INT32(_SECOND_CACHE), _INT32(1)
-        address = builder.bitcast(address, _BYTE_POINTER)
-        builder.call(fetch, [address, for_reading, where_to, of_data])
+        fetch(builder, builder.gep(self._panel, [builder.add(place, self._panel_size)]))
 
     def _weights(self, place: Any, half: int) -> Any:
         builder = self._builder
-        start = builder.gep(self._panel, [builder.add(place, self._index(half * _LANES))])
+        start = builder.gep(self._panel, [builder.add(place, self._index(half * LANES))])
         return builder.load(builder.bitcast(start, _SUMS.as_pointer()), align=4)
 
     def _add(self, sums: list[Any], weights: list[Any], value: Any) -> None:
         builder = self._builder
-        first = builder.insert_element(_UNDEFINED, value, _INT32(0))
-        everywhere = builder.shuffle_vector(first, _UNDEFINED, _FIRST_LANE)
+        inputs = everywhere(builder, value)
         kind = ir.FunctionType(_SUMS, [_SUMS] * 3)
-        fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{_LANES}f32")
+        fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32")
         for pointer, of_outputs in zip(sums, weights, strict=True):
-            builder.store(
-                builder.call(fma, [everywhere, of_outputs, builder.load(pointer)]), pointer
-            )
+            builder.store(builder.call(fma, [inputs, of_outputs, builder.load(pointer)]), pointer)
 
     def _store(self, row: Any, totals: list[Any]) -> None:
         builder = self._builder
         place = builder.add(builder.mul(row, self._num_outputs), self._first_output)
         for half, total in enumerate(totals):
-            start = builder.gep(self._out, [builder.add(place, self._index(half * _LANES))])
+            start = builder.gep(self._out, [builder.add(place, self._index(half * LANES))])
             as_vector = builder.bitcast(start, _SUMS.as_pointer())
             builder.store(total, as_vector, align=4)
-
-
-def _zeros(builder: Any, num_rows: int) -> list[list[Any]]:
-    """Sums that begin at zero: by row and half, where they are kept."""
-    zero = ir.Constant(_SUMS, [0.0] * _LANES)
-    return [
-        [cgutils.alloca_once_value(builder, zero) for _ in range(_HALVES)] for _ in range(num_rows)
-    ]

@@ -10,20 +10,16 @@ An output is the sum over the inputs in their order, whatever number of rows is 
 a row's product does not depend on what it is batched with.
 """
 
-import ctypes
-from collections.abc import Callable
 from functools import cache
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from numba import cfunc, types
 
+from specedge.engine.addresses import Compiled, compiled, floats
 from specedge.engine.panel_block import MOST_ROWS, PANEL_OUTPUTS, block_of
 
 Weights = npt.NDArray[np.float32]
-# (x, panels, out, rows, inputs, panels): three addresses, three counts.
-Product = Callable[[int, int, int, int, int, int], None]
 
 # Of the input at a time: they stay in the processor's second cache while the panels pass.
 _CHUNK_ROWS: Final = 16 * MOST_ROWS
@@ -44,27 +40,22 @@ def unpacked(panels: Weights, num_outputs: int) -> Weights:
 
 
 @cache
-def product() -> Product:
+def product() -> Compiled:
     """The compiled product. ``product(x, panels, out, m, k, p)`` puts x (m, k) times p panels'
     weights transposed into out (m, p * PANEL_OUTPUTS). x, panels and out are the addresses of
     C-contiguous arrays, which the caller keeps alive; 0 < m."""
-    floats, count = types.CPointer(types.float32), types.intp
-    compiled = cfunc(types.void(*[floats] * 3, *[count] * 3))(_product_by_panels)
-    _kept.append(compiled)  # the machine code lives as long as what compiled it
-    # By way of ctypes, a call costs a microsecond, and other threads run meanwhile.
-    kinds = [ctypes.c_void_p] * 3 + [ctypes.c_ssize_t] * 3
-    return ctypes.CFUNCTYPE(None, *kinds)(compiled.address)
+    return compiled(_product_by_panels, num_arguments=6, in_any_order=False)
 
 
-_kept: Final[list[Any]] = []
 _block_1, _block_2, _block_3 = block_of(1), block_of(2), block_of(3)
 _block_4, _block_5, _block_6 = block_of(4), block_of(5), block_of(6)
 
 
 def _product_by_panels(
-    x: Any, panels: Any, out: Any, num_rows: int, num_inputs: int, num_panels: int
+    x_at: int, panels_at: int, out_at: int, num_rows: int, num_inputs: int, num_panels: int
 ) -> None:
     """Blocks of nearly equal height: one row left over would cost as much as four."""
+    x, panels, out = floats(x_at), floats(panels_at), floats(out_at)
     for chunk in range(0, num_rows, _CHUNK_ROWS):
         rows_here = min(_CHUNK_ROWS, num_rows - chunk)
         num_blocks = (rows_here + MOST_ROWS - 1) // MOST_ROWS
