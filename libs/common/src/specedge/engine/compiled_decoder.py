@@ -1,4 +1,4 @@
-"""A drafter's pass of a few rows as one compiled call, where its model is of the usual kind.
+"""A pass of a few rows as one compiled call, where the model is of the usual kind.
 
 Owns what ``decoder_kernel`` is handed; which models are usual is ``usual_decoder``'s. Knows nothing
 of sessions or trees; a model's own modules stay as they are, for longer passes.
@@ -11,15 +11,19 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from specedge.engine import decoder_kernel, row_kernels
+from specedge.engine import decoder_kernel, matrix_products, row_kernels
 from specedge.engine.attention_kernel import Heads
 from specedge.engine.fused_norm import FusedRmsNorm
 from specedge.engine.kv_cache import SlottedKVCache
 from specedge.engine.model_fit import context_limit
 from specedge.engine.step_table import StepTable, View
+from specedge.engine.usual_decoder import kind_of
 
-# Above, modules cost little beside their arithmetic, and torch's attention is the better one.
-MOST_ROWS: Final = 24
+# Above, modules cost little beside their arithmetic.
+MOST_ROWS: Final = 48
+# Rows times keys times numbers of a row of queries. Above, torch's attention, which is the quicker
+# one, gains more than its modules cost.
+MOST_ATTENDED: Final = 10_000_000
 # What no row may see: far below every score, and a number.
 UNSEEN: Final = -1e30
 _FIRST_POSITIONS: Final = 1024
@@ -41,7 +45,9 @@ class CompiledDecoder:
         self._inner = int(first.mlp.gate_proj.out_features)
         rows = [_addresses(layer, cache, number) for number, layer in enumerate(decoder.layers)]
         self._table = np.array(rows, dtype=np.int64)
-        self._layers = decoder_kernel.layers_of(self._heads)
+        is_rounded = kind_of(first.self_attn.q_proj) == "integers"
+        matrices = matrix_products.in_integers() if is_rounded else matrix_products.in_floats()
+        self._layers = decoder_kernel.layers_of(self._heads, matrices)
         self._rotary: nn.Module = decoder.rotary_emb
         self._limit = context_limit(model.config.get_text_config())
         self._head = _Head(decoder.norm, model.get_output_embeddings())
@@ -57,7 +63,9 @@ class CompiledDecoder:
 
     def has_room_for(self, table: StepTable) -> bool:
         """Whether the step is short enough to be computed here."""
-        return table.arena_rows.shape[0] <= MOST_ROWS
+        pairs = sum(span.num_rows * span.num_keys for span in table.spans)
+        few = table.arena_rows.shape[0] <= MOST_ROWS
+        return few and pairs * self._heads.width <= MOST_ATTENDED
 
     def forward(self, table: StepTable) -> Tensor:
         """Logits (L, V) float32 of a step that there is room for; writes its rows' K and V."""

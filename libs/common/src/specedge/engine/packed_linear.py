@@ -42,6 +42,11 @@ class PanelLinear(nn.Module):
         """(n, k) fp32. Unpacked at every call: for who cuts the layer to size, not for products."""
         return self._plain if self._panels is None else self._panels.weight()
 
+    @property
+    def addresses(self) -> tuple[int, int] | None:
+        """Of its panels, and 0, for compiled code; as long as the layer lives. None: unpacked."""
+        return None if self._panels is None else (self._panels.address, 0)
+
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is nn.Linear's)
         """(…, in) → (…, out), fp32."""
         if self._panels is None:
@@ -148,7 +153,8 @@ def _quick(plain: nn.Linear, *, packs: bool, may_round: bool) -> nn.Module:
 
 
 class _Panels:
-    """A weight (n, k) in panels, and their product. On one thread at a time."""
+    """A weight (n, k) in panels, and their product. On one thread at a time. ``address``: of the
+    panels."""
 
     def __init__(self, weight: Tensor) -> None:
         # numba: only where there are such layers
@@ -156,7 +162,7 @@ class _Panels:
 
         self._unpack = panels.unpacked
         self._panels = panels.packed(weight.numpy())
-        self._address = self._panels.ctypes.data
+        self.address = self._panels.ctypes.data
         self._num_outputs, self._num_inputs = weight.shape
         self._num_panels = len(self._panels)
         self._num_filled = self._num_panels * panel_block.PANEL_OUTPUTS
@@ -172,7 +178,7 @@ class _Panels:
         rows = input.numel() // self._num_inputs
         if rows:
             sizes = rows, self._num_inputs, self._num_panels
-            self._product(x.data_ptr(), self._address, out.data_ptr(), *sizes)
+            self._product(x.data_ptr(), self.address, out.data_ptr(), *sizes)
         return out if self._num_filled == self._num_outputs else out[..., : self._num_outputs]
 
 

@@ -25,9 +25,11 @@ from specedge.tree.token_tree import TokenTree
 if TYPE_CHECKING:
     from specedge.engine.compiled_decoder import CompiledDecoder
 
-# With how many tokens, and how nearly, a compiled pass has to agree with the modules'.
+# With how many tokens, and how nearly, a compiled pass has to agree with the modules': where
+# weights are rounded, both round their inputs.
 _TRIED_TOKENS: Final = 7
-_COMPILED_TOLERANCE: Final = 2e-2
+_ROUNDED_TOLERANCE: Final = 2e-2
+_EXACT_TOLERANCE: Final = 1e-4
 
 
 class TreeModel:
@@ -66,7 +68,8 @@ class TreeModel:
         model.set_attn_implementation(ATTENTION_NAME)
         quicken(model, may_round=may_round)
         fuse_norms(model, may_round=not is_exact)
-        self._compiled = self._compile(facts) if may_round and self.device.type == "cpu" else None
+        tolerance = _ROUNDED_TOLERANCE if may_round else _EXACT_TOLERANCE
+        self._compiled = self._compile(facts, tolerance) if self.device.type == "cpu" else None
 
     def forward(self, spans: Sequence[Span]) -> Tensor:
         """One pass; writes all rows' K and V. Logits (L, V) in the model's dtype, for the rows
@@ -89,9 +92,11 @@ class TreeModel:
         logits: Tensor = output.logits[0]
         return logits if self._selects_rows else logits[table.logit_rows]
 
-    def _compile(self, facts: Sequence[model_fit.AttentionFacts]) -> "CompiledDecoder | None":
+    def _compile(
+        self, facts: Sequence[model_fit.AttentionFacts], tolerance: float
+    ) -> "CompiledDecoder | None":
         """What computes short passes, if the model is of the kind that there is code for, and gives
-        what its modules give."""
+        what its modules give, within so much of the largest logit."""
         # numba: only where there is something to compile
         from specedge.engine import compiled_decoder, usual_decoder
 
@@ -110,7 +115,7 @@ class TreeModel:
             return None
         finally:
             self.cache.release(slot)
-        return compiled if _is_close(ours, wanted) else None
+        return compiled if _is_close(ours, wanted, tolerance) else None
 
 
 def self_check(tree_model: TreeModel) -> None:
@@ -134,8 +139,8 @@ def self_check(tree_model: TreeModel) -> None:
         )
 
 
-def _is_close(ours: Tensor, wanted: Tensor) -> bool:
-    return bool((ours - wanted).abs().max() <= _COMPILED_TOLERANCE * wanted.abs().max())
+def _is_close(ours: Tensor, wanted: Tensor, tolerance: float) -> bool:
+    return bool((ours - wanted).abs().max() <= tolerance * wanted.abs().max())
 
 
 # Node ids from the root to each leaf of the tree in ``self_check``.

@@ -4,15 +4,17 @@ By their modules' names and sizes, of which compiled code has to be sure: addres
 """
 
 from collections.abc import Sequence
-from typing import Any, Final, TypeGuard
+from typing import Any, Final, Literal
 
 import torch
 from transformers import PreTrainedModel
 
 from specedge.engine.fused_norm import FusedRmsNorm
 from specedge.engine.model_fit import ROW_DEPENDENT_ROPE, AttentionFacts
-from specedge.engine.packed_linear import Int8Linear
+from specedge.engine.packed_linear import Int8Linear, PanelLinear
 from specedge.engine.panel_block import PANEL_OUTPUTS
+
+Kind = Literal["integers", "floats"]
 
 # A matrix' outputs fill its panels, so that one product's are the next one's inputs as they are.
 WHOLE: Final = PANEL_OUTPUTS
@@ -22,9 +24,9 @@ _FEED_FORWARD: Final = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
 
 def is_usual(model: PreTrainedModel, facts: Sequence[AttentionFacts]) -> bool:
-    """Whether ``model``, of whose layers ``facts`` are, looks like a decoder of the usual kind,
-    rounded to int8. What it multiplies or caps besides does not show: its first results have to be
-    compared with its own."""
+    """Whether ``model``, of whose layers ``facts`` are, looks like a decoder of the usual kind, all
+    its matrices in panels of one kind. What it multiplies or caps besides does not show: its first
+    results have to be compared with its own."""
     config = model.config.get_text_config()
     decoder: Any = model.get_decoder()
     rope = getattr(config, "rope_parameters", None) or {}
@@ -41,8 +43,18 @@ def is_usual(model: PreTrainedModel, facts: Sequence[AttentionFacts]) -> bool:
         and all(isinstance(norm, FusedRmsNorm) for norm in norms)
         and len({norm.eps for norm in norms}) == 1
         and all(norm.weight.dtype == torch.float32 for norm in norms)
-        and _is_integer(model.get_output_embeddings())
+        and kind_of(model.get_output_embeddings()) == kind_of(decoder.layers[0].self_attn.q_proj)
     )
+
+
+def kind_of(matrix: object) -> Kind | None:
+    """How a linear layer multiplies; None where compiled code could not."""
+    if isinstance(matrix, Int8Linear) and matrix.bias is None and matrix.in_features % 2 == 0:
+        return "integers"
+    # Not one that multiplies what is of another dtype.
+    if type(matrix) is PanelLinear and matrix.bias is None and matrix.addresses is not None:
+        return "floats"
+    return None
 
 
 def _rope_type(rope: Any) -> str:
@@ -60,17 +72,20 @@ def _is_usual_layer(layer: Any) -> bool:
     if {name for name, _ in layer.named_children()} != _LAYER:
         return False
     attention, feed_forward = layer.self_attn, layer.mlp
-    matrices = [getattr(attention, name, None) for name in sorted(_ATTENTION)]
+    matrices: list[Any] = [getattr(attention, name, None) for name in sorted(_ATTENTION)]
     matrices += [getattr(feed_forward, f"{name}_proj", None) for name in ("gate", "up", "down")]
+    kinds = {kind_of(matrix) for matrix in matrices}
     return (
         {name for name, _ in attention.named_children()} == _ATTENTION
         and {name for name, _ in feed_forward.named_children()} <= _FEED_FORWARD
-        and all(_is_whole(matrix) for matrix in matrices)
+        and len(kinds) == 1
+        and None not in kinds
+        and all(matrix.out_features % WHOLE == 0 for matrix in matrices)
     )
 
 
-def _sizes(layer: Any) -> tuple[int, ...]:
-    """Of its matrices."""
+def _sizes(layer: Any) -> tuple[object, ...]:
+    """Of its matrices, and their kind."""
     attention, feed_forward = layer.self_attn, layer.mlp
     matrices = (
         attention.q_proj,
@@ -81,20 +96,11 @@ def _sizes(layer: Any) -> tuple[int, ...]:
         feed_forward.up_proj,
         feed_forward.down_proj,
     )
-    return tuple(size for matrix in matrices for size in (matrix.in_features, matrix.out_features))
+    sizes = [size for matrix in matrices for size in (matrix.in_features, matrix.out_features)]
+    return kind_of(attention.q_proj), *sizes
 
 
 def _is_usual_attention(fact: AttentionFacts) -> bool:
     shape = fact.shape
     keys, values = (shape.key_heads, shape.key_dim), (shape.value_heads, shape.value_dim)
     return fact.sliding_window is None and keys == values
-
-
-def _is_whole(matrix: object) -> bool:
-    return _is_integer(matrix) and matrix.out_features % WHOLE == 0
-
-
-def _is_integer(matrix: object) -> TypeGuard[Int8Linear]:
-    if not isinstance(matrix, Int8Linear) or matrix.bias is not None:
-        return False
-    return matrix.in_features % 2 == 0
