@@ -30,20 +30,21 @@ _FETCHED_AHEAD: Final = 2
 
 def block_of(num_rows: int) -> Any:
     """A function for compiled code: ``block(panels, x, x_scale, scale, out, panel, row, pairs,
-    num_panels)``.
+    num_panels, begin, share)``.
 
     It puts the products of ``num_rows`` rows of x (m, 2 * pairs) int16, from ``row`` on, with panel
     number ``panel``, (pairs, PANEL_OUTPUTS, 2) int8, times x_scale (m,) and the outputs' scale,
-    into out (m, num_panels * PANEL_OUTPUTS) float32. The arrays are pointers; the bounds, and that
-    no sum exceeds an int32, are the caller's care.
+    into out (m, num_panels * PANEL_OUTPUTS) float32. Of a panel to come it fetches, from number
+    ``begin`` on, ``share`` numbers for every pair. The arrays are pointers; the bounds, and that no
+    sum exceeds an int32, are the caller's care.
     """
 
     @intrinsic
     def block(  # noqa: PLR0913
         _: Any, panels: Any, x: Any, x_scale: Any, scale: Any, out: Any,
-        panel: Any, row: Any, pairs: Any, count: Any,
+        panel: Any, row: Any, pairs: Any, count: Any, begin: Any, share: Any,
     ) -> Any:  # fmt: skip
-        signature = types.void(panels, x, x_scale, scale, out, *[types.intp] * 4)
+        signature = types.void(panels, x, x_scale, scale, out, *[types.intp] * 6)
 
         def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
             _Block(builder, *args).emit(num_rows)
@@ -59,7 +60,7 @@ class _Block:
 
     def __init__(  # noqa: PLR0913
         self, builder: Any, panels: Any, x: Any, x_scale: Any, scale: Any, out: Any,
-        panel: Any, row: Any, pairs: Any, num_panels: Any,
+        panel: Any, row: Any, pairs: Any, num_panels: Any, begin: Any, share: Any,
     ) -> None:  # fmt: skip
         self._builder = builder
         self._index: Any = pairs.type
@@ -70,6 +71,7 @@ class _Block:
         self._first_row = row
         self._first_output = builder.mul(panel, self._index(PANEL_OUTPUTS))
         self._num_outputs = builder.mul(num_panels, self._index(PANEL_OUTPUTS))
+        self._begin, self._share = begin, share
 
     def emit(self, num_rows: int) -> None:
         builder = self._builder
@@ -96,7 +98,7 @@ class _Block:
     def _add_pair(self, number: Any, sums: list[list[Any]], inputs: list[Any]) -> None:
         builder = self._builder
         place = builder.mul(number, self._index(2 * PANEL_OUTPUTS))
-        self._fetch_ahead(place)
+        self._fetch_ahead(number)
         weights = [self._weights(place, half) for half in range(_HALVES)]
         for of_row, of_input in zip(sums, inputs, strict=True):
             pair = builder.load(builder.gep(of_input, [number]), align=2)
@@ -105,8 +107,9 @@ class _Block:
                 product = _multiply_and_add(builder, inputs_here, of_outputs)
                 builder.store(builder.add(builder.load(pointer), product), pointer)
 
-    def _fetch_ahead(self, place: Any) -> None:
+    def _fetch_ahead(self, number: Any) -> None:
         builder = self._builder
+        place = builder.add(self._begin, builder.mul(number, self._share))
         further = builder.mul(self._panel_size, self._index(_FETCHED_AHEAD))
         fetch(builder, builder.gep(self._panel, [builder.add(place, further)]))
 

@@ -20,23 +20,28 @@ MOST_ROWS: Final = 6
 _HALVES: Final = PANEL_OUTPUTS // LANES
 _FLOAT: Final = ir.FloatType()
 _SUMS: Final = ir.VectorType(_FLOAT, LANES)
-# Rows from which on the next panel is fetched by hand: below, memory is waited for anyway.
+# Rows from which on the next panel is fetched by hand: below, memory is waited for anyway. Where
+# several blocks of rows meet a panel, each fetches its share, so that memory is read all the while:
+# of 7 to 12 rows a product takes 0.80 to 0.86 of the time, of 18 and 24 0.88.
 _FETCHED_ROWS: Final = 3
 
 
 def block_of(num_rows: int) -> Any:
-    """A function for compiled code: ``block(panels, x, out, panel, row, num_inputs, num_panels)``.
+    """A function for compiled code: ``block(panels, x, out, panel, row, num_inputs, num_panels,
+    begin, share)``.
 
     It puts the products of ``num_rows`` rows of x (m, num_inputs), from ``row`` on, with panel
-    number ``panel`` into out (m, num_panels * PANEL_OUTPUTS). The arrays are pointers to C-ordered
+    number ``panel`` into out (m, num_panels * PANEL_OUTPUTS). Of the next panel it fetches, from
+    number ``begin`` on, ``share`` numbers for every input. The arrays are pointers to C-ordered
     float32; the bounds are the caller's care.
     """
 
     @intrinsic
-    def block(
-        _: Any, panels: Any, x: Any, out: Any, panel: Any, row: Any, inputs: Any, count: Any
-    ) -> Any:
-        signature = types.void(panels, x, out, *[types.intp] * 4)
+    def block(  # noqa: PLR0913
+        _: Any, panels: Any, x: Any, out: Any, panel: Any, row: Any, inputs: Any, count: Any,
+        begin: Any, share: Any,
+    ) -> Any:  # fmt: skip
+        signature = types.void(panels, x, out, *[types.intp] * 6)
 
         def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
             _Block(builder, *args).emit(num_rows)
@@ -51,16 +56,9 @@ class _Block:
     """Emits the instructions at ``builder``'s place."""
 
     def __init__(  # noqa: PLR0913
-        self,
-        builder: Any,
-        panels: Any,
-        x: Any,
-        out: Any,
-        panel: Any,
-        row: Any,
-        num_inputs: Any,
-        num_panels: Any,
-    ) -> None:
+        self, builder: Any, panels: Any, x: Any, out: Any, panel: Any, row: Any, num_inputs: Any,
+        num_panels: Any, begin: Any, share: Any,
+    ) -> None:  # fmt: skip
         self._builder = builder
         self._index: Any = num_inputs.type
         width = self._index(PANEL_OUTPUTS)
@@ -71,6 +69,7 @@ class _Block:
         self._first_row = row
         self._first_output = builder.mul(panel, width)
         self._num_outputs = builder.mul(num_panels, width)
+        self._begin, self._share = begin, share
 
     def emit(self, num_rows: int) -> None:
         builder = self._builder
@@ -87,13 +86,14 @@ class _Block:
         builder = self._builder
         place = builder.mul(number, self._index(PANEL_OUTPUTS))
         if len(inputs) >= _FETCHED_ROWS:
-            self._fetch_next_panel(place)
+            self._fetch_next_panel(number)
         weights = [self._weights(place, half) for half in range(_HALVES)]
         for of_row, of_input in zip(sums, inputs, strict=True):
             self._add(of_row, weights, builder.load(builder.gep(of_input, [number])))
 
-    def _fetch_next_panel(self, place: Any) -> None:
+    def _fetch_next_panel(self, number: Any) -> None:
         builder = self._builder
+        place = builder.add(self._begin, builder.mul(number, self._share))
         fetch(builder, builder.gep(self._panel, [builder.add(place, self._panel_size)]))
 
     def _weights(self, place: Any, half: int) -> Any:

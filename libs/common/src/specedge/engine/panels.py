@@ -59,20 +59,22 @@ def _product_by_panels(
     for chunk in range(0, num_rows, _CHUNK_ROWS):
         rows_here = min(_CHUNK_ROWS, num_rows - chunk)
         num_blocks = (rows_here + MOST_ROWS - 1) // MOST_ROWS
+        share = PANEL_OUTPUTS // num_blocks
         for panel in range(num_panels):
             row = chunk
             for block in range(num_blocks):
                 rows = (rows_here - (row - chunk)) // (num_blocks - block)
+                begin = block * share * num_inputs
                 if rows == 1:
-                    _block_1(panels, x, out, panel, row, num_inputs, num_panels)
+                    _block_1(panels, x, out, panel, row, num_inputs, num_panels, begin, share)
                 elif rows == 2:
-                    _block_2(panels, x, out, panel, row, num_inputs, num_panels)
+                    _block_2(panels, x, out, panel, row, num_inputs, num_panels, begin, share)
                 elif rows == 3:
-                    _block_3(panels, x, out, panel, row, num_inputs, num_panels)
+                    _block_3(panels, x, out, panel, row, num_inputs, num_panels, begin, share)
                 elif rows == 4:
-                    _block_4(panels, x, out, panel, row, num_inputs, num_panels)
+                    _block_4(panels, x, out, panel, row, num_inputs, num_panels, begin, share)
                 elif rows == 5:
-                    _block_5(panels, x, out, panel, row, num_inputs, num_panels)
+                    _block_5(panels, x, out, panel, row, num_inputs, num_panels, begin, share)
                 else:
-                    _block_6(panels, x, out, panel, row, num_inputs, num_panels)
+                    _block_6(panels, x, out, panel, row, num_inputs, num_panels, begin, share)
                 row += rows
