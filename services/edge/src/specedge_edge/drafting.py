@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from specedge.clock import Clock
+from specedge.drafting.ahead_worth import AheadWorth
 from specedge.drafting.controller import DraftController
 from specedge.drafting.pace import DevicePace
 from specedge.engine.ports import Drafter
@@ -52,6 +53,7 @@ class DraftSource:
     tally: Tally = field(default_factory=Tally)
     pass_time: PassTime = field(default_factory=PassTime)
     trips: TripTimes = field(default_factory=TripTimes)
+    ahead_worth: AheadWorth = field(default_factory=AheadWorth)
     spans: SpanRing = NO_SPANS
     lane: str = ""
     is_sent_ahead: bool = False

@@ -39,10 +39,11 @@ class Workshop:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DraftedRound:
-    """A round's tree, and the passes since the round before."""
+    """A round's tree, the passes since the round before, and how many levels had been there."""
 
     tree: TokenTree
     records: tuple[PassRecord, ...]
+    levels_there: int
 
 
 class SessionDrafter:
@@ -173,7 +174,8 @@ class SessionDrafter:
         assert decision.policy is not None
         saved = self.counts.passes_saved
         self._drafter.begin(decision.policy, decision.rule)
-        self.saved_s += (self.counts.passes_saved - saved) * self._shop.pass_time.seconds
+        levels_there = self.counts.passes_saved - saved
+        self.saved_s += levels_there * self._shop.pass_time.seconds
         full: Busy | None = None
         try:
             while self._step():
@@ -183,7 +185,7 @@ class SessionDrafter:
         tree = self._drafter.finish().tree
         if full is not None and tree.num_drafted == 0:
             raise full
-        return DraftedRound(tree, self._drafter.take_records())
+        return DraftedRound(tree, self._drafter.take_records(), levels_there)
 
     def _step(self) -> bool:
         began_s = self._shop.now_s()

@@ -62,6 +62,8 @@ class SessionProposer:
         self._on_ahead = on_ahead if source.is_sent_ahead else None
         self._limits = NO_LIMITS
         self._is_following = False  # what is out was sent ahead of the last verdict
+        self._had_head_start = False  # of what is out
+        self._has_prompt_behind = False
         self._begun_s = self._sent_s = 0.0
         self._hosted_s: float | None = None  # when the last verdict of this grant came
 
@@ -101,7 +103,7 @@ class SessionProposer:
             return self._grant
         self._source.standing.on_success()
         self._control.observe_passes(drafted.records)
-        self._out = drafted.tree
+        self._out, self._had_head_start = drafted.tree, drafted.levels_there > 0
         return Drafted(drafted.tree)
 
     def on_sent(self) -> None:
@@ -119,7 +121,7 @@ class SessionProposer:
             self._pacing.observe(committed, self._source.clock.now_s(), out)
         gap_s = self._observe_time(committed)
         if committed.was_tree and self._out is not None:
-            self._control.observe_verdict(self._judge(committed, self._out, gap_s))
+            self._observe_verdict(self._judge(committed, self._out, gap_s))
         elif not committed.was_tree:
             self._control.observe_hosted(self._judge_hosted(committed))
         if committed.next_tree is not None:
@@ -135,6 +137,12 @@ class SessionProposer:
             self._was_asked = False
             # Whoever is cancelled meanwhile, even twice, the drafter's slot comes back.
             await asyncio.shield(self._source.compute.start_farewell(self._session.close))
+
+    def _observe_verdict(self, outcome: RoundOutcome) -> None:
+        self._control.observe_verdict(outcome)
+        if self._has_prompt_behind:
+            self._source.ahead_worth.note(outcome, had_head_start=self._had_head_start)
+        self._has_prompt_behind = True
 
     async def _outcome(self, drafting: "asyncio.Future[DraftedRound]") -> DraftedRound | None:
         """The round, or None: the reason is noted."""
@@ -184,7 +192,7 @@ class SessionProposer:
         def send(tree: TokenTree) -> None:
             loop.call_soon_threadsafe(on_ahead, DraftedAhead(tree, nodes, base))
 
-        kind = OfferPolicy(max_nodes=limits.ahead)
+        kind = OfferPolicy(max_nodes=limits.ahead, worth=self._source.ahead_worth.least)
         return Offer(kind, self._trips.leave_by_s(due_s), send)
 
     def _observe_time(self, committed: Committed) -> float | None:
