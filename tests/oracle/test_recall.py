@@ -6,7 +6,13 @@ import torch
 
 from specedge.engine.draft_head import DraftHead
 from specedge.engine.draft_ranking import Coupled, Likeliest
-from specedge.engine.recall import WEIGHT, Recalled, Recollection, blend
+from specedge.engine.recall import (
+    WEIGHT,
+    Recalled,
+    Recollection,
+    best_blended,
+    blend,
+)
 from specedge.params import SamplingParams
 from specedge.sampling.noise import gumbel_of
 from specedge.tree.token_tree import TokenTree
@@ -53,6 +59,27 @@ def test_children_are_ranked_by_the_mixture_with_tokens_the_head_cannot_say() ->
         assert token[row, :count].tolist() == [child for child, _ in wanted]
         assert np.allclose(np.exp(score[row, :count]), [p for _, p in wanted], atol=1e-6)
     assert np.isneginf(score[1, 6])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_best_of_the_mixture_are_found_without_making_it(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    head = DraftHead(600, rng.permutation(600)[:400].astype(np.int32))
+    scores = torch.from_numpy(rng.normal(0, 3, (6, 400)).astype(np.float32))
+    token = np.stack([rng.permutation(600)[:5] for _ in range(6)]).astype(np.int32)
+    claim = rng.dirichlet(np.ones(5), size=6).astype(np.float32) * WEIGHT
+    missing = rng.random((6, 5)) < 0.3
+    token[missing], claim[missing] = -1, 0.0
+    recalled = Recalled(token, claim)
+    whole = blend(scores, recalled, head)
+    ids = np.concatenate([np.tile(head.tokens, (6, 1)), whole.beyond], axis=1)
+    order = np.argsort(-whole.logprob.numpy(), axis=1)[:, :9]
+
+    best, logprob = best_blended(scores, recalled, head, 9)
+
+    assert np.array_equal(best, np.take_along_axis(ids, order, axis=1))
+    wanted = np.take_along_axis(whole.logprob.numpy(), order, axis=1)
+    assert np.allclose(logprob, wanted, atol=1e-5)
 
 
 def test_a_coupled_drafter_adds_the_targets_noise_to_the_mixture() -> None:

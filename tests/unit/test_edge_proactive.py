@@ -389,6 +389,26 @@ def test_where_verdicts_come_irregularly_it_leaves_earlier() -> None:
     assert 1.0 - trips.leave_by_s(1.0) > 1.02 - steady.leave_by_s(1.0)
 
 
+async def test_rounds_teach_what_a_draft_sent_ahead_must_promise_but_a_session_s_first_one(
+    compute: ComputeThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(compute)
+    taught: list[bool] = []
+    monkeypatch.setattr(
+        session.source.ahead_worth,
+        "note",
+        lambda _, *, had_head_start: taught.append(had_head_start),
+    )
+
+    for bonus in (None, 499, None):
+        drafted = await session.draft()
+        await session.idle()
+        session.answer(drafted.tree, bonus=bonus)
+
+    assert taught == [True, False]
+    await session.proposer.close()
+
+
 async def test_it_is_offered_once_before_the_pass_that_would_make_it_late(
     compute: ComputeThread,
 ) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from specedge.engine.device_noise import gumbel_of_tokens
 from specedge.engine.draft_head import DraftHead
-from specedge.engine.recall import Recalled, blend
+from specedge.engine.recall import Recalled, best_blended, blend
 from specedge.params import SamplingParams
 from specedge.sampling.rules import MIN_TEMPERATURE
 from specedge.tree.calibration import ScoreKind
@@ -81,8 +81,7 @@ class Likeliest:
         x = self._logits.scaled(logits)
         if recalled is None:
             return _best(x, self._num_children, self._head)
-        blended = blend(x, recalled, self._head)
-        return _best(blended.logprob, self._num_children, self._head, blended.beyond)
+        return best_blended(x, recalled, self._head, self._num_children)
 
     def forget_before(self, position: int) -> None:
         """Nothing is remembered."""
@@ -185,11 +184,11 @@ class _ScaledLogits:
             self._bias = torch.tensor(rows, dtype=torch.float32, device=device)
 
     def scaled(self, logits: Tensor) -> Tensor:
-        """(m, v) float32, not the same memory as ``logits`` (m, ≥ v)."""
+        """(m, v) float32 of ``logits`` (m, ≥ v): perhaps the same memory, so not to be changed."""
         x = self._head.rows(logits)
         if self._bias is not None:
             x = x + self._bias
-        return x * self._inverse_temperature
+        return x if self._inverse_temperature == 1.0 else x * self._inverse_temperature
 
 
 def _best(

@@ -80,3 +80,27 @@ def blend(scores: Tensor, recalled: Recalled, head: DraftHead) -> Blended:
     beyond_logprob = np.where(is_beyond, log_claim, -np.inf).astype(np.float32)
     whole = torch.cat([logprob, torch.from_numpy(beyond_logprob).to(device)], dim=1)
     return Blended(whole, np.where(is_beyond, recalled.token, -1).astype(np.int32))
+
+
+def best_blended(
+    scores: Tensor, recalled: Recalled, head: DraftHead, num_children: int
+) -> tuple[IntArray, FloatArray]:
+    """The likeliest of the mixture, (m, num_children) tokens and log-probabilities, falling; token
+    -1 at -inf where there are fewer. Without making the mixture: what was not recalled keeps its
+    order, so that it is among the head's own best."""
+    modelled = scores.log_softmax(dim=1)
+    top = modelled.topk(min(num_children, len(head)), dim=1)
+    rows = head.rows_of(recalled.token)
+    said = modelled.gather(1, torch.from_numpy(np.maximum(rows, 0)).to(scores.device))
+    left = np.log1p(-recalled.claim.astype(np.float64).sum(axis=1, keepdims=True))
+    reminded = np.where(rows >= 0, said.cpu().numpy() + left, -np.inf)
+    with np.errstate(divide="ignore"):
+        reminded = np.logaddexp(reminded, np.log(recalled.claim))
+    others = top.values.cpu().numpy() + left
+    tokens = head.token_ids(top.indices)
+    others[(tokens[:, :, None] == recalled.token[:, None, :]).any(axis=2)] = -np.inf
+    token = np.concatenate([recalled.token, tokens], axis=1)
+    logprob = np.concatenate([reminded, others], axis=1).astype(np.float32)
+    best = np.argsort(-logprob, axis=1, kind="stable")[:, :num_children]
+    token, logprob = (np.take_along_axis(each, best, axis=1) for each in (token, logprob))
+    return np.where(logprob > -np.inf, token, -1).astype(np.int32), logprob
