@@ -3,7 +3,8 @@ between edges and cloud that is as long as asked for.
 
     edges ── proxy ── nats-server ── scheduler, verifier
 
-The verifier has one core for itself, with one compute thread; everything else shares another.
+The verifier computes on one core, with one thread, edges on another. What neither drafts nor
+verifies is put on no core: where it is needed, a place is free, and a deployment has cores for it.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.children import COMMON_FLAGS, running, url_of
-from benchmarks.pinned import Cores
+from benchmarks.pinned import ANY, Cores
 from specedge.cli.stack import EDGE_MODULE, LOOPBACK, SCHEDULER_MODULE, VERIFIER_MODULE, ProcessPlan
 from specedge.link.broker import Broker
 
@@ -77,7 +78,7 @@ async def cloud(run_dir: Path, cores: Cores, verifier_flags: Sequence[str]) -> A
     async with Broker(store_dir=run_dir / "broker") as broker, _link(broker.port) as link:
         flags = ["--threads", "1", *verifier_flags]
         plans = [
-            _plan("scheduler", cores.others, SCHEDULER_MODULE, broker.url, []),
+            _plan("scheduler", ANY, SCHEDULER_MODULE, broker.url, []),
             _plan("verifier-1", cores.verifier, VERIFIER_MODULE, broker.url, flags),
         ]
         async with running(plans, run_dir) as (_, verifier):

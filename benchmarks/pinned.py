@@ -15,7 +15,7 @@ ANY: Final = "any"
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """Who computes where: the verifier alone on one core, everything else on another."""
+    """Who computes where: a verifier on one core, what is measured beside it on another."""
 
     others: str
     verifier: str
