@@ -2,11 +2,13 @@
 spares the next round."""
 
 import numpy as np
+import pytest
 
 from specedge.drafting.tree_drafter import TreeDrafter
 from specedge.engine.emulated import EmulatedDrafter, EmulatedText, emulated_continuation
 from specedge.params import DraftPolicy, SamplingParams, StopRule
 from specedge.tree.ahead import (
+    HAD,
     AheadPolicy,
     OfferPolicy,
     levels_beyond,
@@ -89,7 +91,9 @@ def test_an_end_of_text_is_no_missing_level() -> None:
 
 # 0 ─┬─ 1 ── 2 ─┬─ 4 ── 6     sent: 0, 1      outcomes: 2 (below 1), 3 (below the root)
 #    └─ 3       └─ 5     7    7 hangs below 3
-DEEP = growing([-1, 0, 1, 0, 2, 2, 4, 3], [1.0, 0.7, 0.5, 0.2, 0.3, 0.02, 0.2, 0.04], []).tree
+DEEP = growing(
+    [-1, 0, 1, 0, 2, 2, 4, 3], [1.0, 0.7, 0.5, 0.2, 0.3, 0.02, 0.2, 0.04], [0, 1, 2, 3, 4]
+)
 
 
 def offered(**policy: float) -> list[int]:
@@ -108,6 +112,38 @@ def test_outcomes_with_too_little_below_them_are_left_out() -> None:
     assert offered(worth=1.5, floor=0.05) == []
 
 
+# 0 (sent) ── 1 ─┬─ 2 ── 4     outcome: 1, whose levels go on with 0.8 and 0.5
+#                └─ 3
+def lacks(open_: list[int], levels: int = 3) -> float:
+    """What a draft below outcome 1 lacks while the nodes ``open_`` are not expanded, to within
+    0.001: the least that lets it be sent."""
+    expanded = [node for node in range(5) if node not in open_]
+    tree = growing([-1, 0, 1, 1, 2], [1.0, 0.5, 0.3, 0.1, 0.15], expanded)
+    for thousandths in range(2000):
+        policy = OfferPolicy(worth=0.1, lacking=thousandths / 1000, levels=levels)
+        if select_ahead(tree, ids(0), policy).num_drafted:
+            return thousandths / 1000
+    raise AssertionError("never sent")
+
+
+def test_a_draft_lacks_what_its_open_nodes_would_go_on_to() -> None:
+    """Nodes 1 and 2 are expanded, 1.6 in all, and their children sum up to 1.1: each level goes on
+    with 11/16. Node 3 is open, with a share of 0.2 and two levels left; 4, with 0.3, has one."""
+    goes_on = 1.1 / 1.6
+    of_3, of_4 = 0.2 * (goes_on + goes_on**2), 0.3 * goes_on
+    assert lacks([3, 4]) == pytest.approx(HAD * (of_3 + of_4), abs=2e-3)
+
+
+def test_where_no_level_is_left_nothing_lacks() -> None:
+    assert lacks([4], levels=2) == lacks([]) == 0.0
+    assert lacks([3, 4], levels=1) == 0.0
+
+
+def test_a_draft_that_lacks_too_much_is_left_to_be_waited_for() -> None:
+    few, all_ = lacks([3]), lacks([3, 4])
+    assert 0.0 < few < all_
+
+
 def test_what_is_sent_is_a_tree_whatever_its_bound() -> None:
     for most in range(8):
         tree = select_ahead(DEEP, ids(0, 1), OfferPolicy(most, 0.0, 0.0))
@@ -118,10 +154,10 @@ def test_what_is_sent_is_a_tree_whatever_its_bound() -> None:
 
 def test_a_part_of_a_tree_is_found_in_it_as_far_as_it_is_there() -> None:
     part = select_ahead(DEEP, ids(0, 1), OfferPolicy(worth=0.5))
-    assert find_nodes(DEEP, part).tolist() == [0, 1, 2, 4, 6]
+    assert find_nodes(DEEP.tree, part).tolist() == [0, 1, 2, 4, 6]
 
     other = TokenTree.from_parents([100, 101, 7, 102], [-1, 0, 0, 1])
-    assert find_nodes(DEEP, other).tolist() == [0, 1]
+    assert find_nodes(DEEP.tree, other).tolist() == [0, 1]
 
 
 # ---------------------------------------------------------------- with a drafter

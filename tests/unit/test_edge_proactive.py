@@ -395,7 +395,7 @@ async def test_rounds_teach_what_a_draft_sent_ahead_must_promise_but_a_session_s
     session = Session(compute)
     taught: list[bool] = []
     monkeypatch.setattr(
-        session.source.ahead_worth,
+        session.source.patience,
         "note",
         lambda _, *, had_head_start: taught.append(had_head_start),
     )

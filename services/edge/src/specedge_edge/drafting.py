@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from specedge.clock import Clock
-from specedge.drafting.ahead_worth import AheadWorth
 from specedge.drafting.controller import DraftController
 from specedge.drafting.pace import DevicePace
+from specedge.drafting.patience import Patience
 from specedge.engine.ports import Drafter
 from specedge.params import DraftPolicy, SamplingParams, StopRule
 from specedge.service.compute import Compute
@@ -53,7 +53,7 @@ class DraftSource:
     tally: Tally = field(default_factory=Tally)
     pass_time: PassTime = field(default_factory=PassTime)
     trips: TripTimes = field(default_factory=TripTimes)
-    ahead_worth: AheadWorth = field(default_factory=AheadWorth)
+    patience: Patience = field(default_factory=Patience)
     spans: SpanRing = NO_SPANS
     lane: str = ""
     is_sent_ahead: bool = False

@@ -141,7 +141,7 @@ class SessionProposer:
     def _observe_verdict(self, outcome: RoundOutcome) -> None:
         self._control.observe_verdict(outcome)
         if self._has_prompt_behind:
-            self._source.ahead_worth.note(outcome, had_head_start=self._had_head_start)
+            self._source.patience.note(outcome, had_head_start=self._had_head_start)
         self._has_prompt_behind = True
 
     async def _outcome(self, drafting: "asyncio.Future[DraftedRound]") -> DraftedRound | None:
@@ -192,7 +192,8 @@ class SessionProposer:
         def send(tree: TokenTree) -> None:
             loop.call_soon_threadsafe(on_ahead, DraftedAhead(tree, nodes, base))
 
-        kind = OfferPolicy(max_nodes=limits.ahead, worth=self._source.ahead_worth.least)
+        lacking = self._source.patience.tokens
+        kind = OfferPolicy(limits.ahead, lacking=lacking, levels=policy.depth)
         return Offer(kind, self._trips.leave_by_s(due_s), send)
 
     def _observe_time(self, committed: Committed) -> float | None:

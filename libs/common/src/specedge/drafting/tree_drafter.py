@@ -169,7 +169,7 @@ class TreeDrafter:
     def offer(self, policy: OfferPolicy) -> TokenTree:
         """What to send before the verdict on what ``finish`` returned: the root alone if nothing is
         worth it. Changes nothing."""
-        return select_ahead(self._growing.tree, self._sent.ids, policy)
+        return select_ahead(self._growing, self._sent.ids, policy)
 
     def follow(self, tree: TokenTree) -> None:
         """After a verdict, in place of a round's ``begin`` and ``finish``: ``tree`` is out already,

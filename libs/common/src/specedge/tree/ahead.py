@@ -7,17 +7,23 @@ ancestor) * p(the target goes on as the drafter did): the best such nodes are th
 outcomes, and what hangs below them is the head start of the next round.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from specedge.tree.grow import EMPTY, GrowingTree, best_first, may_have_children, take
-from specedge.tree.token_tree import BoolArray, IntArray, TokenTree
+from specedge.tree.token_tree import BoolArray, FloatArray, IntArray, TokenTree
 
 # A level of the next round is there when so much of its probability is expanded. The other nodes
 # are worth less than the time to expand them: a round would have left most of them out too.
 MOST: Final = 0.5
+# How likely one level goes on to the next, at most.
+MOST_GOES_ON: Final = 0.95
+# Of what the open nodes of a draft would yield, what waiting for it yields: it has as many nodes as
+# before, and not all of the best ones are those that passes add. Measured: docs/adr/0034.
+HAD: Final = 1 / 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +33,17 @@ class OfferPolicy:
     max_nodes  to send, what lies between the root and the outcomes included
     floor      nodes less likely than this to be accepted once their outcome came are not sent: they
                would be rows of a step
-    worth      nodes expected to be accepted below an outcome, at least: with less it is better to
-               wait for a draft that knows the verdict
+    worth      nodes expected to be accepted below an outcome, at least: less is no use of a step
+    lacking    nodes that further passes would have added to those, at most: with more it is better
+               to wait for them, knowing the verdict
+    levels     below an outcome, that a draft which is waited for may have
     """
 
     max_nodes: int = 64
     floor: float = 0.05
     worth: float = 0.3
+    lacking: float = math.inf
+    levels: int = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +103,23 @@ def levels_beyond(tree: TokenTree, sent: IntArray) -> IntArray:
     return beyond
 
 
-def select_ahead(tree: TokenTree, sent: IntArray, policy: OfferPolicy) -> TokenTree:
+def select_ahead(growing: GrowingTree, sent: IntArray, policy: OfferPolicy) -> TokenTree:
     """What to send before the verdict on ``sent`` ((k,) int32 ids, root included): the likeliest
     outcomes with what hangs below them, and what leads to them. By falling value, so any prefix is
     a tree; the root alone if no outcome is worth it."""
+    tree = growing.tree
     beyond = levels_beyond(tree, sent)
     outcome = _outcomes(tree, beyond)
-    share = tree.value / np.maximum(tree.value[outcome], np.finfo(np.float32).tiny)
+    of_outcome = np.maximum(tree.value[outcome], np.finfo(np.float32).tiny)
+    share = (tree.value / of_outcome).astype(np.float32)
     below = (beyond >= 2) & (share >= policy.floor)
-    worth = np.bincount(outcome[below], weights=share[below], minlength=len(tree))
-    is_chosen = (beyond >= 1) & (worth[outcome] >= policy.worth) & (below | (beyond == 1))
+    worth = _sums(share, below, outcome)
+    is_worth_it = worth >= policy.worth
+    if policy.lacking < math.inf:
+        left = policy.levels + 1 - beyond
+        open_ = ~growing.expanded & (beyond >= 1) & (share >= policy.floor) & (left > 0)
+        is_worth_it &= _lacking(share, growing.expanded, open_, outcome, left) <= policy.lacking
+    is_chosen = (beyond >= 1) & is_worth_it[outcome] & (below | (beyond == 1))
     chosen = best_first(tree.value, is_chosen, policy.max_nodes)
     wanted = np.zeros(len(tree), dtype=np.bool_)
     wanted[chosen] = True
@@ -112,6 +129,24 @@ def select_ahead(tree: TokenTree, sent: IntArray, policy: OfferPolicy) -> TokenT
     wanted[0] = False
     best = best_first(tree.value, wanted, policy.max_nodes)
     return take(tree, np.concatenate([np.zeros(1, dtype=np.int32), best]))
+
+
+def _lacking(
+    share: FloatArray, expanded: BoolArray, open_: BoolArray, outcome: IntArray, left: IntArray
+) -> FloatArray:
+    """(n,) float32, at each outcome: nodes that passes over the ``open_`` ones below it, and over
+    what they add, would yield. One level goes on to the next as those did that are there."""
+    children = outcome != np.arange(len(share))
+    reached = np.maximum(_sums(share, expanded, outcome), np.finfo(np.float32).tiny)
+    goes_on = np.minimum(_sums(share, children, outcome) / reached, MOST_GOES_ON)[outcome]
+    further = goes_on * (1 - goes_on ** np.maximum(left, 0)) / (1 - goes_on)
+    return np.float32(HAD) * _sums(share * further, open_, outcome)
+
+
+def _sums(share: FloatArray, nodes: BoolArray, outcome: IntArray) -> FloatArray:
+    """(n,) float32: of the ``nodes`` at or below each outcome."""
+    sums = np.bincount(outcome[nodes], weights=share[nodes], minlength=len(share))
+    return sums.astype(np.float32)
 
 
 def _outcomes(tree: TokenTree, beyond: IntArray) -> IntArray:
