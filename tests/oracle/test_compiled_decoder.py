@@ -224,6 +224,11 @@ def test_matrices_that_are_not_packed_are_left_to_the_modules(
     assert of_kind(build("llama"), "floats")._compiled is None
 
 
+def test_on_several_threads_nothing_is_compiled(kind: Kind) -> None:
+    torch.set_num_threads(2)
+    assert of_kind(build("llama"), kind)._compiled is None
+
+
 def test_a_row_alone_has_the_logits_that_it_has_in_company(kind: Kind) -> None:
     """Whatever else is in the step: else a text would hang on what it is batched with."""
     model = of_kind(build("llama"), kind)

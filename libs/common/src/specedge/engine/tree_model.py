@@ -68,8 +68,10 @@ class TreeModel:
         model.set_attn_implementation(ATTENTION_NAME)
         quicken(model, may_round=may_round)
         fuse_norms(model, may_round=not is_exact)
+        # On several threads nothing is in panels.
+        may_compile = self.device.type == "cpu" and torch.get_num_threads() == 1
         tolerance = _ROUNDED_TOLERANCE if may_round else _EXACT_TOLERANCE
-        self._compiled = self._compile(facts, tolerance) if self.device.type == "cpu" else None
+        self._compiled = self._compile(facts, tolerance) if may_compile else None
 
     def forward(self, spans: Sequence[Span]) -> Tensor:
         """One pass; writes all rows' K and V. Logits (L, V) in the model's dtype, for the rows
