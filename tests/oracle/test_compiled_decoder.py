@@ -251,11 +251,11 @@ def test_a_row_alone_has_the_logits_that_it_has_in_company(kind: Kind) -> None:
 
 
 def test_steps_with_much_to_attend_to_are_left_to_the_modules(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
+    pair: Pair, kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     twin = Twin(pair, random_tokens(np.random.default_rng(6), 40))
     pair.assert_same([twin.spans(0, 30)])
-    monkeypatch.setattr(compiled_decoder, "MOST_ATTENDED", 5 * 34 * 48)
+    monkeypatch.setitem(compiled_decoder.MOST_ATTENDED, kind, 5 * 34 * 48)
     assert pair.compiled._compiled is not None
     rooms = []
     for last in (34, 35):
