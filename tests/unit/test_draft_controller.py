@@ -200,6 +200,38 @@ def test_passes_beside_the_verifiers_step_do_not_make_those_a_draft_waits_for_lo
     assert sum(pace.draft_ms()) == pytest.approx(5.0, abs=0.3)
 
 
+def test_what_could_change_nothing_is_not_tried_again() -> None:
+    """A hosted token would have to take half of what it took to be better than drafting."""
+    world = Surroundings(pass_ms=2.0)
+    world.play(40)
+    world.pace.allowance.saved_ms = 4000.0  # it could be paid
+
+    assert hosted_share(world.play(400)) == 0.0
+
+
+def test_where_it_is_close_the_other_way_is_tried_now_and_then() -> None:
+    world = Surroundings(round_trip_ms=15.0)
+    world.play(40)
+
+    assert 0.0 < hosted_share(world.play(400)) < 0.1
+
+
+@pytest.mark.parametrize("factor", [0.6, 1.6])
+def test_a_machine_that_changes_its_pace_does_so_for_what_was_not_tried_lately_too(
+    factor: float,
+) -> None:
+    pace = DevicePace()
+    world = Surroundings(pace)
+    world.play(60)
+    rate, usual_ms = world.controller.rate, pace.usual.own_ms.mean
+
+    for _ in range(200):  # hosted all the time
+        pace.learn_step(1, 1, factor * STEP_MS, 0.0)
+
+    assert pace.usual.own_ms.mean == usual_ms
+    assert world.controller.rate == pytest.approx(rate / factor, rel=0.1)
+
+
 def test_a_session_starts_with_what_others_learned() -> None:
     pace = DevicePace()
     Surroundings(pace, round_trip_ms=150.0).play(60)

@@ -3,6 +3,8 @@ spares the next round."""
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from specedge.drafting.tree_drafter import TreeDrafter
 from specedge.engine.emulated import EmulatedDrafter, EmulatedText, emulated_continuation
@@ -17,8 +19,9 @@ from specedge.tree.ahead import (
     select_ahead,
 )
 from specedge.tree.grow import GrowingTree
-from specedge.tree.path import find_nodes, reroot
+from specedge.tree.path import find_nodes, reroot, subtree
 from specedge.tree.token_tree import TokenTree
+from tests.properties.tree_strategies import relaxed, trees
 
 TEXT = EmulatedText(vocab_size=500)
 PROMPT = [11, 12, 13]
@@ -96,7 +99,7 @@ DEEP = growing(
 )
 
 
-def offered(**policy: float) -> list[int]:
+def offered(**policy: object) -> list[int]:
     """Their tokens, counted from 100, in the order in which they are sent."""
     tree = select_ahead(DEEP, ids(0, 1), OfferPolicy(**policy))  # type: ignore[arg-type]
     return (tree.token[1:] - 100).tolist()
@@ -110,6 +113,44 @@ def test_an_outcome_is_sent_with_what_leads_to_it_and_what_is_likely_below_it() 
 def test_outcomes_with_too_little_below_them_are_left_out() -> None:
     assert offered(worth=0.1, floor=0.05) == [1, 2, 4, 3, 6, 7]
     assert offered(worth=1.5, floor=0.05) == []
+
+
+def test_below_each_outcome_as_many_nodes_are_sent_as_are_worth_their_price() -> None:
+    """Shares below 2 are 0.6, 0.4 and 0.04, below 3 there is one of 0.2."""
+    policy = {"worth": 0.1, "floor": 0.0}
+    assert offered(**policy, price=0.1 * np.arange(5.0)) == [1, 2, 4, 3, 6, 7]
+    assert offered(**policy, price=0.3 * np.arange(5.0)) == [1, 2, 4, 6]
+    assert offered(**policy, price=0.5 * np.arange(5.0)) == [1, 2, 4]
+    assert offered(**policy, price=0.7 * np.arange(5.0)) == []
+
+
+def test_rows_that_are_free_up_to_a_knee_are_filled_up_to_it() -> None:
+    knee = np.array([0.0, 0.0, 0.0, 5.0])
+    assert offered(worth=0.1, floor=0.0, price=knee) == [1, 2, 4, 3, 6, 7]
+    assert offered(worth=0.1, floor=0.0, price=knee[:2]) == [1, 2, 4, 3, 7]
+    assert offered(worth=0.1, floor=0.0, price=knee[:1]) == []
+
+
+@given(trees(), st.data())
+@relaxed
+def test_no_other_number_of_nodes_below_an_outcome_is_worth_more(
+    tree: TokenTree, data: st.DataObject
+) -> None:
+    """The root alone was sent, so every child of it is an outcome."""
+    rows = data.draw(st.lists(st.floats(0.0, 0.5), min_size=1, max_size=6))
+    price = np.concatenate([[0.0], np.cumsum(rows)])
+    growing_ = GrowingTree.start(tree)
+
+    sent = select_ahead(growing_, ids(0), OfferPolicy(99, 0.0, 1e-9, price=price))
+
+    chosen = set(find_nodes(tree, sent).tolist())
+    for outcome in np.flatnonzero(tree.parent == 0):
+        below = [node for node in subtree(tree, int(outcome)) if node != outcome]
+        share = sorted((tree.value[below] / tree.value[outcome]).tolist(), reverse=True)
+        worth = np.concatenate([[0.0], np.cumsum(share)[: len(rows)]])
+        worth -= price[: len(worth)]
+        num_sent = sum(node in chosen for node in below)
+        assert worth[num_sent] == pytest.approx(worth.max(), abs=1e-5)
 
 
 # 0 (sent) ── 1 ─┬─ 2 ── 4     outcome: 1, whose levels go on with 0.8 and 0.5

@@ -1,6 +1,7 @@
 """Drafting on while a draft is out: what a hit spares, when it stops, and what a failure does."""
 
 import asyncio
+import math
 import threading
 from collections.abc import AsyncIterator
 
@@ -10,7 +11,8 @@ from structlog.testing import capture_logs
 
 from specedge.clock import ManualClock
 from specedge.drafting.controller import Decision, HostedOutcome, RoundOutcome
-from specedge.drafting.growth_rule import PassRecord
+from specedge.drafting.growth_rule import GrowthRule, PassRecord
+from specedge.drafting.patience import Patience
 from specedge.engine.emulated import EmulatedDrafter, EmulatedText, emulated_continuation
 from specedge.engine.failing_drafter import NAN, FailingDrafter
 from specedge.engine.ports import Drafter
@@ -27,7 +29,7 @@ from specedge.tree.token_tree import IntArray, TokenTree
 from specedge_edge.drafting import DraftSource
 from specedge_edge.proactive import PassTime
 from specedge_edge.proposer import Proposer
-from specedge_edge.sending_ahead import DraftingOn, Offer
+from specedge_edge.sending_ahead import DraftingOn, Offer, OfferTerms
 from specedge_edge.session_drafter import SessionDrafter, Workshop
 from specedge_edge.session_proposer import SessionProposer
 from specedge_edge.standing import REST_S, DrafterStanding
@@ -340,6 +342,46 @@ async def test_rounds_teach_what_a_draft_sent_ahead_may_lack_but_a_session_s_fir
         session.answer(drafted.tree, bonus=bonus)
 
     assert taught == [True, False]
+    await session.proposer.close()
+
+
+def test_what_is_offered_is_worth_its_rows_and_as_deep_as_drafts_are_that_are_waited_for() -> None:
+    terms, policy = OfferTerms(Patience()), DraftPolicy(depth=5, budget=9)
+    rule = GrowthRule(
+        rate=0.02,
+        trust=0.5,
+        pass_ms=5.0,
+        row_ms=0.0,
+        verify_ms=50.0 + 5.0 * np.arange(4.0),
+        children=np.zeros((1, 1, 1)),
+    )
+    assert terms.of(policy, rule, 64).levels == 5, "nothing was drafted yet"
+
+    for _ in range(3):
+        terms.note_draft(TokenTree.from_parents([1, 2, 3], [-1, 0, 1]))
+
+    of_rule, of_all = terms.of(policy, rule, 64), terms.of(policy, None, 64)
+    assert (of_rule.levels, of_all.levels) == (2, 5)
+    assert of_rule.price is not None and of_all.price is None
+    assert of_rule.price.tolist() == pytest.approx([0.0, 0.2, 0.4, 0.6]), "half is believed"
+
+
+async def test_a_pass_ahead_is_no_wider_than_there_is_time_for(
+    compute: ComputeThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(compute, is_proactive=False)
+    await session.draft()
+    worker, due_s = session.proposer._session, session.clock.now_s() + 1.0
+    widths: list[int] = []
+    monkeypatch.setattr(
+        worker._shop.pass_time, "add", lambda _seconds, num_rows: widths.append(num_rows)
+    )
+
+    for widest in (2.9, 1.0, 0.5, math.inf):
+        monkeypatch.setattr(worker._shop.pass_time, "rows_within", lambda _, w=widest: w)
+        worker.step_ahead(AheadPolicy(beams=4, floor=0.0), due_s)
+
+    assert widths == [2, 1, 4]
     await session.proposer.close()
 
 

@@ -149,7 +149,7 @@ def committed(timing: Timing, trip_s: float | None = 0.090) -> Committed:
 
 def paced_passes(timing: Timing, *, arrived_s: float = 10.0, now_s: float = 10.0) -> int | None:
     pass_time = PassTime()
-    pass_time.add(0.011)
+    pass_time.add(0.011, 1)
     pacing = RoundPacing(pass_time)
     pacing.observe(committed(timing), arrived_s)
     policy = pacing.paced(Decision(DraftPolicy(depth=16)), now_s).policy
@@ -173,7 +173,7 @@ def test_passes_before_the_draft_is_wanted_cost_a_rule_nothing() -> None:
     figures = np.zeros((1, 1, 1))
     rule = GrowthRule(0.05, 1.0, 11.0, 0.1, np.linspace(50.0, 60.0, 9), figures)
     pass_time = PassTime()
-    pass_time.add(0.011)
+    pass_time.add(0.011, 1)
     pacing = RoundPacing(pass_time)
     pacing.observe(committed(Timing(held=2.0, queue=14.0, step=60.0, next=50.0)), 10.0)
 

@@ -126,6 +126,36 @@ def test_no_prefix_is_worth_more_than_the_one_sent(
     assert worth(sent) == pytest.approx(max(worth(num) for num in range(most + 1)), abs=1e-9)
 
 
+@given(
+    st.lists(st.floats(0.0, 1.0, width=32), max_size=20),
+    st.lists(st.floats(0.0, 1.0, width=32), min_size=1, max_size=4),
+    st.lists(st.floats(0.0, 20.0), min_size=1, max_size=20),
+    st.floats(0.0, 30.0),
+)
+@relaxed
+def test_a_pass_is_weighed_by_what_could_be_sent_after_it(
+    there: list[float], open_: list[float], row_ms: list[float], pass_ms: float
+) -> None:
+    """Against the plain way: all old and new nodes sorted together, for every choice."""
+    value = np.array(sorted(there, reverse=True), dtype=np.float32)
+    frontier = np.array(sorted(open_, reverse=True), dtype=np.float32)
+    verify_ms = 50.0 + np.concatenate([[0.0], np.cumsum(row_ms)])
+    at = rule(verify_ms=verify_ms, pass_ms=pass_ms, row_ms=4.0)
+    price = at.rate * (verify_ms - verify_ms[0])
+
+    def worth(num_expanded: int) -> float:
+        born = [node * share for node in frontier[:num_expanded] for share in at.children[0, 0]]
+        best = sorted([*value.tolist(), *born], reverse=True)[: at.budget]
+        gained = np.concatenate([[0.0], np.cumsum(best)])
+        passed_ms = pass_ms + 4.0 * num_expanded if num_expanded else 0.0
+        return float((gained - price[: len(gained)]).max() - at.rate * passed_ms)
+
+    num = at.num_expanded(value, frontier, depth_of(frontier))
+
+    choices = {0} | {len(frontier) >> halved for halved in range(3)}
+    assert worth(num) == pytest.approx(max(map(worth, choices)), abs=1e-6)
+
+
 @given(st.lists(st.floats(0.0, 1.0, width=32), min_size=1, max_size=8), st.integers(0, 9))
 @relaxed
 def test_a_pass_expands_a_prefix_of_the_frontier(values: list[float], depth: int) -> None:

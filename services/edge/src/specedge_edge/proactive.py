@@ -1,11 +1,18 @@
 """When there is time to draft on while a round is out: how long a pass takes, when the verdict is
 due. Means that follow what is measured; knows neither drafters nor sessions."""
 
+import math
 from typing import Final
 
 # The share of the newest measurement: a change of pace shows within some ten measurements.
 PASS_WEIGHT: Final = 0.1
+SLOPE_WEIGHT: Final = 0.05
 TRIP_WEIGHT: Final = 0.2
+# However few rows: of a pass of usual width.
+LEAST_SHARE: Final = 0.1
+# A pass is as long for one row as for so many, where these together take so small a share of it.
+WIDE_ROWS: Final = 8
+NEGLIGIBLE: Final = 0.1
 # By how much what is sent ahead had better be early: too late it is worth nothing, and too early it
 # lacks a pass at most.
 MARGIN_ERRORS: Final = 2.0  # of the usual error of what is expected
@@ -27,16 +34,48 @@ class MovingMean:
             self.value += self._weight * (measured - self.value)
 
 
-class PassTime(MovingMean):
-    """Seconds of a drafter's pass, of all sessions together. Written by the compute thread."""
+class PassTime:
+    """Seconds of a drafter's pass by its rows, of all sessions together: on a straight line through
+    what was measured of late. Written by the compute thread."""
 
     def __init__(self) -> None:
-        super().__init__(PASS_WEIGHT)
+        self._seconds, self._rows = MovingMean(PASS_WEIGHT), MovingMean(PASS_WEIGHT)
+        self._spread, self._tilt = MovingMean(SLOPE_WEIGHT), MovingMean(SLOPE_WEIGHT)
+
+    def add(self, seconds: float, num_rows: int) -> None:
+        """One more pass."""
+        if self._rows.value is not None and self._seconds.value is not None:
+            more_rows = num_rows - self._rows.value
+            self._spread.add(more_rows**2)
+            self._tilt.add(more_rows * (seconds - self._seconds.value))
+        self._seconds.add(seconds)
+        self._rows.add(num_rows)
 
     @property
     def seconds(self) -> float:
-        """The expected time of the next pass; 0 as long as nothing is known."""
-        return self.value or 0.0
+        """The expected time of a pass of usual width; 0 as long as nothing is known."""
+        return self._seconds.value or 0.0
+
+    def of(self, num_rows: float) -> float:
+        """The expected time of a pass over so many rows; 0 as long as nothing is known."""
+        more_s = (num_rows - (self._rows.value or 0.0)) * self._row_s
+        return max(self.seconds + more_s, LEAST_SHARE * self.seconds)
+
+    def rows_within(self, seconds: float) -> float:
+        """The widest pass that is over in so much time: less than 1 if none is, infinite if it does
+        not depend on that, or nothing is known."""
+        if self.of(1) > seconds:
+            return 0.0
+        if self._row_s * WIDE_ROWS <= NEGLIGIBLE * self.seconds:
+            return math.inf
+        return max(1.0, (seconds - self.seconds) / self._row_s + (self._rows.value or 0.0))
+
+    @property
+    def _row_s(self) -> float:
+        """Of a further row."""
+        if not self._spread.value:
+            return 0.0
+        return max(0.0, (self._tilt.value or 0.0) / self._spread.value)
 
 
 class TripTimes:

@@ -1,14 +1,46 @@
 """Drafting on while a round is out, and sending what came of it before the verdict.
 
-A ``DraftingOn`` is one round's; its ``step`` is the compute thread's.
+``OfferTerms`` are one session's, on the loop. A ``DraftingOn`` is one round's; its ``step`` is the
+compute thread's.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
+from specedge.drafting.growth_rule import GrowthRule
+from specedge.drafting.patience import Patience
+from specedge.params import DraftPolicy
 from specedge.tree.ahead import AheadPolicy, OfferPolicy
 from specedge.tree.token_tree import TokenTree
+from specedge_edge.proactive import MovingMean
 from specedge_edge.session_drafter import SessionDrafter
+
+# The share of the newest draft in how many levels drafts have of late.
+LEVELS_WEIGHT: Final = 0.1
+
+
+class OfferTerms:
+    """What of a session's drafts is worth sending before the verdict: no more than a draft that is
+    waited for would have been worth."""
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        self._levels = MovingMean(LEVELS_WEIGHT)
+
+    def note_draft(self, tree: TokenTree) -> None:
+        """A draft was waited for, and left as ``tree``."""
+        self._levels.add(float(tree.depth.max()))
+
+    def of(self, policy: DraftPolicy, rule: GrowthRule | None, max_nodes: int) -> OfferPolicy:
+        """As things are now. Where no ``rule`` says what pays, a draft that is waited for is as
+        deep as it may be, and all its nodes are worth it."""
+        lacking, depth = self._patience.tokens, policy.depth
+        if rule is None:
+            return OfferPolicy(max_nodes, lacking=lacking, levels=depth)
+        levels = depth if self._levels.value is None else min(depth, round(self._levels.value))
+        price = rule.price / rule.trust
+        return OfferPolicy(max_nodes, lacking=lacking, levels=max(1, levels), price=price)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +57,8 @@ class Offer:
 
 
 class DraftingOn:
-    """Pass by pass, until ``due_s`` or nothing is worth another pass. ``offer`` is made just before
-    the pass that would make it late; None: nothing is offered."""
+    """Pass by pass, until ``due_s`` or nothing is worth another pass. ``offer`` is made when no
+    further pass, however narrow, would be over in time for it; None: nothing is offered."""
 
     def __init__(
         self,
@@ -44,10 +76,16 @@ class DraftingOn:
         """One pass, if there is time for it; whether it was run."""
         if self._is_last_moment():
             self._make_offer()
-        did_step = self._session.step_ahead(self._policy, self._due_s)
+        did_step = self._session.step_ahead(self._policy, self._until_s)
         if not did_step:
             self._make_offer()
         return did_step
+
+    @property
+    def _until_s(self) -> float | None:
+        """When the next pass is to be over."""
+        by_s = None if self._offer is None else self._offer.leave_by_s
+        return self._due_s if by_s is None else by_s
 
     def _is_last_moment(self) -> bool:
         by_s = None if self._offer is None else self._offer.leave_by_s

@@ -4,6 +4,7 @@ kept in step with what was committed, and opened anew after a failure.
 Synchronous. Called on the compute thread only, but for its figures, which anyone may read.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -90,26 +91,28 @@ class SessionDrafter:
             raise
 
     def step_ahead(self, policy: AheadPolicy, due_s: float | None) -> bool:
-        """One pass beyond what was sent, if it will be over before ``due_s``; whether it was run.
-        A failure is kept for ``draft`` to raise."""
+        """One pass beyond what was sent, as wide as it may be to be over before ``due_s``; whether
+        one was run. A failure is kept for ``draft`` to raise."""
         if not self._is_open:
             return False
-        if due_s is not None and not self.has_time_until(due_s):
-            return False
         began_s = self._shop.now_s()
+        widest = math.inf if due_s is None else self._shop.pass_time.rows_within(due_s - began_s)
+        if widest < 1:
+            return False
+        policy = replace(policy, beams=int(min(policy.beams, widest)))
         try:
-            did_step = self._drafter.step_ahead(policy)
+            num_rows = self._drafter.step_ahead(policy)
         except Busy:
             return False
         except Exception as error:  # noqa: BLE001, RUF100 - raised by ``draft``
             self._failure = error
             self._give_up()
             return False
-        if did_step:
+        if num_rows:
             ended_s = self._shop.now_s()
-            self._shop.pass_time.add(ended_s - began_s)
+            self._shop.pass_time.add(ended_s - began_s, num_rows)
             self._shop.spans.add(self._shop.lane, "ahead", began_s, ended_s)
-        return did_step
+        return num_rows > 0
 
     def follow(self, news: Sequence[Committed], tree: TokenTree) -> None:
         """``news`` came, and the next round is out already: its draft is ``tree``, sent ahead. A
@@ -129,8 +132,8 @@ class SessionDrafter:
         return None if tree is None or tree.num_drafted == 0 else tree
 
     def has_time_until(self, due_s: float) -> bool:
-        """Whether a pass that began now would be over by then."""
-        return self._shop.now_s() + self._shop.pass_time.seconds <= due_s
+        """Whether the narrowest pass would be over by then, if it began now."""
+        return self._shop.pass_time.rows_within(due_s - self._shop.now_s()) >= 1
 
     def close(self) -> None:
         """Give the drafter's slot back. Idempotent; never raises: the session is over."""
@@ -189,11 +192,11 @@ class SessionDrafter:
 
     def _step(self) -> bool:
         began_s = self._shop.now_s()
-        did_step = self._drafter.step()
-        if did_step and self._has_prompt_behind:
-            self._shop.pass_time.add(self._shop.now_s() - began_s)
+        num_rows = self._drafter.step()
+        if num_rows and self._has_prompt_behind:
+            self._shop.pass_time.add(self._shop.now_s() - began_s, num_rows)
         self._has_prompt_behind = True
-        return did_step
+        return num_rows > 0
 
     def _give_up(self) -> None:
         self._is_open = False

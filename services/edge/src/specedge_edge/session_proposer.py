@@ -7,17 +7,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from specedge.drafting.controller import Decision, HostedOutcome, RoundOutcome
+from specedge.drafting.growth_rule import PassRecord
 from specedge.errors import Busy
 from specedge.params import DraftPolicy
 from specedge.protocol.effects import Committed, Drafted, DraftedAhead
 from specedge.protocol.opening import Limits
 from specedge.service.compute import IdleWork
-from specedge.tree.ahead import AheadPolicy, OfferPolicy
+from specedge.tree.ahead import AheadPolicy
 from specedge.tree.token_tree import IntArray, TokenTree
 from specedge_edge.pacing import RoundPacing
 from specedge_edge.proposer import OnAhead, ProposerFigures
 from specedge_edge.round_control import RoundControl
-from specedge_edge.sending_ahead import DraftingOn, Offer
+from specedge_edge.sending_ahead import DraftingOn, Offer, OfferTerms
 from specedge_edge.session_drafter import DraftedRound, SessionDrafter
 
 if TYPE_CHECKING:  # it makes these
@@ -61,6 +62,8 @@ class SessionProposer:
         self._ahead: IdleWork | None = None
         self._on_ahead = on_ahead if source.is_sent_ahead else None
         self._limits = NO_LIMITS
+        self._terms = OfferTerms(source.patience)
+        self._records: tuple[PassRecord, ...] | None = None  # not yet told to ``control``
         self._is_following = False  # what is out was sent ahead of the last verdict
         self._had_head_start = False  # of what is out
         self._has_prompt_behind = False
@@ -102,14 +105,19 @@ class SessionProposer:
         if drafted is None:
             return self._grant
         self._source.standing.on_success()
-        self._control.observe_passes(drafted.records)
+        self._records = drafted.records
         self._out, self._had_head_start = drafted.tree, drafted.levels_there > 0
+        self._terms.note_draft(drafted.tree)
         return Drafted(drafted.tree)
 
     def on_sent(self) -> None:
         """See ``Proposer.on_sent``."""
         self._sent_s = self._source.clock.now_s()
         self._draft_on(self._trips.due_s(self._sent_s))
+        # Not before: nobody is to wait for it.
+        if self._records is not None:
+            self._control.observe_passes(self._records)
+            self._records = None
 
     def on_committed(self, committed: Committed) -> None:
         """See ``Proposer.on_committed``."""
@@ -192,9 +200,8 @@ class SessionProposer:
         def send(tree: TokenTree) -> None:
             loop.call_soon_threadsafe(on_ahead, DraftedAhead(tree, nodes, base))
 
-        lacking = self._source.patience.tokens
-        kind = OfferPolicy(limits.ahead, lacking=lacking, levels=policy.depth)
-        return Offer(kind, self._trips.leave_by_s(due_s), send)
+        terms = self._terms.of(policy, self._decision.rule, limits.ahead)
+        return Offer(terms, self._trips.leave_by_s(due_s), send)
 
     def _observe_time(self, committed: Committed) -> float | None:
         """Learn how long the round took. If its draft had been sent ahead: since the verdict before

@@ -26,30 +26,40 @@ class Average:
 
 @dataclass(slots=True)
 class Yield:
-    """What drafted rounds yield: expected tokens, and milliseconds beside the network's."""
+    """What drafted rounds yield: expected tokens, and milliseconds beside the network's; and what
+    a step took meanwhile that does nothing but go on."""
 
     tokens: Average
     own_ms: Average
+    step_ms: Average
 
     @classmethod
     def over(cls, rounds: float) -> "Yield":
         """Of the last so many rounds."""
-        return cls(Average(rounds), Average(rounds))
+        return cls(Average(rounds), Average(rounds), Average(rounds))
 
     @property
     def weight(self) -> float:
         """Rounds that it stands for."""
         return self.tokens.weight
 
-    def add(self, tokens: float, own_ms: float) -> None:
+    def own_ms_beside(self, step_ms: float) -> float:
+        """What a round would take beside the network's time, now that such a step takes
+        ``step_ms``: devices get slower and faster, and a round not tried lately had another one."""
+        if self.step_ms.mean <= 0.0 or step_ms <= 0.0:
+            return self.own_ms.mean
+        return self.own_ms.mean * step_ms / self.step_ms.mean
+
+    def add(self, tokens: float, own_ms: float, step_ms: float) -> None:
         """One more round."""
         self.tokens.add(tokens)
         self.own_ms.add(own_ms)
+        self.step_ms.add(step_ms)
 
     def fade(self, weight: float) -> None:
         """See ``Average.fade``."""
-        self.tokens.fade(weight)
-        self.own_ms.fade(weight)
+        for each in (self.tokens, self.own_ms, self.step_ms):
+            each.fade(weight)
 
 
 @dataclass(slots=True)

@@ -111,6 +111,7 @@ class DraftController:
     def rate(self) -> float:
         """Tokens per millisecond that this session makes by drafting, as far as is known."""
         network_ms, usual = self._pace.network_ms.mean, self._pace.usual
+        step_ms = self._pace.step_ms
         # Rounds that each source is worth: this session's own, all sessions', and the forecast,
         # which matters as long as there is little else.
         usual_weight = min(usual.weight, _USUAL_ROUNDS)
@@ -119,7 +120,7 @@ class DraftController:
         ms = forecast_weight * self._forecast.ms
         for weight, seen in ((self._seen.weight, self._seen), (usual_weight, usual)):
             tokens += weight * seen.tokens.mean
-            ms += weight * (seen.own_ms.mean + network_ms)
+            ms += weight * (seen.own_ms_beside(step_ms) + network_ms)
         return tokens / max(ms, 1e-6)
 
     def decide(self, max_nodes: int, max_grant: int) -> Decision:
@@ -189,8 +190,8 @@ class DraftController:
         if seen.weight >= _SETTLED:
             own_ms = min(own_ms, _OUTLIER * seen.own_ms.mean)  # a stall
         expected = 1.0 + pace.trust * outcome.expected
-        seen.add(expected, own_ms)
-        pace.usual.add(expected, own_ms)
+        for each in (seen, pace.usual):
+            each.add(expected, own_ms, pace.step_ms)
         pace.num_rounds += 1
         pace.num_trees += outcome.num_tried > 0
         pace.allowance.earn(max(own_ms, 0.0))

@@ -76,7 +76,8 @@ class GrowthRule:
     def num_sent(self, value: FloatArray) -> int:
         """How many nodes to send: the prefix of ``value`` ((n,), the drafted nodes' values,
         falling) that is worth most beyond what its rows cost."""
-        return int(self._worth(value[None, :].astype(np.float64))[0].argmax())
+        gained = self._gained(value)
+        return int((gained - self.price[: len(gained)]).argmax())
 
     def num_expanded(self, value: FloatArray, frontier: FloatArray, depth: FloatArray) -> int:
         """How many nodes the next pass should expand; 0: it is not worth while.
@@ -89,17 +90,23 @@ class GrowthRule:
         """
         if len(frontier) == 0 or self.budget == 0:
             return 0
-        now = self._worth(value[None, :].astype(np.float64)).max()
-        born = self._children_of(frontier, depth)  # (samples, m, branch)
+        beside = self._worth_beside(value, num_new=frontier.size * self.children.shape[2])
+        born = self.trust * self._children_of(frontier, depth)  # (samples, m, branch)
         is_free = self.row_ms * len(frontier) < _NEGLIGIBLE * self.pass_ms
         choices = [len(frontier)] if is_free else _halvings(len(frontier))
-        net = [self._worth_with(value, born[:, :num]) - self._pass_worth(num) for num in choices]
-        best = int(np.argmax(net))
-        return choices[best] if net[best] > now else 0
+        net = _worth_with(beside, born, choices) - self._pass_worth(np.array(choices))
+        best = int(net.argmax())
+        return choices[best] if net[best] > beside[0] else 0
 
-    def _pass_worth(self, num_rows: int) -> float:
-        """In tokens."""
-        return self.rate * (self.pass_ms + self.row_ms * num_rows)
+    @property
+    def price(self) -> Figures:
+        """(budget + 1,) float64: tokens that the time is worth which 0, 1, … nodes sent take."""
+        price: Figures = self.rate * (self.verify_ms - self.verify_ms[0])
+        return price
+
+    def _pass_worth(self, num_rows: npt.NDArray[np.int_]) -> Figures:
+        """Of passes over so many rows, in tokens."""
+        return np.asarray(self.rate * (self.pass_ms + self.row_ms * num_rows), dtype=np.float64)
 
     def _children_of(self, frontier: FloatArray, depth: FloatArray) -> Figures:
         """What children the frontier may get, as (samples, m, branch) values: sample i of node j is
@@ -110,22 +117,37 @@ class GrowthRule:
         born: Figures = self.children[level[None, :], turn] * frontier[None, :, None]
         return born
 
-    def _worth_with(self, value: FloatArray, born: Figures) -> float:
-        """Mean worth of what would be sent if the tree got these children."""
-        samples = len(born)
-        old = np.broadcast_to(value.astype(np.float64), (samples, len(value)))
-        both = np.concatenate([old, born.reshape(samples, -1)], axis=1)
-        both = np.sort(both, axis=1)[:, ::-1]
-        return float(self._worth(both).max(axis=1).mean())
+    def _worth_beside(self, value: FloatArray, num_new: int) -> Figures:
+        """(1 + at most ``num_new``,) of the best of the nodes that are there (``value`` as in
+        ``num_sent``) where 0, 1, … new ones are sent with them: tokens, less the price of all."""
+        gained = self._gained(value)
+        most_new = min(num_new, self.budget)
+        together = np.arange(len(gained))[:, None] + np.arange(most_new + 1)
+        price = np.append(self.price, np.inf)[np.minimum(together, self.budget + 1)]
+        return np.asarray((gained[:, None] - price).max(axis=0), dtype=np.float64)
 
-    def _worth(self, value: Figures) -> Figures:
-        """Of sending 0, 1, … nodes of (s, n) values, falling along a row: (s, 1 + n) tokens, less
-        what the time is worth that their rows take."""
-        gained = self.trust * np.cumsum(value[:, : self.budget], axis=1)
-        spent = self.rate * (self.verify_ms - self.verify_ms[0])
-        worth = np.zeros((len(value), gained.shape[1] + 1))
-        worth[:, 1:] = gained - spent[1 : gained.shape[1] + 1]
-        return worth
+    def _gained(self, value: FloatArray) -> Figures:
+        """(1 + n,) tokens that the best 0, 1, … of the nodes yield, as many as may be sent."""
+        gained = np.zeros(1 + min(len(value), self.budget))
+        np.cumsum(value[: self.budget], out=gained[1:], dtype=np.float64)
+        return self.trust * gained
+
+
+def _worth_with(beside: Figures, born: Figures, choices: list[int]) -> Figures:
+    """If the first 4, 2, … (``choices``) of m nodes get children, ``born`` (samples, m, branch):
+    the mean over the samples of what is worth most, some of the new nodes, the best first, and what
+    goes best with so many.
+
+    The best k of old and new together are the best j of the new and the best k - j of the old for
+    some j, so both are never sorted together."""
+    samples, m, branch = born.shape
+    is_expanded = np.arange(m) < np.array(choices)[:, None]
+    new = (born * is_expanded[:, None, :, None]).reshape(len(choices), samples, m * branch)
+    new.sort(axis=2)
+    most_new = len(beside) - 1
+    worth = np.cumsum(new[:, :, ::-1][:, :, :most_new], axis=2) + beside[1:]
+    mean: Figures = np.maximum(worth.max(axis=2), beside[0]).mean(axis=1)
+    return mean
 
 
 def _halvings(count: int) -> list[int]:

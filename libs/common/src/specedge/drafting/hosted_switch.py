@@ -18,6 +18,9 @@ _TOKENS_OF_A_ROUND: Final = 2.0  # roughly
 _BEFORE_TRIALS: Final = 2  # rounds of drafting
 _TRIAL_TOKENS: Final = 12  # hosted
 _TRIAL_ROUNDS: Final = 4  # drafted
+# Of what hosted tokens took, so much is the least that they may take by now. Where even that is no
+# better than drafting, a trial could change nothing.
+_HOPEFUL: Final = 0.8
 _TRY_EVERY_TOKENS: Final = 96  # of all sessions of a drafter
 _GRANT_ROUND_TRIPS: Final = 4.0
 
@@ -57,9 +60,10 @@ class HostedSwitch:
             self._change(_SETTLE)
             return self._grant(max_grant)
         loss_ms = _TRIAL_TOKENS * (hosted_ms - drafted_ms) + self._pace.network_ms.mean
+        is_promising = hosted_ms * _HOPEFUL < drafted_ms
         if self._pace.hosted_ratio.weight == 0.0:
-            loss_ms = 0.0  # nobody knows: once in the life of an edge it is tried
-        if self._pace.num_rounds >= _BEFORE_TRIALS and self._may_try(loss_ms):
+            loss_ms, is_promising = 0.0, True  # nobody knows: once in the life of an edge
+        if self._pace.num_rounds >= _BEFORE_TRIALS and is_promising and self._may_try(loss_ms):
             self._change(_TRIAL_TOKENS // 2)
             return min(max_grant, _TRIAL_TOKENS)
         return 0

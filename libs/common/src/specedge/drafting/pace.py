@@ -108,9 +108,14 @@ class DevicePace:
         row_ms = float(nine - one) / 8
         return float(one) - row_ms, row_ms
 
+    @property
+    def step_ms(self) -> float:
+        """The verifier's step that tries no node of this session's; 0 where none was seen."""
+        return float(self.verify_ms(0)[0])
+
     def expected_hosted_ms(self) -> float:
         """A hosted token's time, if the verifier goes step by step."""
-        return float(self.verify_ms(0)[0]) + self.queue_ms.mean
+        return self.step_ms + self.queue_ms.mean
 
     def hosted_ms(self) -> float:
         """A hosted token's time, as measured, if ever."""

@@ -45,8 +45,8 @@ class TreeDrafter:
     ``now_s`` measures passes, in seconds from any moment.
 
     A round is ``draft(policy)``, or ``begin(policy)``, ``step()`` as long as there is time and it
-    returns True, and ``finish()``; then ``on_verdict``. Every ``step`` is one pass of the drafter,
-    so a caller may stop between any two. Between ``finish`` and the verdict come as many
+    expands anything, and ``finish()``; then ``on_verdict``. Every ``step`` is one pass of the
+    drafter, so a caller may stop between any two. Between ``finish`` and the verdict come as many
     ``step_ahead``, one pass each, as there is time for. After an error of the drafter only
     ``close`` may be called, and then ``start``.
     """
@@ -120,16 +120,15 @@ class TreeDrafter:
         self._max_passes = policy.depth if policy.passes is None else there + policy.passes
         self._count(passes_saved=there)
 
-    def step(self) -> bool:
-        """Run one pass, if one can still improve what this round sends; whether it did.
+    def step(self) -> int:
+        """Run one pass, if one can still improve what this round sends: how many nodes it expanded.
 
         Raises what the drafter raises, and ModelUnusable if it proposes nonsense.
         """
         nodes = self.plan_step()
-        if len(nodes) == 0:
-            return False
-        self.take_step(nodes, *self._run(nodes))
-        return True
+        if len(nodes):
+            self.take_step(nodes, *self._run(nodes))
+        return len(nodes)
 
     def plan_step(self) -> IntArray:
         """What ``step`` would expand, (m,) int32 ids into ``growing.tree``: none if the round is as
@@ -153,18 +152,17 @@ class TreeDrafter:
         self._passes += 1
         self._count(passes=1)
 
-    def step_ahead(self, policy: AheadPolicy) -> bool:
-        """Run one pass beyond what ``finish`` returned, if one is worth it; whether it did. Changes
-        nothing of what was sent. Raises as ``step`` does."""
+    def step_ahead(self, policy: AheadPolicy) -> int:
+        """Run one pass beyond what ``finish`` returned, if one is worth it: how many nodes it
+        expanded. Changes nothing of what was sent. Raises as ``step`` does."""
         last = None if self._remaining is None else self._remaining - 1
         nodes = plan_ahead(
             self._growing, self._sent.ids, policy, max_depth=last, stop_ids=self._stop_ids
         )
-        if len(nodes) == 0:
-            return False
-        self._absorb(nodes, *self._run(nodes), policy.branch, is_ahead=True)
-        self._count(passes_ahead=1)
-        return True
+        if len(nodes):
+            self._absorb(nodes, *self._run(nodes), policy.branch, is_ahead=True)
+            self._count(passes_ahead=1)
+        return len(nodes)
 
     def offer(self, policy: OfferPolicy) -> TokenTree:
         """What to send before the verdict on what ``finish`` returned: the root alone if nothing is

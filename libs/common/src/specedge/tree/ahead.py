@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from specedge.tree.grow import EMPTY, GrowingTree, best_first, may_have_children, take
 from specedge.tree.token_tree import BoolArray, FloatArray, IntArray, TokenTree
@@ -26,7 +27,7 @@ MOST_GOES_ON: Final = 0.95
 HAD: Final = 1 / 3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class OfferPolicy:
     """What of a working tree is worth sending before the verdict.
 
@@ -37,6 +38,8 @@ class OfferPolicy:
     lacking    nodes that further passes would have added to those, at most: with more it is better
                to wait for them, knowing the verdict
     levels     below an outcome, that a draft which is waited for may have
+    price      (k + 1,) float64, rising: tokens that 0, 1, … nodes below an outcome cost. As many
+               are sent as are worth most beyond it, k at most; None: all
     """
 
     max_nodes: int = 64
@@ -44,6 +47,7 @@ class OfferPolicy:
     worth: float = 0.3
     lacking: float = math.inf
     levels: int = 5
+    price: npt.NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,8 @@ def select_ahead(growing: GrowingTree, sent: IntArray, policy: OfferPolicy) -> T
     of_outcome = np.maximum(tree.value[outcome], np.finfo(np.float32).tiny)
     share = (tree.value / of_outcome).astype(np.float32)
     below = (beyond >= 2) & (share >= policy.floor)
+    if policy.price is not None:
+        below &= _worth_their_price(share, below, outcome, policy.price)
     worth = _sums(share, below, outcome)
     is_worth_it = worth >= policy.worth
     if policy.lacking < math.inf:
@@ -129,6 +135,31 @@ def select_ahead(growing: GrowingTree, sent: IntArray, policy: OfferPolicy) -> T
     wanted[0] = False
     best = best_first(tree.value, wanted, policy.max_nodes)
     return take(tree, np.concatenate([np.zeros(1, dtype=np.int32), best]))
+
+
+def _worth_their_price(
+    share: FloatArray, below: BoolArray, outcome: IntArray, price: npt.NDArray[np.float64]
+) -> BoolArray:
+    """(n,) bool: below each outcome the best nodes, as many as are worth most beyond their price.
+    Parents precede their children in both orders, so what is left is closed under parents."""
+    nodes = np.flatnonzero(below)
+    nodes = nodes[np.lexsort((-share[nodes], outcome[nodes]))]
+    first = np.flatnonzero(np.diff(outcome[nodes], prepend=-1))  # of each outcome
+    group = np.repeat(np.arange(len(first)), np.diff(first, append=len(nodes)))
+    rank = np.arange(len(nodes)) - first[group]
+    gained = np.cumsum(share[nodes], dtype=np.float64)
+    before = gained[first] - share[nodes[first]]
+    num_sent = np.minimum(rank + 1, len(price) - 1)
+    worth = gained - before[group] - price[num_sent]
+    worth[rank >= len(price) - 1] = -np.inf
+    best = np.maximum(np.maximum.reduceat(worth, first), 0.0) if len(first) else worth
+    # The first of several equals.
+    is_best = np.flatnonzero(worth >= best[group])
+    last = np.full(len(first), -1)
+    last[group[is_best[::-1]]] = rank[is_best[::-1]]
+    kept = np.zeros(len(share), dtype=np.bool_)
+    kept[nodes[rank <= last[group]]] = True
+    return kept
 
 
 def _lacking(
