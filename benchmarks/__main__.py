@@ -11,6 +11,7 @@ BENCHMARKS: Final = {
     "calibrate": "benchmarks.calibrate",
     "compare": "benchmarks.compare",
     "trace": "benchmarks.record_trace",
+    "costs": "benchmarks.pair_costs",
     "controller": "benchmarks.controller_grid",
     "paper": "benchmarks.paper",
     "policy": "benchmarks.policy_grid",

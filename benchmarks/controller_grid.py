@@ -62,20 +62,23 @@ class Device:
         return before[1] + slope * (num_rows - before[0])
 
 
-# On one core of an EPYC with AVX-512, as `specedge` computes them, the target in fp32, the drafter
-# in int8 by way of its modules: medians of 35. It took 4.8, 6.7, 9.3 ms for 1, 4, 8 nodes.
-CPU_PASS: Final = {"pass_ms": 4.2, "row_ms": 0.65}
+# On one core of an EPYC with AVX2, as `specedge` computes them, the target in fp32, the drafter in
+# int8: medians by `python -m benchmarks costs`. A pass took 4.5, 4.4, 5.9, 9.9 ms for 1, 2, 4, 8
+# nodes.
+CPU_PASS: Final = {"pass_ms": 3.3, "row_ms": 0.8}
 DEVICES: Final = {
     "cpu": Device(
         "SmolLM2-135M-Instruct and its drafter, each on one core",
         (
-            (1, 37.5),
-            (2, 41.1),
-            (4, 42.6),
-            (6, 42.8),
-            (8, 50.5),
-            (9, 53.6),
-            (16, 76.1),
+            (1, 32.5),
+            (2, 38.0),
+            (4, 42.1),
+            (6, 42.1),
+            (8, 46.5),
+            (9, 48.8),
+            (12, 56.6),
+            (16, 75.9),
+            (24, 109.4),
         ),
         **CPU_PASS,
     ),

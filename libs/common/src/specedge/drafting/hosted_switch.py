@@ -18,9 +18,8 @@ _TOKENS_OF_A_ROUND: Final = 2.0  # roughly
 _BEFORE_TRIALS: Final = 2  # rounds of drafting
 _TRIAL_TOKENS: Final = 12  # hosted
 _TRIAL_ROUNDS: Final = 4  # drafted
-# Of what hosted tokens took, so much is the least that they may take by now. Where even that is no
-# better than drafting, a trial could change nothing.
-_HOPEFUL: Final = 0.8
+# Drafted by all sessions of a drafter, after which a third is left of what was seen of hosted ones.
+_STALE_TOKENS: Final = 2048.0
 _TRY_EVERY_TOKENS: Final = 96  # of all sessions of a drafter
 _GRANT_ROUND_TRIPS: Final = 4.0
 
@@ -38,6 +37,8 @@ class HostedSwitch:
         """A round ended, or a grant said so many tokens more."""
         self._num_settling -= 1
         self._pace.experiments_after_tokens -= num_tokens
+        if not self.is_hosted:
+            self._pace.hosted_ratio.weight *= math.exp(-num_tokens / _STALE_TOKENS)
 
     def choose_run(self, rate: float, max_grant: int) -> int:
         """Tokens to grant, at most ``max_grant``; 0: draft, which yields ``rate`` tokens per
@@ -60,8 +61,10 @@ class HostedSwitch:
             self._change(_SETTLE)
             return self._grant(max_grant)
         loss_ms = _TRIAL_TOKENS * (hosted_ms - drafted_ms) + self._pace.network_ms.mean
-        is_promising = hosted_ms * _HOPEFUL < drafted_ms
-        if self._pace.hosted_ratio.weight == 0.0:
+        # The more hosted tokens were seen, and the later, the less can they surprise.
+        num_seen = self._pace.hosted_ratio.weight
+        is_promising = hosted_ms * (1.0 - doubt(num_seen)) < drafted_ms
+        if num_seen == 0.0:
             loss_ms, is_promising = 0.0, True  # nobody knows: once in the life of an edge
         if self._pace.num_rounds >= _BEFORE_TRIALS and is_promising and self._may_try(loss_ms):
             self._change(_TRIAL_TOKENS // 2)

@@ -24,11 +24,11 @@ _YIELD_ROUNDS: Final = 256.0  # memory of what is only measured with much noise
 _TRUST_MEMORY: Final = 400.0  # accepted nodes
 _TRUST_PRIOR: Final = 24.0  # accepted nodes that "as predicted" is worth at the start
 
-_DOUBT: Final = 0.5  # of drafting's yield, after no round
-_CONVINCING: Final = 4.0  # rounds after which half of it is left
+_DOUBT: Final = 0.5  # of what drafting yields or hosted tokens take, before any was seen
+_CONVINCING: Final = 2.0  # rounds or tokens after which half of it is left
 UNSEEN_SLOPE: Final = 1 / 16  # of a step, per row beyond the most rows seen
 EXPERIMENTS: Final = 0.01  # of all time may be lost to them
-_FIRST_CREDIT_MS: Final = 250.0
+_FIRST_CREDIT_MS: Final = 150.0
 _MOST_SAVED_MS: Final = 4000.0
 
 
@@ -122,9 +122,9 @@ class DevicePace:
         return self.hosted_ratio.mean * self.expected_hosted_ms()
 
 
-def doubt(num_rounds: int) -> float:
-    """Roughly the relative error of what so many rounds say of drafting's yield."""
-    return _DOUBT / (1.0 + num_rounds / _CONVINCING)
+def doubt(num_seen: float) -> float:
+    """Roughly the relative error of what so many drafted rounds, or hosted tokens, say."""
+    return _DOUBT / (1.0 + num_seen / _CONVINCING)
 
 
 class ChildSamples:
