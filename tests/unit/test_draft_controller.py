@@ -243,6 +243,19 @@ def test_a_machine_that_changes_its_pace_does_so_for_what_was_not_tried_lately_t
     assert world.controller.rate == pytest.approx(rate / factor, rel=0.1)
 
 
+def test_a_prompts_rows_do_not_pass_for_those_of_other_sessions() -> None:
+    pace = DevicePace()
+    for _ in range(8):
+        controller = DraftController(pace, BOUNDS, grant_tokens=16)
+        controller.decide(32, MAX_GRANT)
+        first, second = (RoundOutcome(0.8, 4, 1, 5.0, 80.0, 0.0, 50.0, rows) for rows in (70, 8))
+        controller.observe_verdict(first)
+        assert pace.other_rows.mean in (0.0, 3.0)
+        controller.observe_verdict(second)
+
+    assert pace.other_rows.mean == 3.0
+
+
 def test_a_session_starts_with_what_others_learned() -> None:
     pace = DevicePace()
     Surroundings(pace, round_trip_ms=150.0).play(60)

@@ -152,8 +152,12 @@ class DraftController:
         """A drafted round was answered."""
         pace = self._pace
         pace.learn_trust(outcome.expected, outcome.num_accepted)
-        queue_ms = outcome.queue_ms if self._is_warm else pace.queue_ms.mean
-        pace.learn_step(outcome.step_rows, 1 + outcome.num_tried, outcome.step_ms, queue_ms)
+        own_rows, queue_ms = 1 + outcome.num_tried, outcome.queue_ms
+        if self._is_warm:
+            pace.learn_step(outcome.step_rows, own_rows, outcome.step_ms, queue_ms)
+        else:  # the prompt's rows may be in it, and the wait for them
+            num_rows = max(outcome.step_rows, own_rows)
+            pace.learn_step(num_rows, None, outcome.step_ms, pace.queue_ms.mean)
         if outcome.round_trip_ms is not None:
             self._learn_time(outcome, outcome.round_trip_ms)
         elif outcome.gap_ms is not None:

@@ -82,14 +82,18 @@ class DevicePace:
         if not record.is_ahead or self.pass_cost.weight == 0.0:
             self.pass_cost.observe(record.num_rows, record.ms)
 
-    def learn_step(self, num_rows: int, own_rows: int, step_ms: float, queue_ms: float) -> None:
-        """A verdict's timing: rows of the step in all, and of this session alone."""
+    def learn_step(
+        self, num_rows: int, own_rows: int | None, step_ms: float, queue_ms: float
+    ) -> None:
+        """A verdict's timing: rows of the step in all, and of this session alone; None: unknown,
+        since it computed the prompt too."""
         if step_ms <= 0.0:
             return  # a verifier that does not say
-        num_rows = max(num_rows, own_rows)
+        num_rows = max(num_rows, own_rows or 1)
         self.step_cost.observe(num_rows, step_ms)
         self._most_rows = max(self._most_rows, float(num_rows))
-        self.other_rows.add(num_rows - own_rows)
+        if own_rows is not None:
+            self.other_rows.add(num_rows - own_rows)
         self.queue_ms.add(queue_ms)
 
     def verify_ms(self, budget: int, unseen_slope: float = UNSEEN_SLOPE) -> Figures:
