@@ -28,8 +28,9 @@ from benchmarks.figures import OUT, machine, say
 from benchmarks.traces import TRACES, Trace, TraceText, synthetic_trace
 from benchmarks.virtual_pair import VirtualPair
 from benchmarks.virtual_world import Control, FixedSetting, PairCosts, PairResult
-from specedge.drafting.controller import Decision, DraftController
+from specedge.drafting.controller import DraftController
 from specedge.drafting.pace import DevicePace
+from specedge.drafting.rounds import Decision
 from specedge.params import DraftPolicy
 from specedge.profiles import A100_40_QWEN3_14B_ROOFLINE, RTX_4090_QWEN3_0_6B_ROOFLINE
 from specedge.tree.calibration import Tally

@@ -3,8 +3,8 @@
 from benchmarks.traces import TraceDrafter
 from benchmarks.virtual_world import IDENTITY, LIMITS, DeviceClock, World
 from specedge.clock import Cancellable
-from specedge.drafting.controller import Decision, HostedOutcome, RoundOutcome
 from specedge.drafting.growth_rule import PassRecord
+from specedge.drafting.rounds import Decision, HostedOutcome, RoundOutcome
 from specedge.drafting.tree_drafter import TreeDrafter
 from specedge.protocol.edge_session import EdgeSession
 from specedge.protocol.effects import (

@@ -8,8 +8,8 @@ from typing import Final, Protocol
 
 from benchmarks.traces import VOCAB_SIZE, TraceText
 from specedge.clock import Cancellable, ManualClock
-from specedge.drafting.controller import Decision, HostedOutcome, RoundOutcome
 from specedge.drafting.growth_rule import PassRecord
+from specedge.drafting.rounds import Decision, HostedOutcome, RoundOutcome
 from specedge.ids import EdgeId, SessionId, SessionKey
 from specedge.protocol.opening import Identity, Limits
 from specedge.protocol.subjects import Up

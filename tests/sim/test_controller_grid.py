@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.controller_grid import TRACE, Cell, Size, measure_cell
 from benchmarks.traces import Trace
-from specedge.drafting.controller import Decision
+from specedge.drafting.rounds import Decision
 from specedge.params import DraftPolicy
 
 # From nothing known: what is lost to learning is in the figures.

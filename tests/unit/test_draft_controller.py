@@ -5,14 +5,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from specedge.drafting.controller import (
-    Decision,
-    DraftController,
-    HostedOutcome,
-    RoundOutcome,
-)
+from specedge.drafting.controller import DraftController
 from specedge.drafting.growth_rule import PassRecord
 from specedge.drafting.pace import EXPERIMENTS, DevicePace
+from specedge.drafting.rounds import Decision, HostedOutcome, RoundOutcome
 from specedge.params import DraftPolicy
 
 BOUNDS = DraftPolicy(depth=6, budget=24)

@@ -10,9 +10,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from specedge.clock import ManualClock
-from specedge.drafting.controller import Decision, HostedOutcome, RoundOutcome
 from specedge.drafting.growth_rule import GrowthRule, PassRecord
 from specedge.drafting.patience import Patience
+from specedge.drafting.rounds import Decision, HostedOutcome, RoundOutcome
 from specedge.engine.emulated import EmulatedDrafter, EmulatedText, emulated_continuation
 from specedge.engine.failing_drafter import NAN, FailingDrafter
 from specedge.engine.ports import Drafter

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from specedge.clock import ManualClock
-from specedge.drafting.controller import Decision
 from specedge.drafting.growth_rule import GrowthRule
+from specedge.drafting.rounds import Decision
 from specedge.engine.emulated_agreement import LevelAgreement
 from specedge.errors import Busy
 from specedge.ids import EDGE_ID, EdgeId

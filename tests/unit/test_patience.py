@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from specedge.drafting.controller import RoundOutcome
 from specedge.drafting.patience import ENOUGH, Patience
+from specedge.drafting.rounds import RoundOutcome
 
 # 33 ms of a step of its own, 12 ms of the way and drafting; three tokens.
 WAITED = RoundOutcome(

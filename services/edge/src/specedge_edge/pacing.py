@@ -5,7 +5,7 @@ nodes: no more than verifiers try of late."""
 from dataclasses import replace
 from typing import Final
 
-from specedge.drafting.controller import Decision
+from specedge.drafting.rounds import Decision
 from specedge.drafting.size_limit import SizeLimit
 from specedge.drafting.time_left import LevelAcceptance, passes_worth
 from specedge.protocol.effects import Committed

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from typing import Protocol
 
-from specedge.drafting.controller import Decision, HostedOutcome, RoundOutcome
 from specedge.drafting.growth_rule import PassRecord
+from specedge.drafting.rounds import Decision, HostedOutcome, RoundOutcome
 from specedge.params import DraftPolicy
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from specedge.drafting.controller import Decision
 from specedge.drafting.counts import DraftCounts
 from specedge.drafting.growth_rule import PassRecord
+from specedge.drafting.rounds import Decision
 from specedge.drafting.tree_drafter import TreeDrafter
 from specedge.engine.ports import Drafter
 from specedge.errors import Busy

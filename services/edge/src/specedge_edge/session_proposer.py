@@ -6,8 +6,8 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from specedge.drafting.controller import Decision, HostedOutcome, RoundOutcome
 from specedge.drafting.growth_rule import PassRecord
+from specedge.drafting.rounds import Decision, HostedOutcome, RoundOutcome
 from specedge.errors import Busy
 from specedge.params import DraftPolicy
 from specedge.protocol.effects import Committed, Drafted, DraftedAhead

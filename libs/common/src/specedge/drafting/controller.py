@@ -5,7 +5,7 @@ together. Pure and synchronous: no clock, no torch, no loop; times come in as va
 thread for a pace and all its controllers; what crosses to the thread that drafts is frozen.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from specedge.drafting.averages import Yield
@@ -13,6 +13,7 @@ from specedge.drafting.forecast import Forecast, RoundCosts, forecast
 from specedge.drafting.growth_rule import GrowthRule, PassRecord
 from specedge.drafting.hosted_switch import HostedSwitch
 from specedge.drafting.pace import SESSION_SAMPLES, DevicePace, doubt
+from specedge.drafting.rounds import Decision, HostedOutcome, RoundOutcome
 from specedge.params import DraftPolicy
 
 # Of a device of which nothing is known.
@@ -28,67 +29,6 @@ _OUTLIER: Final = 4.0  # times the usual
 _DEEPER_EVERY: Final = 24  # rounds between two that go a level deeper than is worth it
 _WIDER_EVERY: Final = 10  # rounds between two that send more nodes than any before
 _AGAIN_EVERY: Final = 6  # rounds, where lately no tree was worth while at all
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Decision:
-    """What the next round is: a draft, or a grant to the verifier.
-
-    policy  bounds of the draft; its depth and budget may be 0; None: hosted
-    rule    when to stop within these bounds; None: use all of them
-    run     tokens to grant; 0: not hosted
-    """
-
-    policy: DraftPolicy | None
-    rule: GrowthRule | None = None
-    run: int = 0
-
-    @property
-    def is_hosted(self) -> bool:
-        """Whether the verifier is to generate alone."""
-        return self.policy is None
-
-
-@dataclass(frozen=True, slots=True)
-class RoundOutcome:
-    """A verdict on a drafted round, with the times it took.
-
-    expected   sum of the values of the nodes that were tried
-    num_tried, num_accepted   of the nodes sent
-    draft_ms   from the moment the round could be drafted (the verdict before it) until it was
-               sent: what proactive drafting hid is not in it
-    round_trip_ms   from then until its verdict; None if unknown
-    queue_ms, step_ms, step_rows   of ``round_trip_ms``: scheduler and verifier before the step, the
-               step itself; rows of all sessions in it (0: unknown)
-    gap_ms     from the verdict before it to its own, if its draft had been sent ahead: all that it
-               took, and the other two say nothing. None: it was sent in its turn
-    """
-
-    expected: float
-    num_tried: int
-    num_accepted: int
-    draft_ms: float
-    round_trip_ms: float | None
-    queue_ms: float = 0.0
-    step_ms: float = 0.0
-    step_rows: int = 0
-    gap_ms: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class HostedOutcome:
-    """A verdict under a grant.
-
-    elapsed_ms  since the verdict before it of the same grant; None for the first of a grant
-    num_tried   nodes that the verifier drafted itself and tried
-    """
-
-    num_tokens: int
-    elapsed_ms: float | None
-    num_tried: int = 0
-    queue_ms: float = 0.0
-    step_ms: float = 0.0
-    step_rows: int = 0
 
 
 class DraftController:

@@ -11,7 +11,7 @@ import math
 from typing import Final
 
 from specedge.drafting.averages import Average
-from specedge.drafting.controller import RoundOutcome
+from specedge.drafting.rounds import RoundOutcome
 
 # Over so many rounds, of all sessions of an edge together.
 MEMORY: Final = 64.0
