@@ -294,13 +294,32 @@ class Alternating:
         self.heard.append(outcome)
 
 
+def controlled(session: Session, control: Alternating) -> SessionProposer:
+    shop = Workshop(emulated(session.clock), Tally(), PassTime(), session.clock.now_s)
+    worker = SessionDrafter(shop, SamplingParams(), STOP, len(PROMPT))
+    return SessionProposer(session.source, control, worker, PROMPT)
+
+
+async def test_what_passes_teach_is_learned_once_their_draft_has_left(
+    compute: ComputeThread,
+) -> None:
+    session, control = Session(compute), Alternating()
+    proposer = controlled(session, control)
+
+    proposer.begin(int(PROMPT[-1]), LIMITS)
+    await proposer.drafted()
+    assert control.num_records == 0
+
+    proposer.on_sent()
+    assert control.num_records == POLICY.depth
+    await proposer.close()
+
+
 async def test_a_session_may_change_between_drafted_and_hosted_at_every_round(
     compute: ComputeThread,
 ) -> None:
     session, control = Session(compute), Alternating()
-    shop = Workshop(emulated(session.clock), Tally(), PassTime(), session.clock.now_s)
-    worker = SessionDrafter(shop, SamplingParams(), STOP, len(PROMPT))
-    session.proposer = SessionProposer(session.source, control, worker, PROMPT)
+    session.proposer = controlled(session, control)
 
     for _ in range(3):
         drafted = await session.draft()
