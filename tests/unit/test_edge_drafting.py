@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
@@ -25,13 +24,6 @@ PROMPT: IntArray = np.array([5, 6, 7], dtype=np.int32)
 STOP = StopRule(max_tokens=1000)
 LIMITS = Limits(nodes=16, append=64, context=4096, grant=8)
 NO_GRANTS = LIMITS.model_copy(update={"grant": 0})
-
-
-@pytest.fixture
-async def compute() -> AsyncIterator[ComputeThread]:
-    thread = ComputeThread("test")
-    yield thread
-    await thread.close()
 
 
 def right(**more: object) -> EmulatedDrafter:

@@ -24,13 +24,6 @@ async def context() -> AsyncIterator[ServiceContext]:
         yield made
 
 
-@pytest.fixture
-async def compute() -> AsyncIterator[ComputeThread]:
-    thread = ComputeThread("loads")
-    yield thread
-    await thread.close()
-
-
 async def test_health_and_log_are_told_how_far_loading_is(
     context: ServiceContext, compute: ComputeThread
 ) -> None:

@@ -74,11 +74,10 @@ class DraftingOn:
 
     def step(self) -> bool:
         """One pass, if there is time for it; whether it was run."""
-        if self._is_last_moment():
-            self._make_offer()
         did_step = self._session.step_ahead(self._policy, self._until_s)
-        if not did_step:
+        if not did_step and self._offer is not None:
             self._make_offer()
+            did_step = self._session.step_ahead(self._policy, self._until_s)
         return did_step
 
     @property
@@ -86,10 +85,6 @@ class DraftingOn:
         """When the next pass is to be over."""
         by_s = None if self._offer is None else self._offer.leave_by_s
         return self._due_s if by_s is None else by_s
-
-    def _is_last_moment(self) -> bool:
-        by_s = None if self._offer is None else self._offer.leave_by_s
-        return by_s is not None and not self._session.has_time_until(by_s)
 
     def _make_offer(self) -> None:
         offer, self._offer = self._offer, None

@@ -131,10 +131,6 @@ class SessionDrafter:
         tree = self._drafter.offer(policy) if self._is_open else None
         return None if tree is None or tree.num_drafted == 0 else tree
 
-    def has_time_until(self, due_s: float) -> bool:
-        """Whether the narrowest pass would be over by then, if it began now."""
-        return self._shop.pass_time.rows_within(due_s - self._shop.now_s()) >= 1
-
     def close(self) -> None:
         """Give the drafter's slot back. Idempotent; never raises: the session is over."""
         self._give_up()
