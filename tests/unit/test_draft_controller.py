@@ -27,12 +27,14 @@ class Surroundings:
     round_trip_ms: float = 0.0
     pass_ms: float = 10.0
     hosted_token_ms: float = STEP_MS
+    num_under_way: int = 0  # tokens of a grant that still come when drafting begins
     spent_ms: float = 0.0
     num_tokens: int = 0
     num_trees: int = 0
 
     def __post_init__(self) -> None:
         self.controller = DraftController(self.pace, BOUNDS, grant_tokens=16)
+        self._num_to_come = 0
 
     def play(self, num_decisions: int, max_grant: int = MAX_GRANT) -> list[Decision]:
         decisions = [self.controller.decide(32, max_grant)]
@@ -45,6 +47,10 @@ class Surroundings:
     def answer(self, decision: Decision) -> None:
         if decision.is_hosted:
             self._run(decision.run // 2 or 1)
+            self._num_to_come = self.num_under_way
+        elif self._num_to_come > 0:  # a token of the grant answers the round
+            self._num_to_come -= 1
+            self._run(1)
         else:
             self._verify(self._draft(decision))
 
@@ -161,6 +167,15 @@ def test_a_link_that_got_worse_is_noticed() -> None:
     world.round_trip_ms = 200.0
 
     assert hosted_share(world.play(60)[-30:]) > 0.8
+
+
+def test_tokens_of_a_grant_that_come_while_drafting_is_tried_are_not_taken_for_the_trial() -> None:
+    pace = DevicePace()
+    Surroundings(pace, round_trip_ms=400.0).play(60)
+    world = Surroundings(pace, round_trip_ms=0.0, num_under_way=8)
+    world.play(2000)
+
+    assert hosted_share(world.play(100)) < 0.1
 
 
 def test_a_verifier_with_a_good_drafter_of_its_own_is_found_out() -> None:

@@ -103,7 +103,7 @@ class DraftController:
         elif outcome.gap_ms is not None:
             # No way there and back: what ``rate`` adds for it was spared.
             self._learn_yield(outcome, outcome.gap_ms - pace.network_ms.mean)
-        self._switch.note_verdict(1 + outcome.num_accepted)
+        self._switch.note_verdict(1 + outcome.num_accepted, was_hosted=False)
 
     def observe_hosted(self, outcome: HostedOutcome) -> None:
         """A verdict came under a grant."""
@@ -114,7 +114,7 @@ class DraftController:
             ratio = outcome.elapsed_ms / outcome.num_tokens / usual_ms
             pace.hosted_ratio.add(ratio, share=outcome.num_tokens)
             pace.allowance.earn(outcome.elapsed_ms)
-        self._switch.note_verdict(outcome.num_tokens)
+        self._switch.note_verdict(outcome.num_tokens, was_hosted=True)
 
     def _learn_time(self, outcome: RoundOutcome, round_trip_ms: float) -> None:
         pace = self._pace

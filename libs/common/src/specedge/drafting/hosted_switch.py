@@ -33,9 +33,11 @@ class HostedSwitch:
         self._num_settling = 0  # verdicts until the way of working may change again
         self.is_hosted = False
 
-    def note_verdict(self, num_tokens: int) -> None:
-        """A round ended, or a grant said so many tokens more."""
-        self._num_settling -= 1
+    def note_verdict(self, num_tokens: int, *, was_hosted: bool) -> None:
+        """A round ended, or a grant said so many tokens more. What was under way when the way of
+        working changed says nothing of the new one: on a quick verifier, a grant has said more
+        tokens than a trial has rounds before the first draft is there."""
+        self._num_settling -= was_hosted == self.is_hosted
         self._pace.experiments_after_tokens -= num_tokens
         if not self.is_hosted:
             self._pace.hosted_ratio.weight *= math.exp(-num_tokens / _STALE_TOKENS)
