@@ -49,7 +49,7 @@ class CompiledDecoder:
         matrices = (
             matrix_products.in_integers()
             if self._kind == "integers"
-            else matrix_products.in_floats()
+            else matrix_products.in_floats(_weight_bytes(self._table))
         )
         self._layers = decoder_kernel.layers_of(self._heads, matrices)
         self._rotary: nn.Module = decoder.rotary_emb
@@ -167,6 +167,12 @@ def _addresses(layer: Any, cache: SlottedKVCache, number: int) -> list[int]:
         keys.data_ptr(),
         values.data_ptr(),
     ]
+
+
+def _weight_bytes(table: Any) -> frozenset[int]:
+    """Of the matrices of a table in float32."""
+    forms = table[:, [place + 1 for place in decoder_kernel.MATRICES]]
+    return frozenset(np.unique(forms).tolist())
 
 
 def _visible(views: list[View]) -> tuple[Any, Any]:

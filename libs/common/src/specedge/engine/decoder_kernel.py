@@ -16,8 +16,9 @@ from specedge.engine.matrix_products import MatrixProducts
 from specedge.engine.panel_block import PANEL_OUTPUTS
 from specedge.engine.row_kernels import adding, gating, normalising, rotating, writing
 
-# Columns of the table of a layer's addresses; a matrix has two, its panels' and its scale's.
+# Columns of the table of a layer's addresses; a matrix has two, its panels' and its form.
 NORM, Q, K, V, OUT, SECOND_NORM, GATE, UP, DOWN, KEYS, VALUES = 0, 1, 3, 5, 7, 9, 10, 12, 14, 16, 17
+MATRICES: Final = (Q, K, V, OUT, GATE, UP, DOWN)
 NUM_ADDRESSES: Final = 18
 
 # What a step tells, int64 each: sizes, addresses of arrays, addresses of scratch.

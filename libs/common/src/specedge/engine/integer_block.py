@@ -12,14 +12,15 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from specedge.engine.panel_block import PANEL_OUTPUTS
-from specedge.engine.vector_code import INT32, LANES, everywhere, fetch, zeros
+from specedge.engine.vector_code import INT8, INT32, everywhere, fetch, zeros
 
-_HALVES: Final = PANEL_OUTPUTS // LANES
-_INT8, _INT16 = ir.IntType(8), ir.IntType(16)
+_LANES: Final = 8
+_HALVES: Final = PANEL_OUTPUTS // _LANES
+_INT16: Final = ir.IntType(16)
 _FLOAT: Final = ir.FloatType()
-_SUMS: Final = ir.VectorType(INT32, LANES)
-_SCALED: Final = ir.VectorType(_FLOAT, LANES)
-_PAIRS: Final = ir.VectorType(_INT16, 2 * LANES)
+_SUMS: Final = ir.VectorType(INT32, _LANES)
+_SCALED: Final = ir.VectorType(_FLOAT, _LANES)
+_PAIRS: Final = ir.VectorType(_INT16, 2 * _LANES)
 # With VNNI a sum takes five turns of the processor: a few rows' are divided.
 _CHAINS: Final = {1: 4, 2: 2}
 # So many panels ahead, one is fetched by hand, into the second cache, as panel_block does: two,
@@ -77,7 +78,8 @@ class _Block:
         builder = self._builder
         rows = [builder.add(self._first_row, self._index(row)) for row in range(num_rows)]
         inputs = [self._pairs_of(row) for row in rows]
-        chains = [zeros(builder, INT32, num_rows, _HALVES) for _ in range(_CHAINS.get(num_rows, 1))]
+        num_chains = _CHAINS.get(num_rows, 1)
+        chains = [zeros(builder, INT32, _LANES, num_rows, _HALVES) for _ in range(num_chains)]
         turns = builder.udiv(self._pairs, self._index(len(chains)))
         with cgutils.for_range(builder, turns) as loop:
             first = builder.mul(loop.index, self._index(len(chains)))
@@ -102,7 +104,7 @@ class _Block:
         weights = [self._weights(place, half) for half in range(_HALVES)]
         for of_row, of_input in zip(sums, inputs, strict=True):
             pair = builder.load(builder.gep(of_input, [number]), align=2)
-            inputs_here = builder.bitcast(everywhere(builder, pair), _PAIRS)
+            inputs_here = builder.bitcast(everywhere(builder, pair, _LANES), _PAIRS)
             for pointer, of_outputs in zip(of_row, weights, strict=True):
                 product = _multiply_and_add(builder, inputs_here, of_outputs)
                 builder.store(builder.add(builder.load(pointer), product), pointer)
@@ -115,17 +117,17 @@ class _Block:
 
     def _weights(self, place: Any, half: int) -> Any:
         builder = self._builder
-        start = builder.add(place, self._index(half * 2 * LANES))
-        kind = ir.VectorType(_INT8, 2 * LANES)
+        start = builder.add(place, self._index(half * 2 * _LANES))
+        kind = ir.VectorType(INT8, 2 * _LANES)
         as_vector = builder.bitcast(builder.gep(self._panel, [start]), kind.as_pointer())
         return builder.sext(builder.load(as_vector, align=1), _PAIRS)
 
     def _store(self, row: Any, totals: list[Any]) -> None:
         builder = self._builder
-        of_row = everywhere(builder, builder.load(builder.gep(self._x_scale, [row])))
+        of_row = everywhere(builder, builder.load(builder.gep(self._x_scale, [row])), _LANES)
         place = builder.add(builder.mul(row, self._num_outputs), self._first_output)
         for half, total in enumerate(totals):
-            offset = self._index(half * LANES)
+            offset = self._index(half * _LANES)
             scale = self._vector(self._scale, builder.add(self._first_output, offset))
             exact = builder.sitofp(total, _SCALED)
             scaled = builder.fmul(exact, builder.fmul(builder.load(scale, align=4), of_row))
@@ -139,12 +141,12 @@ class _Block:
 
 def _multiply_and_add(builder: Any, inputs: Any, weights: Any) -> Any:
     """Sixteen products of int16, neighbours added: (8,) int32. LLVM finds the one instruction."""
-    wide = ir.VectorType(INT32, 2 * LANES)
+    wide = ir.VectorType(INT32, 2 * _LANES)
     products = builder.mul(builder.sext(inputs, wide), builder.sext(weights, wide), flags=["nsw"])
     undefined = ir.Constant(wide, ir.Undefined)
     even, odd = (
         builder.shuffle_vector(
-            products, undefined, ir.Constant(_SUMS, list(range(first, 2 * LANES, 2)))
+            products, undefined, ir.Constant(_SUMS, list(range(first, 2 * _LANES, 2)))
         )
         for first in (0, 1)
     )

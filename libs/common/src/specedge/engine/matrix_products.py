@@ -17,11 +17,11 @@ class MatrixProducts:
 
     prepare   ``prepare(x, rounded, row_scale, m, k)``: once for the rows x (m, k) float32, which
               then meet any number of matrices
-    multiply  ``multiply(panels, scale, x, rounded, row_scale, out, m, k, p)``: those rows with p
+    multiply  ``multiply(panels, form, x, rounded, row_scale, out, m, k, p)``: those rows with p
               panels of a matrix, into out (m, p * PANEL_OUTPUTS) float32
 
-    ``rounded`` (m, k + k % 2) int16 and ``row_scale`` (m,) float32 are scratch; ``scale`` is a
-    matrix' own, and nothing in float32.
+    ``rounded`` (m, k + k % 2) int16 and ``row_scale`` (m,) float32 are scratch; ``form`` is a
+    matrix' own: in integers the address of its scale, in float32 how many bytes a weight has.
     """
 
     prepare: Compiled
@@ -43,18 +43,27 @@ def in_integers() -> MatrixProducts:
 
 
 @cache
-def in_floats() -> MatrixProducts:
-    """With matrices of ``panels``: float32, every sum in the order of the inputs."""
-    times = panels.product()
+def in_floats(weight_bytes: frozenset[int]) -> MatrixProducts:
+    """With matrices of ``panels``: float32, every sum in the order of the inputs. Of their weights
+    so many bytes are kept, 2, 3 or 4: one number or several."""
+    # What no matrix has is not compiled.
+    two, three, four = (
+        panels.product(kept if kept in weight_bytes else min(weight_bytes)) for kept in (2, 3, 4)
+    )
 
     def prepare(_x: int, _rounded: int, _row_scale: int, _num_rows: int, _num_inputs: int) -> None:
         pass
 
     def multiply(
-        panels_at: int, _scale: int, x: int, _rounded: int, _row_scale: int, out: int,
+        panels_at: int, kept: int, x: int, _rounded: int, _row_scale: int, out: int,
         num_rows: int, num_inputs: int, num_panels: int,
     ) -> None:  # fmt: skip
-        times(x, panels_at, out, num_rows, num_inputs, num_panels)
+        if kept == 2:
+            two(x, panels_at, out, num_rows, num_inputs, num_panels)
+        elif kept == 3:
+            three(x, panels_at, out, num_rows, num_inputs, num_panels)
+        else:
+            four(x, panels_at, out, num_rows, num_inputs, num_panels)
 
     return MatrixProducts(compiled(prepare, num_arguments=5), _of_nine(multiply))
 

@@ -44,8 +44,9 @@ class PanelLinear(nn.Module):
 
     @property
     def addresses(self) -> tuple[int, int] | None:
-        """Of its panels, and 0, for compiled code; as long as the layer lives. None: unpacked."""
-        return None if self._panels is None else (self._panels.address, 0)
+        """Of its panels, and how many bytes a weight has there, for compiled code; as long as the
+        layer lives. None: unpacked."""
+        return None if self._panels is None else self._panels.addresses
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is nn.Linear's)
         """(…, in) → (…, out), fp32."""
@@ -153,23 +154,26 @@ def _quick(plain: nn.Linear, *, packs: bool, may_round: bool) -> nn.Module:
 
 
 class _Panels:
-    """A weight (n, k) in panels, and their product. On one thread at a time. ``address``: of the
-    panels."""
+    """A weight (n, k) in panels, and their product. On one thread at a time. ``addresses``: of the
+    panels, and how many bytes a weight has there."""
 
     def __init__(self, weight: Tensor) -> None:
         # numba: only where there are such layers
         from specedge.engine import panel_block, panels
 
+        of_weight = weight.contiguous().numpy()
+        self._num_bytes = panels.bytes_needed(of_weight)
         self._unpack = panels.unpacked
-        self._panels = panels.packed(weight.numpy())
-        self.address = self._panels.ctypes.data
+        self._panels = panels.packed(of_weight, self._num_bytes)
+        self.addresses = self._panels.ctypes.data, self._num_bytes
         self._num_outputs, self._num_inputs = weight.shape
-        self._num_panels = len(self._panels)
+        self._num_panels = -(-self._num_outputs // panel_block.PANEL_OUTPUTS)
         self._num_filled = self._num_panels * panel_block.PANEL_OUTPUTS
-        self._product = panels.product()
+        self._product = panels.product(self._num_bytes)
 
     def weight(self) -> Tensor:
-        return torch.from_numpy(self._unpack(self._panels, self._num_outputs))
+        shape = self._num_outputs, self._num_inputs
+        return torch.from_numpy(self._unpack(self._panels, shape, self._num_bytes))
 
     def product(self, input: Tensor) -> Tensor:  # noqa: A002
         """input (…, k) · weightᵀ, fp32."""
@@ -178,7 +182,7 @@ class _Panels:
         rows = input.numel() // self._num_inputs
         if rows:
             sizes = rows, self._num_inputs, self._num_panels
-            self._product(x.data_ptr(), self.address, out.data_ptr(), *sizes)
+            self._product(x.data_ptr(), self.addresses[0], out.data_ptr(), *sizes)
         return out if self._num_filled == self._num_outputs else out[..., : self._num_outputs]
 
 

@@ -1,4 +1,4 @@
-"""Pieces of the panels' blocks as LLVM instructions: vectors of eight 32-bit numbers, and fetching.
+"""Pieces of the panels' blocks as LLVM instructions: vectors of 32-bit numbers, and fetching.
 
 Knows llvmlite and numba's helpers, and no block.
 """
@@ -8,10 +8,8 @@ from typing import Any, Final
 from llvmlite import ir
 from numba.core import cgutils
 
-LANES: Final = 8
-INT32: Final = ir.IntType(32)
-_BYTE_POINTER: Final = ir.IntType(8).as_pointer()
-_FIRST_LANE: Final = ir.Constant(ir.VectorType(INT32, LANES), [0] * LANES)
+INT8, INT32 = ir.IntType(8), ir.IntType(32)
+_BYTE_POINTER: Final = INT8.as_pointer()
 # Into the second cache. The first has no room for a panel, and as few lines on the way to it at a
 # time as would halve what the memory yields.
 _SECOND_CACHE: Final = 2
@@ -26,16 +24,21 @@ def fetch(builder: Any, address: Any) -> None:
     builder.call(fetching, [address, for_reading, where_to, of_data])
 
 
-def everywhere(builder: Any, value: Any) -> Any:
+def everywhere(builder: Any, value: Any, lanes: int) -> Any:
     """A vector of ``value``."""
-    undefined = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
+    undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
     first = builder.insert_element(undefined, value, INT32(0))
-    return builder.shuffle_vector(first, undefined, _FIRST_LANE)
+    return builder.shuffle_vector(first, undefined, numbers([0] * lanes))
 
 
-def zeros(builder: Any, kind: Any, num_rows: int, num_vectors: int) -> list[list[Any]]:
+def numbers(values: list[int]) -> Any:
+    """A constant vector of int32."""
+    return ir.Constant(ir.VectorType(INT32, len(values)), values)
+
+
+def zeros(builder: Any, kind: Any, lanes: int, num_rows: int, num_vectors: int) -> list[list[Any]]:
     """Sums of vectors of ``kind`` that begin at zero: by row and vector, where they are kept."""
-    zero = ir.Constant(ir.VectorType(kind, LANES), [kind(0)] * LANES)
+    zero = ir.Constant(ir.VectorType(kind, lanes), [kind(0)] * lanes)
     return [
         [cgutils.alloca_once_value(builder, zero) for _ in range(num_vectors)]
         for _ in range(num_rows)
