@@ -63,9 +63,10 @@ class Device:
         return before[1] + slope * (num_rows - before[0])
 
 
-# On one core of an EPYC with AVX2, as `specedge` computes them, the target in fp32, the drafter in
-# int8: medians by `python -m benchmarks costs`. A pass took 4.5, 4.4, 5.9, 9.9 ms for 1, 2, 4, 8
-# nodes.
+# Each on one core of an EPYC, as `specedge` computes them, the target in fp32, the drafter in int8:
+# medians by `python -m benchmarks costs`. With AVX2, before weights were kept in fewer bytes, a
+# pass took 4.5, 4.4, 5.9, 9.9 ms for 1, 2, 4, 8 nodes; with AVX-512 and since then 2.7, 2.8, 3.4,
+# 5.6.
 CPU_PASS: Final = {"pass_ms": 3.3, "row_ms": 0.8}
 DEVICES: Final = {
     "cpu": Device(
@@ -82,6 +83,22 @@ DEVICES: Final = {
             (24, 109.4),
         ),
         **CPU_PASS,
+    ),
+    "quick": Device(
+        "the same two on cores with AVX-512",
+        (
+            (1, 16.3),
+            (2, 18.2),
+            (4, 20.0),
+            (6, 22.1),
+            (8, 29.1),
+            (9, 31.7),
+            (12, 38.8),
+            (16, 52.8),
+            (24, 77.2),
+        ),
+        pass_ms=2.0,
+        row_ms=0.43,
     ),
     "flat": Device(
         "a target that is flat to eight rows, then 6 ms a row; the same drafter",

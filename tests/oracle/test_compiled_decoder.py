@@ -14,7 +14,7 @@ from transformers.models.mistral import MistralConfig
 from specedge.engine import compiled_decoder, packed_linear
 from specedge.engine.compiled_decoder import MOST_ROWS, CompiledDecoder
 from specedge.engine.model_fit import probe
-from specedge.engine.packed_linear import Int8Linear
+from specedge.engine.packed_linear import Int8Linear, linear_layers
 from specedge.engine.step_table import Span, StepTable, chain_span, tree_span
 from specedge.engine.tree_model import TreeModel
 from specedge.engine.usual_decoder import Kind, is_usual
@@ -124,6 +124,23 @@ def test_logits_of_trees_of_several_sessions_are_those_of_the_modules(
     ]
     assert sum(one.num_rows for one, _ in spans) <= MOST_ROWS
     pair.assert_same(spans)
+
+
+def test_matrices_whose_weights_are_kept_in_unlike_numbers_of_bytes_are_computed_together() -> None:
+    models = build("llama"), build("llama")
+    for model in models:
+        for number, (_, _, matrix) in enumerate(linear_layers(model, torch.float32)):
+            bits = matrix.weight.view(torch.int32)
+            bits &= -1 << 8 * (number % 3)
+    pair = Pair(*models, "floats")
+    twin = Twin(pair, random_tokens(np.random.default_rng(2), 9))
+
+    layer = pair.compiled.model.get_decoder().layers[0]
+    attention = layer.self_attn
+    forms = {matrix.addresses[1] for matrix in (attention.q_proj, attention.k_proj)}
+    assert len(forms) == 2
+    pair.assert_same([twin.spans(0, 8)])
+    pair.assert_same([twin.spans(8, 9, 5)])
 
 
 def test_short_and_long_passes_leave_each_other_the_same_keys(

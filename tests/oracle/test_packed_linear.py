@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from specedge.engine import packed_linear
+from specedge.engine import packed_linear, panels
 from specedge.engine.int8_rounding import MOST
 from specedge.engine.packed_linear import (
     ONEDNN_ROWS,
@@ -38,6 +38,14 @@ def two_threads() -> Iterator[None]:
 @pytest.fixture
 def packed_whatever_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed_linear, "FEWEST_PACKED_BYTES", 0)
+
+
+def of_few_bytes(weight: Tensor, kept: int) -> Tensor:
+    """Of each number the upper so many bytes, and a weight that needs the last of them."""
+    unit = 1 << 8 * (4 - kept)
+    bits = weight.view(torch.int32) & -unit
+    bits[0, 0] |= unit
+    return bits.view(torch.float32)
 
 
 def assert_same_products(layer: nn.Module, plain: nn.Linear, rows: int, atol: float = 1e-5) -> None:
@@ -138,11 +146,44 @@ def test_a_row_has_the_same_product_whatever_it_is_batched_with(
         assert torch.equal(layer(x[:rows]), alone[:rows])
 
 
+@pytest.mark.parametrize("kept", [2, 3, 4])
 def test_a_packed_layer_still_tells_its_weights(
+    kept: int, one_thread: None, packed_whatever_the_size: None
+) -> None:
+    weight = of_few_bytes(torch.randn(83, 50), kept)
+    assert torch.equal(PanelLinear(weight).weight, weight)
+
+
+@pytest.mark.parametrize("kept", [2, 3, 4])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 6, 7, 12, 100])
+def test_weights_kept_in_fewer_bytes_have_the_same_products_to_the_last_bit(
+    rows: int, kept: int, one_thread: None, packed_whatever_the_size: None
+) -> None:
+    torch.manual_seed(rows)
+    weight = of_few_bytes(torch.randn(83, 50), kept)
+    layer, x = PanelLinear(weight), torch.randn(rows, 50)
+    whole, out = panels.packed(weight.numpy(), 4), torch.empty(rows, 96)
+    panels.product(4)(x.data_ptr(), whole.ctypes.data, out.data_ptr(), rows, 50, 6)
+
+    assert layer.addresses is not None and layer.addresses[1] == kept
+    assert torch.equal(layer(x), out[:, :83])
+
+
+@pytest.mark.parametrize("odd", [1e-3, -0.1, 1e-42])
+def test_one_weight_that_needs_all_its_bytes_keeps_them(
+    odd: float, one_thread: None, packed_whatever_the_size: None
+) -> None:
+    weight = of_few_bytes(torch.randn(83, 50), 2)
+    weight[82, 49] = odd
+
+    assert torch.equal(PanelLinear(weight).weight, weight)
+
+
+def test_what_was_stored_in_half_the_bytes_is_kept_so(
     one_thread: None, packed_whatever_the_size: None
 ) -> None:
-    weight = torch.randn(83, 50)
-    assert torch.equal(PanelLinear(weight).weight, weight)
+    layer = PanelLinear(torch.randn(83, 50).bfloat16().float())
+    assert layer.addresses is not None and layer.addresses[1] == 2
 
 
 def test_a_model_is_rounded_only_where_it_may_be(one_thread: None) -> None:

@@ -13,11 +13,12 @@ from specedge.drafting.pace import DevicePace, doubt
 # and changing costs part of a round trip.
 HYSTERESIS: Final = 1.02
 
-_SETTLE: Final = 12  # verdicts after a change
+_SETTLE: Final = 12  # verdicts after a change to hosted
+_SETTLE_ROUNDS: Final = 8  # drafted, after a change back
 _TOKENS_OF_A_ROUND: Final = 2.0  # roughly
 _BEFORE_TRIALS: Final = 2  # rounds of drafting
 _TRIAL_TOKENS: Final = 12  # hosted
-_TRIAL_ROUNDS: Final = 4  # drafted
+_TRIAL_ROUNDS: Final = 3  # drafted
 # Drafted by all sessions of a drafter, after which a third is left of what was seen of hosted ones.
 _STALE_TOKENS: Final = 2048.0
 _TRY_EVERY_TOKENS: Final = 96  # of all sessions of a drafter
@@ -76,7 +77,7 @@ class HostedSwitch:
     def _stay_hosted(self, drafted_ms: float, hosted_ms: float, max_grant: int) -> int:
         """Unless it is the other's turn: tokens to grant, or 0."""
         if drafted_ms * HYSTERESIS < hosted_ms:
-            self._change(_SETTLE)
+            self._change(_SETTLE_ROUNDS)
             return 0
         loss_ms = _TRIAL_ROUNDS * _TOKENS_OF_A_ROUND * (drafted_ms - hosted_ms)
         if self._may_try(loss_ms + self._pace.network_ms.mean):

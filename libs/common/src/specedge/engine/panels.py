@@ -52,13 +52,14 @@ def packed(weight: Weights, weight_bytes: int) -> Bytes:
     """(n, k) weights as (ceil(n / PANEL_OUTPUTS), k, PANEL_OUTPUTS, weight_bytes) panels, flat, and
     BYTES_READ_BEYOND more; zeros fill the last panel."""
     n, k = weight.shape
-    num_panels = -(-n // PANEL_OUTPUTS)
-    filled = np.zeros((num_panels * PANEL_OUTPUTS, k), dtype=np.float32)
+    filled = np.zeros((-(-n // PANEL_OUTPUTS) * PANEL_OUTPUTS, k), dtype=np.float32)
     filled[:n] = weight
-    in_bytes = filled.view(np.uint8).reshape(num_panels, PANEL_OUTPUTS, k, FLOAT_BYTES)
-    panels = np.zeros(num_panels * k * PANEL_OUTPUTS * weight_bytes + BYTES_READ_BEYOND, np.uint8)
-    whole = panels[:-BYTES_READ_BEYOND].reshape(num_panels, k, PANEL_OUTPUTS, weight_bytes)
-    whole[:] = in_bytes[..., FLOAT_BYTES - weight_bytes :].transpose(0, 2, 1, 3)
+    in_order = np.ascontiguousarray(filled.reshape(-1, PANEL_OUTPUTS, k).transpose(0, 2, 1))
+    all_bytes = in_order.view(np.uint8).reshape(-1)
+    panels = np.zeros(filled.size * weight_bytes + BYTES_READ_BEYOND, dtype=np.uint8)
+    weights, dropped = panels[:-BYTES_READ_BEYOND], FLOAT_BYTES - weight_bytes
+    for byte in range(weight_bytes):
+        weights[byte::weight_bytes] = all_bytes[dropped + byte :: FLOAT_BYTES]
     return panels
 
 

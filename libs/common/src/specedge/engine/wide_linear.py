@@ -3,7 +3,8 @@
 There, torch multiplies bf16 matrices by a plain loop, six times slower than fp32 and with nothing
 gained by batching rows. The same arithmetic is had from fp32: the product of two bf16 numbers is
 exact in fp32, sums are kept in fp32 as the hardware does, and the result is rounded to bf16 once.
-The price is memory: such a layer's weights are held in fp32.
+The price is memory: such a layer's weights are held in fp32, unless they are in panels, on one
+thread.
 """
 
 import torch
@@ -13,7 +14,7 @@ from specedge.engine.packed_linear import PanelLinear, linear_layers
 
 
 class WideLinear(PanelLinear):
-    """A bf16 linear layer whose weights are held in fp32; bf16 in, bf16 out, no gradients."""
+    """A bf16 linear layer that is computed in fp32; bf16 in, bf16 out, no gradients."""
 
     def __init__(self, narrow: nn.Linear) -> None:
         bias = None if narrow.bias is None else narrow.bias.float()
