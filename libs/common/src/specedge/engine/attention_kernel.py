@@ -1,14 +1,19 @@
-"""Attention of a few rows over slotted KV, compiled for one CPU thread: span by span, each key read
-once for all the query heads that share it. float32; all arrays are told by their addresses.
+"""Attention of a few rows over slotted KV, compiled for one CPU thread: span by span, and of each
+some keys at a time for all the queries that see them. float32; all arrays are told by their
+addresses.
 """
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Final
 
 import numpy as np
 
 from specedge.engine.addresses import Compiled, compiled, floats, longs
+from specedge.engine.attention_block import TOGETHER, blending_of, scoring_of
 from specedge.engine.row_kernels import softmax
+
+_TILE_BYTES: Final = 16 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +74,16 @@ def attention_of(heads: Heads) -> Compiled:
 def _score_of(heads: Heads) -> Compiled:
     """Scores (num_rows * sharers, num_keys) of one group's heads."""
     width, sharers, dim, scale = heads.width, heads.sharers, heads.dim, np.float32(heads.dim**-0.5)
+    block, tile = scoring_of(dim), _tile(dim)
 
     def score(q: int, keys: int, num_rows: int, num_keys: int, scores: int) -> None:
-        query, key_row, line = floats(q), floats(keys), floats(scores)
-        for key in range(num_keys):
+        for first in range(0, num_keys, tile):
+            keys_here, num_here = floats(keys + first * dim * 4), min(tile, num_keys - first)
             for row in range(num_rows):
                 for sharer in range(sharers):
-                    product = np.float32(0.0)
-                    for i in range(dim):
-                        product += query[row * width + sharer * dim + i] * key_row[key * dim + i]
-                    line[(row * sharers + sharer) * num_keys + key] = product * scale
+                    query = floats(q + (row * width + sharer * dim) * 4)
+                    line = floats(scores + ((row * sharers + sharer) * num_keys + first) * 4)
+                    block(query, keys_here, num_here, scale, line)
 
     return compiled(score, num_arguments=5)
 
@@ -103,17 +108,24 @@ def _weigh_of(sharers: int) -> Compiled:
 def _blend_of(heads: Heads) -> Compiled:
     """The values of one group's heads by their weights."""
     width, sharers, dim = heads.width, heads.sharers, heads.dim
+    block, tile = blending_of(dim), _tile(dim)
 
     def blend(weights: int, values: int, num_rows: int, num_keys: int, out: int) -> None:
-        weight, value, mixed = floats(weights), floats(values), floats(out)
         for row in range(num_rows):
+            mixed = floats(out + row * width * 4)
             for i in range(sharers * dim):
-                mixed[row * width + i] = np.float32(0.0)
-            for key in range(num_keys):
+                mixed[i] = np.float32(0.0)
+        for first in range(0, num_keys, tile):
+            values_here, num_here = floats(values + first * dim * 4), min(tile, num_keys - first)
+            for row in range(num_rows):
                 for sharer in range(sharers):
-                    share = weight[(row * sharers + sharer) * num_keys + key]
-                    place = row * width + sharer * dim
-                    for i in range(dim):
-                        mixed[place + i] += share * value[key * dim + i]
+                    line = floats(weights + ((row * sharers + sharer) * num_keys + first) * 4)
+                    mixed = floats(out + (row * width + sharer * dim) * 4)
+                    block(line, values_here, num_here, mixed)
 
     return compiled(blend, num_arguments=5)
+
+
+def _tile(dim: int) -> int:
+    """Keys, or values, that stay in the processor's first cache while all queries meet them."""
+    return max(1, _TILE_BYTES // (4 * dim) // TOGETHER) * TOGETHER

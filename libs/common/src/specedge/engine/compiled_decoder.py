@@ -17,13 +17,10 @@ from specedge.engine.fused_norm import FusedRmsNorm
 from specedge.engine.kv_cache import SlottedKVCache
 from specedge.engine.model_fit import context_limit
 from specedge.engine.step_table import StepTable, View
-from specedge.engine.usual_decoder import Kind, kind_of
+from specedge.engine.usual_decoder import kind_of
 
 # Above, modules cost little beside their arithmetic.
 MOST_ROWS: Final = 48
-# Rows times keys times numbers of a row of queries. Above, torch's attention, which is the quicker
-# one, gains more than its modules cost: more in integers, where rows are rounded at every matrix.
-MOST_ATTENDED: Final[dict[Kind, int]] = {"integers": 30_000_000, "floats": 10_000_000}
 # What no row may see: far below every score, and a number.
 UNSEEN: Final = -1e30
 _FIRST_POSITIONS: Final = 1024
@@ -45,10 +42,9 @@ class CompiledDecoder:
         self._inner = int(first.mlp.gate_proj.out_features)
         rows = [_addresses(layer, cache, number) for number, layer in enumerate(decoder.layers)]
         self._table = np.array(rows, dtype=np.int64)
-        self._kind: Kind = kind_of(first.self_attn.q_proj) or "floats"
         matrices = (
             matrix_products.in_integers()
-            if self._kind == "integers"
+            if kind_of(first.self_attn.q_proj) == "integers"
             else matrix_products.in_floats(_weight_bytes(self._table))
         )
         self._layers = decoder_kernel.layers_of(self._heads, matrices)
@@ -67,9 +63,7 @@ class CompiledDecoder:
 
     def has_room_for(self, table: StepTable) -> bool:
         """Whether the step is short enough to be computed here."""
-        pairs = sum(span.num_rows * span.num_keys for span in table.spans)
-        few = table.arena_rows.shape[0] <= MOST_ROWS
-        return few and pairs * self._heads.width <= MOST_ATTENDED[self._kind]
+        return table.arena_rows.shape[0] <= MOST_ROWS
 
     def forward(self, table: StepTable) -> Tensor:
         """Logits (L, V) float32 of a step that there is room for; writes its rows' K and V."""

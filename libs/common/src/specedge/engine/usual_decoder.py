@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 import torch
 from transformers import PreTrainedModel
 
+from specedge.engine.attention_block import LANES
 from specedge.engine.fused_norm import FusedRmsNorm
 from specedge.engine.model_fit import ROW_DEPENDENT_ROPE, AttentionFacts
 from specedge.engine.packed_linear import Int8Linear, PanelLinear
@@ -103,4 +104,4 @@ def _sizes(layer: Any) -> tuple[object, ...]:
 def _is_usual_attention(fact: AttentionFacts) -> bool:
     shape = fact.shape
     keys, values = (shape.key_heads, shape.key_dim), (shape.value_heads, shape.value_dim)
-    return fact.sliding_window is None and keys == values
+    return fact.sliding_window is None and keys == values and shape.key_dim % LANES == 0
