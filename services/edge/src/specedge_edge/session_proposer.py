@@ -3,7 +3,6 @@ what is sent ahead of the verdict. On the loop; while a draft is out the thread 
 nobody asks it for anything."""
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from specedge.drafting.growth_rule import PassRecord
@@ -25,9 +24,6 @@ if TYPE_CHECKING:  # it makes these
     from specedge_edge.drafting import DraftSource
 
 MS_PER_S: Final = 1e3
-# How likely a node must be to be reached, to be expanded for a draft sent ahead: a pass over eight
-# such nodes spares a round trip in one round of twenty-five.
-OFFER_FLOOR: Final = 0.005
 NO_LIMITS: Final = Limits(nodes=0, append=0, context=0, grant=0)
 
 
@@ -185,8 +181,6 @@ class SessionProposer:
         # to do without that.
         levels = policy.depth - (0 if offer is not None else (policy.passes or 1) - 1)
         ahead = AheadPolicy(levels=max(1, levels), beams=policy.beams, branch=policy.branch)
-        if offer is not None:
-            ahead = replace(ahead, floor=OFFER_FLOOR)
         drafting_on = DraftingOn(self._session, ahead, due_s, offer)
         self._ahead = self._source.compute.start_idle(drafting_on.step)
 
