@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from specedge.engine.vector_code import everywhere, numbers, zeros
+from specedge.engine.vector_code import INT32, everywhere, fused, numbers, zeros
 
 # Of a head's numbers, which are a multiple of these.
 LANES: Final = 8
@@ -85,7 +85,7 @@ class _Scores:
         with cgutils.for_range(builder, num_left) as loop:
             key = builder.add(done, loop.index)
             scores = self._scaled([self._product(key)] * TOGETHER)
-            score = builder.extract_element(scores, ir.IntType(32)(0))
+            score = builder.extract_element(scores, INT32(0))
             builder.store(score, builder.gep(self._line, [key]))
 
     def _product(self, key: Any) -> Any:
@@ -95,7 +95,7 @@ class _Scores:
         first, *others = zip(self._query, _vectors(builder, self._dim, start), strict=True)
         total = builder.fmul(*first)
         for of_query, of_key in others:
-            total = _fused(builder, of_query, of_key, total)
+            total = fused(builder, of_query, of_key, total)
         return total
 
     def _scaled(self, products: list[Any]) -> Any:
@@ -120,7 +120,7 @@ def _emit_blend(builder: Any, dim: int, weights: Any, values: Any, num_keys: Any
         weight = everywhere(builder, builder.load(builder.gep(weights, [loop.index])), LANES)
         start = builder.gep(values, [builder.mul(loop.index, index(dim))])
         for kept, value in zip(sums, _vectors(builder, dim, start), strict=True):
-            builder.store(_fused(builder, weight, value, builder.load(kept)), kept)
+            builder.store(fused(builder, weight, value, builder.load(kept)), kept)
     for number, kept in enumerate(sums):
         place = builder.gep(out, [index(number * LANES)])
         builder.store(builder.load(kept), builder.bitcast(place, _VECTOR.as_pointer()), align=4)
@@ -133,12 +133,6 @@ def _vectors(builder: Any, dim: int, start: Any) -> list[Any]:
         for number in range(0, dim, LANES)
     ]
     return [builder.load(builder.bitcast(place, _VECTOR.as_pointer()), align=4) for place in places]
-
-
-def _fused(builder: Any, one: Any, other: Any, more: Any) -> Any:
-    kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-    fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32")
-    return builder.call(fma, [one, other, more])
 
 
 def _added_in_pairs(builder: Any, one: Any, other: Any) -> Any:

@@ -13,6 +13,7 @@ from specedge.engine.addresses import Compiled, compiled, floats, longs
 from specedge.engine.attention_block import TOGETHER, blending_of, scoring_of
 from specedge.engine.row_kernels import softmax
 
+# Half of a small first cache.
 _TILE_BYTES: Final = 16 << 10
 
 

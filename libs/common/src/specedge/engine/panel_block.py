@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from specedge.engine.vector_code import INT8, everywhere, fetch, numbers, zeros
+from specedge.engine.vector_code import INT8, everywhere, fetch, fused, numbers, zeros
 
 PANEL_OUTPUTS: Final = 16
 # Twelve sums, two vectors of weights and an input fill the sixteen registers of AVX2.
@@ -34,7 +34,11 @@ BYTES_READ_BEYOND: Final = 32
 def _lanes() -> int:
     """Of a vector. Sixteen where one instruction moves all its bytes; two of eight are as quick
     elsewhere, and AVX2 has no longer ones."""
-    return 16 if llvmlite.binding.get_host_cpu_features().get("avx512vbmi") else 8
+    try:
+        features = llvmlite.binding.get_host_cpu_features()
+    except RuntimeError:  # not told on this platform
+        return 8
+    return 16 if features.get("avx512vbmi") else 8
 
 
 _LANES: Final = _lanes()
@@ -136,10 +140,8 @@ class _Block:
     def _add(self, sums: list[Any], weights: list[Any], value: Any) -> None:
         builder = self._builder
         inputs = everywhere(builder, value, _LANES)
-        kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-        fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{_LANES}f32")
         for pointer, of_outputs in zip(sums, weights, strict=True):
-            builder.store(builder.call(fma, [inputs, of_outputs, builder.load(pointer)]), pointer)
+            builder.store(fused(builder, inputs, of_outputs, builder.load(pointer)), pointer)
 
     def _store(self, row: Any, totals: list[Any]) -> None:
         builder = self._builder

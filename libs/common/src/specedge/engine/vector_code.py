@@ -43,3 +43,11 @@ def zeros(builder: Any, kind: Any, lanes: int, num_rows: int, num_vectors: int) 
         [cgutils.alloca_once_value(builder, zero) for _ in range(num_vectors)]
         for _ in range(num_rows)
     ]
+
+
+def fused(builder: Any, one: Any, other: Any, more: Any) -> Any:
+    """``one`` times ``other`` and ``more``, vectors of float32, rounded once."""
+    kind, lanes = one.type, one.type.count
+    function = ir.FunctionType(kind, [kind] * 3)
+    fma = cgutils.get_or_insert_function(builder.module, function, f"llvm.fma.v{lanes}f32")
+    return builder.call(fma, [one, other, more])
