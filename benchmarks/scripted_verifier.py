@@ -51,6 +51,7 @@ class ScriptedVerifier:
         self._queued: dict[int, Batch] = {}
         self._running: dict[int, Batch] = {}
         self._arrived_s = 0.0
+        self._silent_s = self._list_s = 0.0  # when a report, and a share of the sessions, is due
         self._rounds: dict[SessionKey, int] = {}  # of the sessions held: the last one answered
         self._last, self._begun = 0, 0
         self._epoch = (0, 0)
@@ -62,13 +63,18 @@ class ScriptedVerifier:
         await self._link.subscribe(subjects.all_work(self._name), self._on_work)
 
     async def beat(self) -> None:
-        """Send heartbeats until cancelled."""
+        """Be silent for no longer than a heartbeat, until cancelled."""
         while True:
-            await self._tell(self._next_to_list())
-            await asyncio.sleep(HEARTBEAT_S)
+            if self._clock.now_s() >= self._silent_s:
+                await self._tell()
+            await asyncio.sleep(self._silent_s - self._clock.now_s())
 
-    def _next_to_list(self) -> tuple[SessionReport, ...]:
-        """A tenth of the sessions, as a verifier does."""
+    def _next_to_list(self) -> tuple[SessionReport, ...] | None:
+        """A tenth of the sessions where that is due, as a verifier does."""
+        now_s = self._clock.now_s()
+        if now_s < self._list_s:
+            return None
+        self._list_s = now_s + HEARTBEAT_S
         held = list(self._rounds.items())
         first = self._num_listed if self._num_listed < len(held) else 0
         self._num_listed = first + -(-len(held) // BEATS_PER_ROUND)
@@ -113,16 +119,17 @@ class ScriptedVerifier:
             assert key is not None  # the edges are ours
             self._rounds[key] = item.round
             self._answer(key, item)
-        await self._tell(None)
+        await self._tell()
 
-    async def _tell(self, sessions: tuple[SessionReport, ...] | None) -> None:
+    async def _tell(self) -> None:
+        self._silent_s = self._clock.now_s() + HEARTBEAT_S
         stat = Stat.model_construct(
             inc="scripted",
             seq=self._seq,
             identity=MODEL,
             limits=LIMITS,
             slots=(len(self._rounds), SLOTS),
-            sessions=sessions,
+            sessions=self._next_to_list(),
             epoch=self._epoch,
             batches=(*self._running, *self._queued),
             last=self._last,

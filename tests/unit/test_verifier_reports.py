@@ -1,10 +1,14 @@
 """What a verifier's heartbeats say of its sessions; no engine, no link."""
 
 from specedge.protocol.codec import decode
-from specedge.protocol.reports import Stat
+from specedge.protocol.reports import Stat, StepReport
 from specedge_verifier.reports import BEATS_PER_ROUND, PERIOD_S, EngineLoad, Reporter, Who
 from tests.unit.scheduler_facts import IDENTITY, LIMITS, key
 from tests.unit.test_verifier_intake import V1, Desk
+
+
+def step(number: int) -> StepReport:
+    return StepReport(seq=number, rows=1, prefill=0, context=1, sessions=1, ms=20.0)
 
 
 class Reports:
@@ -66,11 +70,48 @@ def test_sessions_that_come_and_go_do_not_keep_others_from_being_named() -> None
     assert {(one.edge, one.session) for one in stays} <= named
 
 
-def test_a_report_out_of_turn_names_none() -> None:
+def test_a_report_soon_after_another_names_none() -> None:
     desk = Desk()
     desk.ready(key("A"))
     reports = Reports(desk)
 
     reports.reporter.tell()
+    reports.reporter.tell()
 
-    assert reports.sent[0].sessions is None
+    first, second = reports.sent
+    assert first.sessions is not None
+    assert len(first.sessions) == 1
+    assert second.sessions is None
+
+
+def test_whoever_reports_each_step_sends_no_heartbeats_beside() -> None:
+    desk = Desk(slots=64)
+    keys = [key("A", number) for number in range(25)]
+    for one in keys:
+        desk.ready(one)
+    reports = Reports(desk)
+    reports.reporter.start()
+    reports.sent.clear()
+
+    num_steps = 2 * BEATS_PER_ROUND + 2
+    for number in range(num_steps):
+        desk.clock.advance(0.6 * PERIOD_S)
+        reports.reporter.after_step(step(number))
+
+    assert [stat.steps[-1].seq for stat in reports.sent] == list(range(num_steps))
+    assert set(reports.named()) == {one.session for one in keys}, "named in reports of steps"
+
+
+def test_after_the_last_step_the_next_report_comes_one_period_later() -> None:
+    desk = Desk()
+    reports = Reports(desk)
+    reports.reporter.start()
+    desk.clock.advance(0.7 * PERIOD_S)
+    reports.reporter.after_step(step(0))
+    reports.sent.clear()
+
+    desk.clock.advance(0.99 * PERIOD_S)
+    assert not reports.sent
+
+    desk.clock.advance(0.02 * PERIOD_S)
+    assert len(reports.sent) == 1

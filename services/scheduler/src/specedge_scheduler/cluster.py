@@ -126,8 +126,7 @@ class Cluster:
         ``max_nodes`` nodes: its sequence number."""
         seq = self._next_seq.get(verifier.name, 1)
         self._next_seq[verifier.name] = seq + 1
-        num_cut = sum(max(0, len(one.draft.token) - max_nodes) for _, one in items)
-        num_rows = sum(one.num_rows for _, one in items) - num_cut
+        num_rows = sum([one.rows_of(max_nodes) for _, one in items])
         is_hosted = all(one.is_hosted for _, one in items)
         verifier.deaf_until_s = -math.inf
         verifier.pipeline.note_sent(seq, SentBatch(items, now_s, num_rows, is_hosted), now_s)

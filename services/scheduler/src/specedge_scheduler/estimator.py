@@ -73,6 +73,8 @@ class StepEstimator:
         self._fits = tuple(StepFit(knee) for knee in KNEES_ROWS)
         self._best = self._fits[-1]
         self._last_seq = -1
+        # Per step since fits were solved for: features and milliseconds, each of every fit.
+        self._unlearned: list[tuple[list[tuple[float, ...]], list[float]]] = []
         num_fits = len(KNEES_ROWS)
         self._spread = np.zeros((num_fits, NUM_FEATURES, NUM_FEATURES))
         self._moment = np.zeros((num_fits, NUM_FEATURES, 1))
@@ -105,9 +107,10 @@ class StepEstimator:
             fit.judge(x, step.ms, is_settled=is_settled)
             for fit, x in zip(self._fits, xs, strict=True)
         ]
-        self._learn(xs, believed_ms)
+        self._unlearned.append((xs, believed_ms))
         # Solving is most of the work; once settled, coefficients change slowly.
         if not is_settled or self.num_steps % SOLVE_EVERY == 0:
+            self._learn()
             self._solve()
         self.num_steps += 1
         self._best = min(self._fits, key=lambda fit: fit.error_ms)
@@ -119,12 +122,18 @@ class StepEstimator:
         x = features_of(rows, context, prefill, self._best.knee_rows)
         return self._best.predict_ms(x)
 
-    def _learn(self, xs: Sequence[Sequence[float]], believed_ms: Sequence[float]) -> None:
-        features = np.array(xs)[:, :, None]  # (fits, features, 1)
-        self._spread *= FORGETTING
-        self._spread += features * features.transpose(0, 2, 1)
-        self._moment *= FORGETTING
-        self._moment += features * np.array(believed_ms)[:, None, None]
+    def _learn(self) -> None:
+        """All steps since the last time, the older ones forgotten as if learned one by one."""
+        xs, believed_ms = zip(*self._unlearned, strict=True)
+        num_steps = len(self._unlearned)
+        self._unlearned.clear()
+        kept = FORGETTING ** np.arange(num_steps - 1, -1, -1)
+        features = np.array(xs).transpose(1, 2, 0)  # (fits, features, steps)
+        weighted = features * kept
+        self._spread *= FORGETTING**num_steps
+        self._spread += weighted @ features.transpose(0, 2, 1)
+        self._moment *= FORGETTING**num_steps
+        self._moment += weighted @ np.array(believed_ms).T[:, :, None]
 
     def _solve(self) -> None:
         matrices = self._spread + _RIDGE

@@ -21,39 +21,54 @@ LEAST_MARGIN_S: Final = 0.0005
 MARGIN_ERRORS: Final = 3.0  # of the estimator's usual error
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+# One is made of every round there is, and a frozen one takes five times as long to make.
+@dataclass(slots=True, eq=False)
 class PendingDraft:
-    """A round that waits here, or is at a verifier. Times in the clock's seconds.
+    """A round that waits here, or is at a verifier; it never changes. Times in the clock's seconds.
 
+    num_nodes  nodes drafted
+    committed  tokens committed before its root's successor
     num_rows   rows it adds to a step: the root, what is appended, what is drafted
     context    KV rows that its step attends over
     is_hosted  whether it is a grant, which goes on at the verifier by itself
     most_tokens  it may yield: path and bonus, or all of a grant
     levels     of each node, how many levels it is below the root
+    num_levels the most of them
     """
 
     draft: Draft
     arrived_s: float
     deadline_s: float
+    num_nodes: int = field(init=False)
+    committed: int = field(init=False)
     num_rows: int = field(init=False)
     context: int = field(init=False)
     is_hosted: bool = field(init=False)
     most_tokens: int = field(init=False)
     levels: list[int] = field(init=False)
+    num_levels: int = field(init=False)
 
     def __post_init__(self) -> None:
         draft = self.draft  # its sizes are asked for often
-        num_rows = 1 + len(draft.append) + len(draft.token)
-        object.__setattr__(self, "num_rows", num_rows)
-        object.__setattr__(self, "context", draft.base + num_rows)
-        object.__setattr__(self, "is_hosted", draft.run > 0)
-        object.__setattr__(self, "levels", levels_of(draft.parent))
-        object.__setattr__(self, "most_tokens", draft.run or 1 + max(self.levels, default=0))
+        num_appended = len(draft.append)
+        self.num_nodes = len(draft.token)
+        self.committed = draft.base + num_appended
+        self.num_rows = 1 + num_appended + self.num_nodes
+        self.context = draft.base + self.num_rows
+        self.is_hosted = draft.run > 0
+        self.levels = levels_of(draft.parent)
+        self.num_levels = max(self.levels, default=0)
+        self.most_tokens = draft.run or 1 + self.num_levels
 
     @property
     def order(self) -> tuple[int, int]:
         """Newest wins: the round, then the try."""
         return self.draft.round, self.draft.try_
+
+    def rows_of(self, max_nodes: int) -> int:
+        """Rows that it adds with no more than its first ``max_nodes`` nodes."""
+        too_many = self.num_nodes - max_nodes
+        return self.num_rows - too_many if too_many > 0 else self.num_rows
 
 
 def levels_of(parents: Sequence[int]) -> list[int]:

@@ -56,13 +56,13 @@ class Rhythm:
     def note_draft(self, pending: PendingDraft) -> bool:
         """A draft arrived, and was found in order: whether it is news, and not said before. What it
         says that the one before it yielded is believed as far as that could have."""
-        draft, base = pending.draft, pending.draft.base + len(pending.draft.append)
-        if draft.round <= self._round:
+        number, base = pending.draft.round, pending.committed
+        if number <= self._round:
             return False
-        if self._round >= 0 and draft.round == self._round + 1:
+        if self._round >= 0 and number == self._round + 1:
             gained = min(max(base - self._base, 1), self._most)
             self.tokens += WEIGHT * (gained - self.tokens)
-        self._round, self._base, self._most = draft.round, base, pending.most_tokens
+        self._round, self._base, self._most = number, base, pending.most_tokens
         self.rows += (1.0 if self.rows == 0.0 else WEIGHT) * (pending.num_rows - self.rows)
         if self.released_s is not None:
             self._learn(pending.arrived_s - self.released_s)

@@ -1,9 +1,11 @@
-"""What the verifier tells schedulers about itself: a heartbeat every 100 ms, and after each step.
+"""What the verifier tells schedulers about itself: after each step, and whenever 100 ms would pass
+without a word.
 
-Absolute figures, so that a lost report heals with the next; of the sessions a share each time.
+Absolute figures, so that a lost report heals with the next; every 100 ms a share of the sessions.
 Reads the state of others, owns only the newest steps.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,8 +26,8 @@ from specedge_verifier.step_plan import num_rows
 
 PERIOD_S: Final = 0.1
 STEPS_REPEATED: Final = 2  # so that a lost report hides no step from the estimator
-BEATS_PER_ROUND: Final = 10  # heartbeats within which every session is listed once
-MAX_SESSIONS_REPORTED: Final = 400  # a heartbeat must fit the broker's message size
+BEATS_PER_ROUND: Final = 10  # shares in which every session is listed once
+MAX_SESSIONS_REPORTED: Final = 400  # a report must fit the broker's message size
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +74,12 @@ class Reporter:
         self._seq = 0
         self._steps: deque[StepReport] = deque(maxlen=STEPS_REPEATED)
         self._next: Cancellable | None = None
+        self._silent_s = -math.inf  # when the last report will be so old that it is time for one
+        self._list_s = -math.inf  # when the next share of the sessions is due
         self._num_listed = 0  # of the sessions, in this round of listing them
 
     def start(self) -> None:
-        """Send heartbeats from now on."""
+        """Be silent for no longer than 100 ms from now on."""
         self._beat()
 
     def close(self) -> None:
@@ -91,7 +95,7 @@ class Reporter:
 
     def tell(self) -> None:
         """A report out of turn, for what schedulers should know at once."""
-        self._send(None)
+        self._send()
 
     def bye(self) -> None:
         """The last word."""
@@ -99,8 +103,16 @@ class Reporter:
         self._publish(subjects.verifier_bye(self._who.verifier), encode(Ending()))
 
     def _beat(self) -> None:
-        self._send(tuple([_session_report(entry) for entry in self._next_to_list()]))
-        self._next = self._clock.call_at(self._clock.now_s() + PERIOD_S, self._beat)
+        if self._clock.now_s() >= self._silent_s:
+            self._send()
+        self._next = self._clock.call_at(self._silent_s, self._beat)
+
+    def _sessions(self, now_s: float) -> tuple[SessionReport, ...] | None:
+        """A share of them, if one is due."""
+        if now_s < self._list_s:
+            return None
+        self._list_s = now_s + PERIOD_S
+        return tuple([_session_report(entry) for entry in self._next_to_list()])
 
     def _next_to_list(self) -> list[Entry]:
         """A share of the sessions: to list all of them each time would cost every scheduler more
@@ -111,7 +123,9 @@ class Reporter:
         self._num_listed = first + share
         return entries[first : self._num_listed]
 
-    def _send(self, sessions: tuple[SessionReport, ...] | None) -> None:
+    def _send(self) -> None:
+        now_s = self._clock.now_s()
+        self._silent_s = now_s + PERIOD_S
         wants = [entry.want for entry in self._table.wants.values() if entry.want is not None]
         load = self._load()
         stat = Stat.model_construct(
@@ -120,7 +134,7 @@ class Reporter:
             identity=self._who.identity,
             limits=self._who.limits,
             slots=(self._pool.num_leased, self._pool.num_slots),
-            sessions=sessions,
+            sessions=self._sessions(now_s),
             epoch=self._ledger.epoch,
             batches=self._ledger.held,
             last=self._ledger.last,

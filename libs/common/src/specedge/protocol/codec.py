@@ -33,6 +33,7 @@ from specedge.tree.token_tree import IntArray
 MAX_BODY_BYTES: Final = 1 << 20  # the broker's own bound is lower; this one is ours
 MAX_HEADER_BYTES: Final = 1 << 16
 MAX_ERROR_CHARS: Final = 300
+_ITEM_FIELDS: Final = set(BatchItem.model_fields)  # shared by all items: nobody changes one
 _ITEM_DTYPE: Final = np.dtype("<u4")
 _VERSION_ONLY: Final = orjson.dumps({"v": PROTOCOL_VERSION})
 _VERSION_FIRST: Final = _VERSION_ONLY[:-1] + b","
@@ -147,16 +148,12 @@ def batch_item(
 ) -> BatchItem:
     """A validated draft as the scheduler passes it on: what is left of its budget, when the next
     one is wanted, and no more than its first ``max_nodes`` nodes."""
-    fields = {
-        **draft.__dict__,
-        "budget_ms": budget_ms,
-        "e": key.edge,
-        "s": key.session,
-        "held_ms": round(held_ms, 3),
-        "next_ms": round(next_ms, 1),
-    }
+    fields = draft.__dict__.copy()
+    fields["budget_ms"] = budget_ms
+    fields["e"], fields["s"] = key
+    fields["held_ms"], fields["next_ms"] = round(held_ms, 3), round(next_ms, 1)
     if len(draft.token) > max_nodes:
-        fields.update(token=draft.token[:max_nodes], parent=draft.parent[:max_nodes])
+        fields["token"], fields["parent"] = draft.token[:max_nodes], draft.parent[:max_nodes]
     return _assembled(fields)
 
 
@@ -164,10 +161,11 @@ def _assembled(fields: dict[str, object]) -> BatchItem:
     """An item of exactly these fields, all of them, already valid. ``model_construct`` would look
     for what is missing, which costs four times as much, for every round there is."""
     item = BatchItem.__new__(BatchItem)
-    object.__setattr__(item, "__dict__", fields)
-    object.__setattr__(item, "__pydantic_fields_set__", set(fields))
-    object.__setattr__(item, "__pydantic_extra__", None)
-    object.__setattr__(item, "__pydantic_private__", None)
+    put = object.__setattr__
+    put(item, "__dict__", fields)
+    put(item, "__pydantic_fields_set__", _ITEM_FIELDS)
+    put(item, "__pydantic_extra__", None)
+    put(item, "__pydantic_private__", None)
     return item
 
 

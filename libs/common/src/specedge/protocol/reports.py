@@ -52,12 +52,13 @@ class AheadReport(Part):
 
 
 class Stat(Body):
-    """Verifier → schedulers, every 100 ms and after each step. Absolute figures: a lost one heals.
+    """Verifier → schedulers, after each step, and whenever 100 ms would pass without one. Absolute
+    figures: a lost one heals.
 
     inc       random per process start; a new one means: everything in flight there is gone
     seq       numbered from 0 per incarnation
-    sessions  in heartbeats: some of the sessions held, in turn: within a second or two each is
-              named; None in reports after a step
+    sessions  every 100 ms or so: some of the sessions held, in turn: within a second or two each is
+              named; None in other reports
     batches   seqs of batches held: queued or running; one that was held and is not is answered
     last      highest batch seq received, under ``epoch``
     begun     highest batch seq of which a round went into a step

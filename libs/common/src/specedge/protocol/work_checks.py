@@ -46,17 +46,20 @@ EXPIRED: Final = Fault(
 def find_size_fault(work: Draft, limits: Limits) -> Fault | None:
     """Where a draft or grant is over what its session may ask for, or None. For schedulers too:
     they count on what drafts say of themselves."""
-    sizes = (
-        ("token", len(work.token), limits.nodes),
-        ("append", len(work.append), limits.append),
-        ("run", work.run, limits.grant),
-        ("base", work.base + len(work.append), limits.context),
-    )
-    for field, size, limit in sizes:
-        if size > limit:
-            message = f"{field} is {size}, over this session's limit of {limit}"
-            return Fault(Reason.OVER_LIMIT, message, field)
+    if len(work.token) > limits.nodes:
+        return _over("token", len(work.token), limits.nodes)
+    if len(work.append) > limits.append:
+        return _over("append", len(work.append), limits.append)
+    if work.run > limits.grant:
+        return _over("run", work.run, limits.grant)
+    if work.base + len(work.append) > limits.context:
+        return _over("base", work.base + len(work.append), limits.context)
     return None
+
+
+def _over(field: str, size: int, limit: int) -> Fault:
+    message = f"{field} is {size}, over this session's limit of {limit}"
+    return Fault(Reason.OVER_LIMIT, message, field)
 
 
 def find_work_fault(work: Draft, limits: Limits, vocab_size: int) -> Fault | None:

@@ -34,6 +34,10 @@ class TokenBucket:
         self._level = capacity
         self._at_s = now_s
 
+    def has_some(self, now_s: float) -> bool:
+        """Whether something may be taken now."""
+        return self._refill(now_s) > 0
+
     def wait_ms(self, now_s: float) -> int:
         """0 if something may be taken now, else how long until it may."""
         if self._refill(now_s) > 0:

@@ -46,7 +46,7 @@ class BatchRoom(NamedTuple):
 
     def rows_of(self, pending: PendingDraft) -> int:
         """Rows that a round takes here."""
-        return pending.num_rows - max(0, len(pending.draft.token) - self.nodes)
+        return pending.rows_of(self.nodes)
 
 
 class _Left:
@@ -107,7 +107,15 @@ class FairRing(Generic[K]):
 
     def leave(self, key: K) -> None:
         """It waits for nothing more."""
+        self._drop(key, self._tag.pop(key))
+
+    def serve_and_leave(self, key: K, cost: int) -> None:
+        """``pay`` and ``leave`` at once: without a turn that nobody takes."""
         tag = self._tag.pop(key)
+        self._count = max(self._count, tag)
+        self._drop(key, tag + cost)
+
+    def _drop(self, key: K, tag: int) -> None:
         if not self._tag:  # nobody was passed over: all start alike again
             self._count = max(self._count, tag, max(self._past.values(), default=0))
             self._past.clear()
@@ -187,11 +195,9 @@ class BatchPlanner:
                 self._passed_over = key  # it is first in the next batch
                 break
             chosen.append((key, waiting[key]))
-            self._edges.pay(key.edge, rows)
-            self._edges.leave(key.edge)
+            self._edges.serve_and_leave(key.edge, rows)
             if ring := self._sessions.get(key.edge):
-                ring.pay(key, rows)
-                ring.leave(key)
+                ring.serve_and_leave(key, rows)
         return chosen
 
     def _enter_one_each(self, key_of: Mapping[EdgeId, SessionKey]) -> None:
@@ -217,8 +223,7 @@ class BatchPlanner:
 
     def _serve(self, key: SessionKey, rows: int, of_edge: dict[EdgeId, list[SessionKey]]) -> None:
         self._edges.pay(key.edge, rows)
-        self._sessions[key.edge].pay(key, rows)
-        self._sessions[key.edge].leave(key)
+        self._sessions[key.edge].serve_and_leave(key, rows)
         of_edge[key.edge].remove(key)
         if not of_edge[key.edge]:
             del of_edge[key.edge]
@@ -227,19 +232,19 @@ class BatchPlanner:
 
 def message_bytes(pending: PendingDraft, max_nodes: int = MAX_NODES) -> int:
     """A bound for the bytes of this round inside a batch, with so many of its nodes at most."""
-    draft = pending.draft
-    num_nodes = min(len(draft.token), max_nodes)
-    return ITEM_BYTES + NODE_BYTES * num_nodes + APPENDED_BYTES * len(draft.append)
+    num_appended = pending.num_rows - 1 - pending.num_nodes
+    num_nodes = min(pending.num_nodes, max_nodes)
+    return ITEM_BYTES + NODE_BYTES * num_nodes + APPENDED_BYTES * num_appended
 
 
 def node_cap(rounds: Collection[PendingDraft], room: BatchRoom) -> int:
     """The most nodes of each round such that all ``rounds`` fit the room's rows, if that leaves
     each at least ``LEAST_NODES``: the last nodes of a draft are worth least, so many short drafts
     yield more than a few long ones. ``MAX_NODES`` if nothing needs to be cut."""
-    nodes = sorted(len(pending.draft.token) for pending in rounds)
-    left = room.rows - sum(1 + len(pending.draft.append) for pending in rounds)
-    if sum(nodes) <= left:
+    if sum([pending.num_rows for pending in rounds]) <= room.rows:
         return MAX_NODES
+    nodes = sorted([pending.num_nodes for pending in rounds])
+    left = room.rows - sum([pending.num_rows - pending.num_nodes for pending in rounds])
     share, num_left = left // len(nodes), len(nodes)
     for size in nodes:
         if size > share:

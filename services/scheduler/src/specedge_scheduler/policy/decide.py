@@ -168,16 +168,21 @@ class SchedulerPolicy:
 
     def _send_batches(self, now_s: float) -> list[Effect]:
         """Ask about every verifier of which something new is known, or whose moment came."""
-        effects = self._place_homeless()
-        names = set(self.cluster.changed)
-        self.cluster.changed.clear()
+        effects = self._place_homeless() if self.cluster.homeless else []
+        names = self.cluster.changed
         while self._alarms and self._alarms[0][0] <= now_s:
             at_s, name = heappop(self._alarms)
             if self._wakes.get(name) == at_s:  # else another moment was wished for since
                 del self._wakes[name]
                 names.add(name)
-        for name in sorted(names & self.cluster.verifiers.keys()):
-            effects += self._dispatch(self.cluster.verifiers[name], now_s)
+        if not names:
+            return effects
+        in_order = sorted(names)
+        names.clear()
+        for name in in_order:
+            verifier = self.cluster.verifiers.get(name)
+            if verifier is not None:
+                effects += self._dispatch(verifier, now_s)
         return effects
 
     def _place_homeless(self) -> list[Effect]:
@@ -231,8 +236,8 @@ class SchedulerPolicy:
                 ]
             ),
         )
-        num_nodes = sum(1 + len(item.append) + len(item.token) for item in batch.items)
-        return SendBatch(verifier.name, batch, num_nodes, plan.reason)
+        num_rows = sum([pending.rows_of(plan.nodes) for _, pending in plan.rounds])
+        return SendBatch(verifier.name, batch, num_rows, plan.reason)
 
 
 def make_dispatch(limits: SchedulerLimits) -> Dispatch:

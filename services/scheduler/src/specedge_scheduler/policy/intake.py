@@ -44,11 +44,11 @@ class _Allowance:
 
     def take(self, num_nodes: int, now_s: float) -> int:
         """Pay for a message; 0, or the milliseconds to wait: then nothing was paid."""
-        wait_ms = max(self.messages.wait_ms(now_s), self.nodes.wait_ms(now_s))
-        if wait_ms == 0:
-            self.messages.take(1)
-            self.nodes.take(num_nodes)
-        return wait_ms
+        if not (self.messages.has_some(now_s) and self.nodes.has_some(now_s)):
+            return max(self.messages.wait_ms(now_s), self.nodes.wait_ms(now_s))
+        self.messages.take(1)
+        self.nodes.take(num_nodes)
+        return 0
 
     def is_unused(self, now_s: float) -> bool:
         """Whether a new one would allow as much."""
@@ -124,8 +124,10 @@ class Intake:
         refused = self._refuse_work(key, session, 1 + len(draft.token), now_s)
         if refused is not None:
             return [AnswerSession(key, _rejected(draft.round, draft.try_, *refused))]
-        session = self._cluster.session(key, now_s)
-        name = home(self._cluster, session, self._limits, prefer=draft.at)
+        if session is None:
+            session = self._cluster.session(key, now_s)
+        session.heard_s = now_s
+        name = session.verifier or home(self._cluster, session, self._limits, prefer=draft.at)
         pending = PendingDraft(draft, now_s, now_s + draft.budget_ms / 1000)
         if name is not None:
             over = self.judge(session, pending, self._cluster.verifiers[name])

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from specedge.ids import EdgeId, SessionKey
+from specedge.ids import SessionKey
 from specedge.protocol.messages import MAX_NODES
 from specedge_scheduler.pipeline import PendingDraft
 from specedge_scheduler.policy.batching import UNBOUNDED, BatchPlanner, BatchRoom, node_cap
@@ -27,7 +27,7 @@ from specedge_scheduler.policy.prospects import (
 from specedge_scheduler.policy.row_worth import RowWorth
 from specedge_scheduler.policy.trials import Trials
 from specedge_scheduler.policy.types import SchedulerLimits
-from specedge_scheduler.views import Session, Verifier
+from specedge_scheduler.views import Verifier
 
 EARLY_SHARE: Final = 0.15  # of a step before its end, a full batch goes: nothing is lost by it
 # Batches: what rows are worth changes slowly, and takes a while to find. Odd, since often two
@@ -102,15 +102,11 @@ class JustInTimeDispatch:
 
     def _is_saturated(self, verifier: Verifier, room: BatchRoom) -> bool:
         waiting = verifier.waiting.values()
-        rows = sum(self._rows_of(one) for one in waiting) / len(waiting)
-        context = sum(one.context for one in waiting) / len(waiting)
-        drafting = sum(not one.is_hosted for one in verifier.sessions.values())
+        rows = sum([one.rows_of(self._cap) for one in waiting]) / len(waiting)
+        context = sum([one.context for one in waiting]) / len(waiting)
+        drafting = sum([not one.is_hosted for one in verifier.sessions.values()])
         places = max(1, min(room.places(rows), drafting))
-        step_ms = verifier.estimator.predict_ms(round(places * rows), round(places * context))
-        return is_saturated(verifier, drafting, places, step_ms / 1000)
-
-    def _rows_of(self, pending: PendingDraft) -> int:
-        return pending.num_rows - max(0, len(pending.draft.token) - self._cap)
+        return is_saturated(verifier, drafting, places, _step_s(verifier, rows, context, places))
 
     def _may_hold(self, verifier: Verifier, now_s: float) -> bool:
         """Holds follow one another, each for somebody else: together no longer than a step."""
@@ -137,7 +133,7 @@ class JustInTimeDispatch:
         dear, they are cut to what pays."""
         waiting = list(verifier.waiting.values())[: room.sessions]
         if self._worth.is_known:
-            most_nodes = max(len(one.draft.token) for one in waiting)
+            most_nodes = max([one.num_nodes for one in waiting])
             if self._num_capped % CAP_EVERY == 0 or most_nodes > self._capped_nodes:
                 self._cap = MAX_NODES  # what a cut yields is weighed against whole drafts
                 self._cap = self._dear_cap(verifier, room, waiting)
@@ -166,40 +162,36 @@ class JustInTimeDispatch:
         others = len(drafting) - len(chosen)
         if others <= 0 or not chosen or not self._trials.habits.tells:
             return {}
-        usual_rows = max(1.0, sum(self._rows_of(one) for _, one in chosen) / len(chosen))
-        places = room.places(usual_rows)
-        full_s = self._usual_step_s(verifier, chosen, min(places, len(drafting)))
+        num = len(chosen)
+        rows = sum([one.rows_of(self._cap) for _, one in chosen]) / num
+        context = sum([one.context for _, one in chosen]) / num
+        places = room.places(max(1.0, rows))
+        full_s = _step_s(verifier, rows, context, min(places, len(drafting)))
         if not is_saturated(verifier, len(drafting), places, full_s):
             return {}  # who comes later than that finds a place as soon
-        step_s = self._usual_step_s(verifier, chosen, min(others, places))
+        step_s = _step_s(verifier, rows, context, min(others, places))
         shares = places_of(drafting, places)
         # What a round takes on its way, to the verifier and back, its edge knows and leaves. A step
         # of one round waits for it, so late costs no more than the wait. A larger one goes without
         # whoever is late, who then waits for a whole step: there a batch's lead is left as well.
         lead_s = 0.0 if places == 1 else verifier.pipeline.lead_s
+        # Room for everybody, but not everybody is here: two groups alternate.
+        least = 1 if 3 * others >= len(drafting) and len(shares) > 1 else 0
         return {
-            key: max(0.0, self._steps_between(shares, key.edge, others, drafting) * step_s - lead_s)
+            key: max(0.0, max(least, _steps_between(*shares[key.edge])) * step_s - lead_s)
             for key, _ in chosen
         }
 
-    def _steps_between(
-        self,
-        shares: dict[EdgeId, tuple[float, int]],
-        edge: EdgeId,
-        others: int,
-        drafting: Sequence[Session],
-    ) -> int:
-        share, num_sessions = shares[edge]
-        between = math.ceil(num_sessions / max(share, 1e-6) - 1e-6) - 1
-        # Room for everybody, but not everybody is here: two groups alternate.
-        is_alternating = 3 * others >= len(drafting)
-        return max(between, 1 if is_alternating and len(shares) > 1 else 0)
 
-    def _usual_step_s(self, verifier: Verifier, chosen: Rounds, num_rounds: int) -> float:
-        share = num_rounds / len(chosen)
-        rows = share * sum(self._rows_of(one) for _, one in chosen)
-        context = share * sum(one.context for _, one in chosen)
-        return verifier.estimator.predict_ms(round(rows), round(context)) / 1000
+def _steps_between(share: float, num_sessions: int) -> int:
+    """Steps that go by between two of a session, where so many share ``share`` places of each."""
+    return math.ceil(num_sessions / max(share, 1e-6) - 1e-6) - 1
+
+
+def _step_s(verifier: Verifier, rows: float, context: float, num_rounds: int) -> float:
+    """Of a step of so many rounds of ``rows`` and ``context`` each."""
+    step_ms = verifier.estimator.predict_ms(round(num_rounds * rows), round(num_rounds * context))
+    return step_ms / 1000
 
 
 def _is_full(verifier: Verifier, room: BatchRoom) -> bool:

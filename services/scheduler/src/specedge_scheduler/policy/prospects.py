@@ -6,9 +6,10 @@ waits delays everybody by the wait. Judged by tokens per second, never by how bu
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from specedge.ids import EdgeId
@@ -23,13 +24,9 @@ LOOK_AHEAD: Final = 16  # arrivals
 SAME_MOMENT_S: Final = 0.0002
 
 
-class Share(NamedTuple):
-    """What one session's round brings to a step, as usual or as it stands: ``at_s`` when."""
-
-    at_s: float
-    tokens: float
-    rows: float
-    context: float
+# What one session's round brings to a step, as usual or as it stands: when, in the clock's seconds,
+# tokens, rows, context. A bare tuple: dozens are made for every batch.
+Share = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +55,17 @@ def outlook(verifier: Verifier, now_s: float, places: int) -> Outlook:
                 left_of[key.edge] -= 1
                 if left_of[key.edge] < 0:
                     continue
-            rows, context = pending.num_rows, pending.context
-            waiting.append(Share(pending.arrived_s, rhythm.tokens, rows, context))
-            continue
-        if session.is_hosted or rhythm.is_late(now_s):
+            waiting.append((pending.arrived_s, rhythm.tokens, pending.num_rows, pending.context))
             continue
         released_s = rhythm.released_s
-        if released_s is None:
-            released_s = ends_s if ends_s is not None and session.is_out else None
-        at_s = None if released_s is None else rhythm.expected_s(released_s)
+        if released_s is None and session.is_out:
+            released_s = ends_s
+        if released_s is None or session.is_hosted or rhythm.is_late(now_s):
+            continue
+        at_s = rhythm.expected_s(released_s)
         if at_s is not None:
-            coming.append(Share(max(at_s, now_s), rhythm.tokens, rhythm.rows, rhythm.context))
-    coming.sort(key=lambda share: share.at_s)
+            coming.append((max(at_s, now_s), rhythm.tokens, rhythm.rows, rhythm.context))
+    coming.sort(key=itemgetter(0))
     return Outlook(tuple(waiting), tuple(coming))
 
 
@@ -100,10 +96,10 @@ class Forecast:
         self._num_here = len(seen.waiting)
         # Everybody in the order of service; sums over the first so many of them.
         queue = (*seen.waiting, *seen.coming)
-        self._at_s = [max(share.at_s, start_s) for share in queue]
-        self._tokens = _sums(share.tokens for share in queue)
-        self._rows = _sums(share.rows for share in queue)
-        self._context = _sums(share.context for share in queue)
+        columns: Sequence[Sequence[float]] = tuple(zip(*queue, strict=True)) or ((),) * 4
+        at_s, tokens, rows, context = columns
+        self._at_s = [max(one_s, start_s) for one_s in at_s]
+        self._tokens, self._rows, self._context = _sums(tokens), _sums(rows), _sums(context)
 
     @property
     def places(self) -> int:

@@ -51,16 +51,22 @@ class RowWorth:
         rounds are worth together."""
         if len(self._last) > len(living) + GONE_KEPT:
             self._last = {key: last for key, last in self._last.items() if key in living}
-        worth = list(accumulate(self._reach()))
+        rounds = tuple(rounds)
+        most_levels = max([pending.num_levels for _, pending in rounds], default=0)
+        worth = list(accumulate(self._reach(most_levels)))
         tokens = 0.0
         for key, pending in rounds:
-            draft = pending.draft
-            committed = draft.base + len(draft.append)
+            number, committed, num_levels = (
+                pending.draft.round,
+                pending.committed,
+                pending.num_levels,
+            )
+            if pending.num_nodes > max_nodes:
+                num_levels = max(pending.levels[:max_nodes], default=0)
             last = self._last.get(key)
-            if last is not None and last[0] == draft.round - 1:
+            if last is not None and last[0] == number - 1:
                 self._learn(committed - last[1] - 1, last[2])
-            num_levels = max(pending.levels[:max_nodes], default=0)
-            self._last[key] = draft.round, committed, num_levels
+            self._last[key] = number, committed, num_levels
             tokens += worth[min(num_levels, MOST_LEVELS)]
         return tokens
 
@@ -70,7 +76,7 @@ class RowWorth:
         """How many nodes of each draft yield most tokens per second, if ``rest_ms`` of the time per
         step passes however long it is. ``MAX_NODES``: all of them."""
         gains = self._gains(rounds)
-        rows = sum(1 + len(pending.draft.append) for pending in rounds)
+        rows = sum([pending.num_rows - pending.num_nodes for pending in rounds])
         tokens = float(len(rounds))
         stride = max(1, len(gains) // SIZES_TRIED)
         rates: list[tuple[int, float]] = []
@@ -86,29 +92,31 @@ class RowWorth:
     def _gains(self, rounds: Collection[PendingDraft]) -> list[tuple[float, int]]:
         """Of the first nodes of all drafts, of the second ones, …: tokens that they add, and how
         many there are."""
-        reach = self._reach()
-        size = max((len(pending.draft.token) for pending in rounds), default=0)
+        deepest = max([pending.num_levels for pending in rounds], default=0)
+        reach = self._reach(deepest)
+        reach += reach[-1:] * (deepest - MOST_LEVELS)  # levels beyond are not told apart
+        size = max([pending.num_nodes for pending in rounds], default=0)
         gains, counts = [0.0] * size, [0] * size
         for pending in rounds:
             levels = pending.levels
-            num_at = [0] * (len(levels) + 2)
+            num_at = [0] * (pending.num_levels + 1)
             for level in levels:
                 num_at[level] += 1
-            worth = [
-                reach[min(level, MOST_LEVELS)] / max(1, num) for level, num in enumerate(num_at)
-            ]
+            worth = [chance / (num or 1) for chance, num in zip(reach, num_at, strict=False)]
             for node, level in enumerate(levels):
                 gains[node] += worth[level]
                 counts[node] += 1
         return list(zip(gains, counts, strict=True))
 
-    def _reach(self) -> list[float]:
-        """By level, 0 … ``MOST_LEVELS``: how often the accepted path goes so far."""
-        reach, chance = [1.0], 0.5
-        for level in range(MOST_LEVELS):
+    def _reach(self, levels: int) -> list[float]:
+        """By level, from 0 to so many, ``MOST_LEVELS`` at most: how often the accepted path goes so
+        far."""
+        reach, chance, far = [1.0], 0.5, 1.0
+        for level in range(min(levels, MOST_LEVELS)):
             if level < len(self._seen):
                 chance = (self._right[level] + DOUBT * chance) / (self._seen[level] + DOUBT)
-            reach.append(reach[-1] * chance)
+            far *= chance
+            reach.append(far)
         return reach
 
     def _learn(self, num_accepted: int, num_levels: int) -> None:

@@ -79,6 +79,7 @@ class SimVerifier:
         self._wakes = False
         self._ended_s: float | None = None
         self._seq = 0
+        self._silent_s = 0.0  # when it would have been silent for too long
         self._steps: deque[StepReport] = deque(maxlen=STEPS_REPEATED)
         self._num_steps = 0
 
@@ -182,13 +183,16 @@ class SimVerifier:
     # ------------------------------------------------------------ reports
 
     def _beat(self) -> None:
-        if not self.is_dead:
+        if self.is_dead:
+            return
+        if self._time.now_s >= self._silent_s:
             self._tell()
-            self._time.call_at(self._time.now_s + HEARTBEAT_S, self._beat)
+        self._time.call_at(self._silent_s, self._beat)
 
     def _tell(self) -> None:
         if self.is_dead:
             return
+        self._silent_s = self._time.now_s + HEARTBEAT_S
         stat = Stat.model_construct(
             inc=self._incarnation,
             seq=self._seq,
