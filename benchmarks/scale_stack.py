@@ -14,6 +14,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
+from benchmarks.awake import kept_awake
 from benchmarks.children import COMMON_FLAGS, running, url_of
 from benchmarks.emulate import flags_of
 from benchmarks.paper_stack import cpu_seconds, run_cell
@@ -35,6 +36,7 @@ class Outcome:
 
     cpu_s   of each process
     memory  (seconds, resident bytes) of the scheduler; empty where nobody looked
+    spent   (seconds, CPU seconds) of the scheduler, as often
     load    what the load says of itself
     """
 
@@ -42,13 +44,18 @@ class Outcome:
     cpu_s: dict[str, float]
     wall_s: float
     memory: list[tuple[float, int]]
+    spent: list[tuple[float, float]]
     load: dict[str, Any]
 
 
-async def run_scripted(run_dir: Path, arguments: argparse.Namespace) -> Outcome:
-    """Edges and verifiers by script. Raises CommandFailed if one of the processes ends."""
+async def run_scripted(
+    run_dir: Path, arguments: argparse.Namespace, *, is_awake: bool = True
+) -> Outcome:
+    """Edges and verifiers by script; ``is_awake``: on cores that do not sleep in between. Raises
+    CommandFailed if one of the processes ends."""
     cores = Cores.of_this_machine()
-    async with Broker(store_dir=run_dir / "broker") as broker:
+    spinning = kept_awake((cores.verifier, cores.others) if is_awake else ())
+    async with spinning, Broker(store_dir=run_dir / "broker") as broker:
         flags = ("--nats-url", broker.url, *COMMON_FLAGS)
         plan = ProcessPlan("scheduler", SCHEDULER_MODULE, flags)
         async with running([plan], run_dir) as (scheduler,):
@@ -60,7 +67,7 @@ async def run_scripted(run_dir: Path, arguments: argparse.Namespace) -> Outcome:
                 await load.until("measuring")
                 before = await asyncio.to_thread(read, url_of(scheduler))
                 began_s, cpu_s = monotonic(), cpu_seconds(pids)
-                memory = await _watch(scheduler.pid, arguments.seconds - 2 * SAMPLE_S)
+                memory, spent = await _watch(scheduler.pid, arguments.seconds - 2 * SAMPLE_S)
                 await load.until("over")
                 wall_s, late_s = monotonic() - began_s, cpu_seconds(pids)
                 after = await asyncio.to_thread(read, url_of(scheduler))
@@ -69,7 +76,7 @@ async def run_scripted(run_dir: Path, arguments: argparse.Namespace) -> Outcome:
                 await load.end()
     used_s = {name: late_s[name] - cpu_s[name] for name in cpu_s}
     counted = {name: said[name] for name in ("sessions", "refused", "said_again")}
-    return Outcome(after - before, used_s, wall_s, memory, counted)
+    return Outcome(after - before, used_s, wall_s, memory, spent, counted)
 
 
 async def run_services(run_dir: Path, arguments: argparse.Namespace) -> Outcome:
@@ -77,7 +84,7 @@ async def run_services(run_dir: Path, arguments: argparse.Namespace) -> Outcome:
     scenario = _scenario(arguments)
     cell = await run_cell(run_dir, flags_of(scenario, -(-arguments.edges // FLEETS)))
     cpu_s = {name: share * cell.wall_s for name, share in cell.cpu_share.items()}
-    return Outcome(cell.scheduler, cpu_s, cell.wall_s, [], {})
+    return Outcome(cell.scheduler, cpu_s, cell.wall_s, [], [], {})
 
 
 class _LoadProcess:
@@ -121,13 +128,18 @@ def _pin(pid: int | None, core: str) -> None:
         os.sched_setaffinity(pid, {int(core)})
 
 
-async def _watch(pid: int | None, for_s: float) -> list[tuple[float, int]]:
-    """Its resident memory, now and then."""
-    seen, began_s = [], monotonic()
+async def _watch(
+    pid: int | None, for_s: float
+) -> tuple[list[tuple[float, int]], list[tuple[float, float]]]:
+    """Its resident memory, and the CPU time that it used, now and then."""
+    memory: list[tuple[float, int]] = []
+    spent: list[tuple[float, float]] = []
+    began_s = monotonic()
     while (at_s := monotonic() - began_s) < for_s:
-        seen.append((at_s, _resident_bytes(pid)))
+        memory.append((at_s, _resident_bytes(pid)))
+        spent.extend((at_s, used_s) for used_s in cpu_seconds({"it": pid}).values())
         await asyncio.sleep(SAMPLE_S)
-    return seen
+    return memory, spent
 
 
 def _resident_bytes(pid: int | None) -> int:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.scale import figures, slope
+from benchmarks.scale import figures, slope, window_shares
 from benchmarks.scale_stack import Outcome
 from benchmarks.scrape import Reading
 
@@ -20,7 +20,9 @@ def test_cost_is_the_process_time_over_the_rounds_passed_on() -> None:
         "specedge_decision_seconds_sum": 0.2,
         "specedge_nats_messages_total": 6000.0,
     }
-    outcome = Outcome(Reading(values, {}), {"scheduler": 0.4, "load": 1.0}, 2.0, [], {"refused": 1})
+    outcome = Outcome(
+        Reading(values, {}), {"scheduler": 0.4, "load": 1.0}, 2.0, [], [], {"refused": 1}
+    )
 
     found = figures(outcome)
 
@@ -30,3 +32,14 @@ def test_cost_is_the_process_time_over_the_rounds_passed_on() -> None:
     assert found["messages_per_round"] == 1.5
     assert found["load_refused"] == 1.0
     assert "grows_bytes_per_s" not in found
+    assert "quietest_us_per_round" not in found
+
+
+def test_a_neighbour_that_slows_some_seconds_shows_in_their_windows_only() -> None:
+    used_s, spent = 0.0, []
+    for quarter in range(49):
+        spent.append((0.25 * quarter, used_s))
+        used_s += 0.25 * (0.6 if 16 <= quarter < 32 else 0.3)
+
+    assert window_shares(spent) == pytest.approx([0.3, 0.6, 0.3])
+    assert window_shares([]) == []

@@ -70,7 +70,9 @@ class Driver:
         self._incarnation = incarnation
         self._spans = spans
         self._inbox: list[Event] = []
-        self._awake = asyncio.Event()  # something is in the inbox, or a moment has come
+        # Done when something is in the inbox, or a moment has come; a new one for each wait, which
+        # is what an event would make as well, behind a lock.
+        self._awake: asyncio.Future[None] | None = None
         self._alarm: Cancellable | None = None
         self._alarm_s = math.inf  # when it rings
         self._heard: list[Subscription] = []
@@ -111,11 +113,15 @@ class Driver:
         """Return when something has arrived, or the policy's own moment has come."""
         if self._inbox:
             return
-        self._awake.clear()
         due_s = min(self._policy.next_due_s(), self._next_stat_s)
         if due_s < self._alarm_s:  # else it rings in time, at worst for nothing
             self._ring_at(due_s)
-        await self._awake.wait()
+        self._awake = asyncio.get_running_loop().create_future()
+        await self._awake
+
+    def _wake(self) -> None:
+        if self._awake is not None and not self._awake.done():
+            self._awake.set_result(None)
 
     def _ring_at(self, due_s: float) -> None:
         if self._alarm is not None:
@@ -127,14 +133,14 @@ class Driver:
 
     def _on_alarm(self) -> None:
         self._alarm, self._alarm_s = None, math.inf
-        self._awake.set()
+        self._wake()
 
     def _tell(self, event: Event) -> None:
         if len(self._inbox) >= INBOX_EVENTS:
             self._metrics.dropped.labels("inbox_full").inc()
             return
         self._inbox.append(event)
-        self._awake.set()
+        self._wake()
 
     def _on_verifier(self, message: Message) -> None:
         event = event_of_verifier(message, self._metrics)
@@ -154,20 +160,16 @@ class Driver:
         now_s = self._clock.now_s()
         events, self._inbox = self._inbox, []
         effects: list[Effect] = []
+        events.append(TURN_ENDED)
         for event in events:
-            effects += self._ask(event, now_s)
-        effects += self._ask(TURN_ENDED, now_s)
+            try:
+                effects += self._policy.on(event, now_s)
+            except Exception:  # the task's root: one event must not stop the service
+                self._metrics.dropped.labels("failed").inc()
+                _log.exception("event_failed", kind=type(event).__name__)
         self._metrics.decisions.observe(thread_time() - began_s)
         for effect in effects:
             await self._perform(effect)
-
-    def _ask(self, event: Event, now_s: float) -> list[Effect]:
-        try:
-            return self._policy.on(event, now_s)
-        except Exception:  # the task's root: one event must not stop the service
-            self._metrics.dropped.labels("failed").inc()
-            _log.exception("event_failed", kind=type(event).__name__)
-            return []
 
     async def _perform(self, effect: Effect) -> None:
         self._metrics.note(effect)

@@ -116,8 +116,7 @@ class SchedulerMetrics:
                 self.batches_sent += 1
                 self._count_batch(effect.reason)
                 self._rows.observe(effect.num_nodes)
-                for item in effect.batch.items:
-                    self._held.observe(item.held_ms / 1000)
+                self._held.observe_all([item.held_ms / 1000 for item in effect.batch.items])
             case AnswerSession(message=Rejected() as message):
                 self.rejected.labels(str(message.rejected)).inc()
             case AnswerOpen(reply=Refused() as reply):

@@ -178,7 +178,7 @@ class Pipeline:
         for batch in self.sent.values():
             if batch.has_begun:
                 rows += batch.num_rows
-                context += sum(pending.context for _, pending in batch.items)
+                context += sum([pending.context for _, pending in batch.items])
         prefill = max(0, running_rows - rows - own_rows)
         rows += min(own_rows, max(0, running_rows - rows))
         return self.estimator.predict_ms(rows, context, prefill) / 1000

@@ -12,8 +12,8 @@ client with these faults cured at their root:
 - a broker that offers no TLS was spoken to in the clear even where TLS was wanted.
 
 They are cured by overriding private methods, hence the check of the version. So is one cost: a task
-and a queue for each subscription. Here messages wait for the loop's next turn in ``_Inbox``, all
-that were read together, and are handed over in one go.
+and a queue for each subscription. Here what was read together waits in ``_Inbox`` until all of it
+is parsed, and is handed over in one go, in the same turn of the loop.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ import nats.aio.client
 from nats import errors
 from nats.aio.transport import TcpTransport
 from nats.protocol import command
+from nats.protocol.parser import Parser
 
 from specedge.credentials.nkey import UserKey
 from specedge.errors import (
@@ -149,8 +150,8 @@ class _Transport(TcpTransport):
 
 
 class _Inbox:
-    """What has arrived for one subscription and waits for the loop's next turn. ``on_drop`` is told
-    of what found it full."""
+    """What has arrived for one subscription, until all that was read with it is parsed. ``on_drop``
+    is told of what found it full."""
 
     __slots__ = ("_deliver", "_max_pending", "_on_drop", "_pending")
 
@@ -162,22 +163,37 @@ class _Inbox:
         self._on_drop = on_drop
         self._pending: deque[Message] = deque()
 
-    def put(self, message: Message) -> None:
-        """It is delivered in its turn, or dropped."""
+    def put(self, message: Message) -> bool:
+        """It is delivered in its turn, or dropped. Whether it is the first that waits."""
         if len(self._pending) >= self._max_pending:
             self._on_drop(message.subject)
-            return
+            return False
         self._pending.append(message)
-        if len(self._pending) == 1:
-            asyncio.get_running_loop().call_soon(self._hand_over)
+        return len(self._pending) == 1
 
     def lose(self) -> None:
         """Deliver nothing more of what is here."""
         self._pending.clear()
 
-    def _hand_over(self) -> None:
+    def hand_over(self) -> None:
+        """Deliver all that is here."""
         while self._pending:
             self._deliver(self._pending.popleft())
+
+
+class _Parser(Parser):
+    """nats-py's parser; what it found in one read is delivered when it is through with it."""
+
+    def __init__(self, client: "_Client") -> None:
+        super().__init__(client)
+        self._client = client
+
+    async def parse(self, data: bytes = b"") -> None:
+        """As in the base class."""
+        try:
+            await super().parse(data)
+        finally:
+            self._client.hand_over()
 
 
 class _Client(nats.aio.client.Client):
@@ -204,6 +220,8 @@ class _Client(nats.aio.client.Client):
         self._on_end = on_end
         self._on_denial = on_denial
         self._inboxes: dict[int, _Inbox] = {}
+        self._filled: list[_Inbox] = []  # in which something waits
+        self._ps = _Parser(self)
 
     async def listen(self, subject: str, inbox: _Inbox) -> int:
         """Have the broker send what matches ``subject``, and put it into ``inbox``. Returns the
@@ -221,6 +239,12 @@ class _Client(nats.aio.client.Client):
         if inbox is not None:
             inbox.lose()
             await self._send_unsubscribe(number)
+
+    def hand_over(self) -> None:
+        """Deliver what was read, subscription by subscription."""
+        filled, self._filled = self._filled, []
+        for inbox in filled:
+            inbox.hand_over()
 
     def watch_loops(self) -> None:
         """Once connected: a read or write loop that ends, for whatever reason, ends all."""
@@ -271,7 +295,8 @@ class _Client(nats.aio.client.Client):
         if inbox is None:  # replies to requests, and late ones of subscriptions that ended
             await super()._process_msg(sid, subject, reply, data, headers)
             return
-        inbox.put(Message(subject.decode(), data, reply.decode() if reply else None))
+        if inbox.put(Message(subject.decode(), data, reply.decode() if reply else None)):
+            self._filled.append(inbox)
 
     async def _process_op_err(self, e: Exception) -> None:
         self._on_end(Loss(str(e) or type(e).__name__))

@@ -21,7 +21,11 @@ Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class Body(BaseModel):
     """What every body shares: the protocol's version."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", populate_by_name=True)
+    # No strings are kept: most are seen once, and a cache of 16 thousand of them looks for minutes
+    # as if memory grew.
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="ignore", populate_by_name=True, cache_strings="none"
+    )
 
     v: Annotated[int, Field(ge=1, le=1)] = PROTOCOL_VERSION
 

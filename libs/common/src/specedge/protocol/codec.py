@@ -60,11 +60,11 @@ def decode(kind: type[BodyType], payload: bytes) -> BodyType:
     if len(payload) > MAX_BODY_BYTES:
         raise InvalidRequest(f"body is over {MAX_BODY_BYTES} bytes", field="body")
     try:
-        body = kind.model_validate_json(payload)
+        body: BodyType = kind.__pydantic_validator__.validate_json(payload)
     except ValidationError as error:
         _parse(payload)
         raise _invalid(error) from None
-    if "v" not in body.model_fields_set:
+    if "v" not in body.__pydantic_fields_set__:
         raise _version_refused(None)
     return body
 
@@ -151,7 +151,8 @@ def batch_item(
     fields = draft.__dict__.copy()
     fields["budget_ms"] = budget_ms
     fields["e"], fields["s"] = key
-    fields["held_ms"], fields["next_ms"] = round(held_ms, 3), round(next_ms, 1)
+    fields["held_ms"] = round(held_ms, 3)
+    fields["next_ms"] = round(next_ms, 1) if next_ms else 0.0
     if len(draft.token) > max_nodes:
         fields["token"], fields["parent"] = draft.token[:max_nodes], draft.parent[:max_nodes]
     return _assembled(fields)

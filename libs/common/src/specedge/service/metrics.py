@@ -67,6 +67,13 @@ class LoopHistogram(Collector):
         self._counts[bisect_left(self._edges, value)] += 1
         self._sum += value
 
+    def observe_all(self, values: Sequence[float]) -> None:
+        """Count several. On the loop only."""
+        edges, counts = self._edges, self._counts
+        for value in values:
+            counts[bisect_left(edges, value)] += 1
+        self._sum += sum(values)
+
     def collect(self) -> Iterable[Metric]:
         """See ``Collector.collect``."""
         names = [*map(floatToGoString, self._edges), "+Inf"]

@@ -34,19 +34,22 @@ class TokenBucket:
         self._level = capacity
         self._at_s = now_s
 
-    def has_some(self, now_s: float) -> bool:
-        """Whether something may be taken now."""
-        return self._refill(now_s) > 0
+    def take(self, amount: float, now_s: float) -> bool:
+        """Pay, if something may be taken now; whether it may."""
+        if self._refill(now_s) <= 0:
+            return False
+        self._level -= amount
+        return True
+
+    def give_back(self, amount: float) -> None:
+        """What was paid was not wanted."""
+        self._level += amount
 
     def wait_ms(self, now_s: float) -> int:
         """0 if something may be taken now, else how long until it may."""
         if self._refill(now_s) > 0:
             return 0
         return max(RETRY_FLOOR_MS, math.ceil(-self._level / self._rate_per_s * 1000))
-
-    def take(self, amount: float) -> None:
-        """Pay."""
-        self._level -= amount
 
     def is_full(self, now_s: float) -> bool:
         """Whether nothing was taken of late."""

@@ -44,11 +44,11 @@ class _Allowance:
 
     def take(self, num_nodes: int, now_s: float) -> int:
         """Pay for a message; 0, or the milliseconds to wait: then nothing was paid."""
-        if not (self.messages.has_some(now_s) and self.nodes.has_some(now_s)):
-            return max(self.messages.wait_ms(now_s), self.nodes.wait_ms(now_s))
-        self.messages.take(1)
-        self.nodes.take(num_nodes)
-        return 0
+        if self.messages.take(1, now_s):
+            if self.nodes.take(num_nodes, now_s):
+                return 0
+            self.messages.give_back(1)
+        return max(self.messages.wait_ms(now_s), self.nodes.wait_ms(now_s))
 
     def is_unused(self, now_s: float) -> bool:
         """Whether a new one would allow as much."""
