@@ -12,6 +12,7 @@ import os
 import platform
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.pinned import ANY, pin_to
@@ -21,6 +22,8 @@ from benchmarks.pinned import ANY, pin_to
 _X86: Final = ("llvm.x86.sse2.pause", ())
 _ARM: Final = ("llvm.aarch64.hint", (1,))
 PAUSES: Final = {"x86_64": _X86, "AMD64": _X86, "aarch64": _ARM, "arm64": _ARM}
+GROUP: Final = Path("/proc/self/autogroup")
+LEAST_SHARE: Final = "19"  # as a niceness
 NUM_PAUSES: Final = 10_000_000  # between two looks for whoever started it
 
 
@@ -33,8 +36,11 @@ def can_keep_awake() -> bool:
 async def kept_awake(cores: Sequence[str]) -> AsyncIterator[None]:
     """None of these cores sleeps meanwhile."""
     command = (sys.executable, "-m", "benchmarks.awake")
+    # In sessions of their own: a kernel that groups processes by session shares a core among the
+    # groups, and looks at priorities within each only.
+    options = {"stdin": asyncio.subprocess.DEVNULL, "start_new_session": True}
     started = [
-        await asyncio.create_subprocess_exec(*command, core, stdin=asyncio.subprocess.DEVNULL)
+        await asyncio.create_subprocess_exec(*command, core, **options)
         for core in cores
         if core != ANY and can_keep_awake()
     ]
@@ -50,6 +56,8 @@ async def kept_awake(cores: Sequence[str]) -> AsyncIterator[None]:
 def main(argv: Sequence[str]) -> None:
     """Until terminated, or whoever started it is gone."""
     pin_to(argv[0])
+    with contextlib.suppress(OSError):  # a kernel that does not group
+        GROUP.write_text(LEAST_SHARE)
     if sys.platform == "linux":
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     parent, wait = os.getppid(), _waiting_loop(*PAUSES[platform.machine()])

@@ -28,6 +28,7 @@ class Surroundings:
     pass_ms: float = 10.0
     hosted_token_ms: float = STEP_MS
     num_under_way: int = 0  # tokens of a grant that still come when drafting begins
+    cold_ms: float = 0.0  # more, for a first round: of all, or after a grant
     spent_ms: float = 0.0
     num_tokens: int = 0
     num_trees: int = 0
@@ -35,6 +36,7 @@ class Surroundings:
     def __post_init__(self) -> None:
         self.controller = DraftController(self.pace, BOUNDS, grant_tokens=16)
         self._num_to_come = 0
+        self._is_cold = True
 
     def play(self, num_decisions: int, max_grant: int = MAX_GRANT) -> list[Decision]:
         decisions = [self.controller.decide(32, max_grant)]
@@ -48,6 +50,7 @@ class Surroundings:
         if decision.is_hosted:
             self._run(decision.run // 2 or 1)
             self._num_to_come = self.num_under_way
+            self._is_cold = True
         elif self._num_to_come > 0:  # a token of the grant answers the round
             self._num_to_come -= 1
             self._run(1)
@@ -78,7 +81,9 @@ class Surroundings:
     def _verify(self, has_tree: bool) -> None:
         expected = EXPECTED if has_tree else 0.0
         draft_ms = self.pass_ms if has_tree else 0.0
-        self.spent_ms += draft_ms + self.round_trip_ms + STEP_MS
+        round_trip_ms = self.round_trip_ms + self.cold_ms * self._is_cold
+        self._is_cold = False
+        self.spent_ms += draft_ms + round_trip_ms + STEP_MS
         accepted = self._num_accepted() if has_tree else 0
         self.num_tokens += 1 + accepted
         self.controller.observe_verdict(
@@ -87,7 +92,7 @@ class Surroundings:
                 num_tried=NODES if has_tree else 0,
                 num_accepted=accepted,
                 draft_ms=draft_ms,
-                round_trip_ms=self.round_trip_ms + STEP_MS,
+                round_trip_ms=round_trip_ms + STEP_MS,
                 step_ms=STEP_MS,
                 step_rows=1 + (NODES if has_tree else 0),
             )
@@ -198,6 +203,44 @@ def test_little_is_lost_to_experiments(round_trip_ms: float, pass_ms: float) -> 
     per_token_ms = (world.spent_ms - spent_ms) / (world.num_tokens - num_tokens)
     drafted_ms = (pass_ms + round_trip_ms + STEP_MS) / (1 + EXPECTED)
     assert per_token_ms <= min(STEP_MS, drafted_ms) * (1 + 2 * EXPERIMENTS)
+
+
+def test_a_trial_of_drafting_that_takes_longer_than_was_feared_is_paid_for_in_full() -> None:
+    """Its first round is slow: the drafter has to catch up with all that was said meanwhile."""
+    world = Surroundings(round_trip_ms=40.0, cold_ms=300.0)
+    world.play(40)
+    spent_ms, num_tokens = world.spent_ms, world.num_tokens
+
+    decisions = world.play(2500)
+
+    per_token_ms = (world.spent_ms - spent_ms) / (world.num_tokens - num_tokens)
+    assert 0.9 < hosted_share(decisions) < 1.0, "it is tried, and does not pay"
+    assert per_token_ms <= STEP_MS * (1 + 2 * EXPERIMENTS)
+
+
+def test_a_long_first_round_does_not_keep_drafting_from_being_tried_again() -> None:
+    """A prompt of minutes, or a stall in a trial, passes for a long link otherwise."""
+    world = Surroundings(round_trip_ms=40.0, cold_ms=60_000.0)
+    world.play(600)
+    world.cold_ms, world.round_trip_ms = 0.0, 2.0
+
+    assert hosted_share(world.play(600)[-40:]) < 0.1
+
+
+def test_a_first_prompt_of_a_minute_does_not_pass_for_a_link_of_one() -> None:
+    world = Surroundings(round_trip_ms=2.0, cold_ms=60_000.0)
+    world.play(1)
+    world.cold_ms = 0.0
+
+    assert hosted_share(world.play(60)) < 0.1
+
+
+def test_however_bad_drafting_once_was_it_is_tried_again_some_day() -> None:
+    world = Surroundings(round_trip_ms=2000.0)
+    world.play(60)
+    world.round_trip_ms = 2.0
+
+    assert hosted_share(world.play(1000)[-40:]) < 0.1
 
 
 def test_passes_beside_the_verifiers_step_do_not_make_those_a_draft_waits_for_look_dear() -> None:

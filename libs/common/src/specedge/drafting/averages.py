@@ -69,11 +69,13 @@ class Allowance:
     share      of the time that passes
     saved_ms   what may be lost now; starts as a credit, since a new device knows nothing
     most_ms    how much can be saved up
+    owed_ms    how much can be owed
     """
 
     share: float
     saved_ms: float
     most_ms: float
+    owed_ms: float = 0.0
 
     def earn(self, elapsed_ms: float) -> None:
         """Time went by."""
@@ -86,3 +88,8 @@ class Allowance:
             return False
         self.saved_ms -= loss_ms
         return True
+
+    def charge(self, more_ms: float) -> None:
+        """An experiment lost so much more than was paid for it. What is owed is earned before the
+        next one; it is no more than ``owed_ms``, since a stall is nobody's fault."""
+        self.saved_ms = max(-self.owed_ms, self.saved_ms - more_ms)

@@ -26,6 +26,8 @@ _RETURN: Final = 3.0  # rounds of its past that count when a session drafts agai
 _SETTLED: Final = 8.0  # rounds after which outliers are told from news
 _FORECAST_EVERY: Final = 8  # rounds, or half as many grants
 _OUTLIER: Final = 4.0  # times the usual
+_MOST_GUESSED_MS: Final = 150.0  # of a link, by a round that holds more than the link
+_TRIPS_TOLD: Final = 2  # after which a resend is told from a long link
 _DEEPER_EVERY: Final = 24  # rounds between two that go a level deeper than is worth it
 _WIDER_EVERY: Final = 10  # rounds between two that send more nodes than any before
 _AGAIN_EVERY: Final = 6  # rounds, where lately no tree was worth while at all
@@ -103,7 +105,9 @@ class DraftController:
         elif outcome.gap_ms is not None:
             # No way there and back: what ``rate`` adds for it was spared.
             self._learn_yield(outcome, outcome.gap_ms - pace.network_ms.mean)
-        self._switch.note_verdict(1 + outcome.num_accepted, was_hosted=False)
+        self._switch.note_verdict(
+            1 + outcome.num_accepted, was_hosted=False, took_ms=outcome.took_ms
+        )
 
     def observe_hosted(self, outcome: HostedOutcome) -> None:
         """A verdict came under a grant."""
@@ -119,12 +123,15 @@ class DraftController:
     def _learn_time(self, outcome: RoundOutcome, round_trip_ms: float) -> None:
         pace = self._pace
         network_ms = max(0.0, round_trip_ms - outcome.queue_ms - outcome.step_ms)
-        if pace.network_ms.weight >= _SETTLED:
+        if not self._is_warm:  # it holds the prompt's prefill, or the end of a grant
+            self._is_warm = True
+            if pace.network_ms.weight == 0.0:  # a guess, until there is something better
+                pace.network_ms.mean = min(network_ms, _MOST_GUESSED_MS)
+            return
+        if pace.num_trips >= _TRIPS_TOLD:
             network_ms = min(network_ms, _OUTLIER * pace.network_ms.mean)  # a resend
         pace.network_ms.add(network_ms)
-        if not self._is_warm:
-            self._is_warm = True
-            return  # a first round's time holds the prompt's prefill, or the end of a grant
+        pace.num_trips += 1
         self._learn_yield(outcome, outcome.draft_ms + outcome.queue_ms + outcome.step_ms)
         pace.allowance.earn(network_ms)
 

@@ -5,6 +5,7 @@ and then, paid for from the allowance of all experiments.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Final
 
 from specedge.drafting.pace import DevicePace, doubt
@@ -25,6 +26,19 @@ _TRY_EVERY_TOKENS: Final = 96  # of all sessions of a drafter
 _GRANT_ROUND_TRIPS: Final = 4.0
 
 
+@dataclass(slots=True)
+class _Trial:
+    """Of drafting: what was paid for it, what its rounds took, and what tokens came meanwhile."""
+
+    paid_ms: float
+    took_ms: float = 0.0
+    num_tokens: int = 0
+
+    def unpaid_ms(self, hosted_ms: float) -> float:
+        """What it lost, beside generating as many tokens hosted, and was not paid for."""
+        return max(0.0, self.took_ms - self.num_tokens * hosted_ms - self.paid_ms)
+
+
 class HostedSwitch:
     """One session's. ``grant_tokens`` is what a grant holds at least, where it may."""
 
@@ -32,13 +46,20 @@ class HostedSwitch:
         self._pace = pace
         self._grant_tokens = grant_tokens
         self._num_settling = 0  # verdicts until the way of working may change again
+        self._trial: _Trial | None = None
         self.is_hosted = False
 
-    def note_verdict(self, num_tokens: int, *, was_hosted: bool) -> None:
-        """A round ended, or a grant said so many tokens more. What was under way when the way of
-        working changed says nothing of the new one: on a quick verifier, a grant has said more
-        tokens than a trial has rounds before the first draft is there."""
+    def note_verdict(
+        self, num_tokens: int, *, was_hosted: bool, took_ms: float | None = None
+    ) -> None:
+        """A round ended, or a grant said so many tokens more. ``took_ms``: of a drafted round, from
+        the verdict before it. What was under way when the way of working changed says nothing of
+        the new one: on a quick verifier, a grant has said more tokens than a trial has rounds
+        before the first draft is there. They came while that draft was on its way, though."""
         self._num_settling -= was_hosted == self.is_hosted
+        if self._trial is not None:
+            self._trial.num_tokens += num_tokens
+            self._trial.took_ms += took_ms or 0.0
         self._pace.experiments_after_tokens -= num_tokens
         if not self.is_hosted:
             self._pace.hosted_ratio.weight *= math.exp(-num_tokens / _STALE_TOKENS)
@@ -52,6 +73,7 @@ class HostedSwitch:
         if self._num_settling > 0:
             return self._grant(max_grant) if self.is_hosted else 0
         drafted_ms, hosted_ms = 1.0 / rate, self._pace.hosted_ms()
+        self._end_trial(hosted_ms)
         if self.is_hosted:
             return self._stay_hosted(drafted_ms, hosted_ms, max_grant)
         return self._stay_drafted(drafted_ms, hosted_ms, max_grant)
@@ -80,14 +102,25 @@ class HostedSwitch:
             self._change(_SETTLE_ROUNDS)
             return 0
         loss_ms = _TRIAL_ROUNDS * _TOKENS_OF_A_ROUND * (drafted_ms - hosted_ms)
-        if self._may_try(loss_ms + self._pace.network_ms.mean):
+        loss_ms = max(0.0, loss_ms + self._pace.network_ms.mean)
+        if self._may_try(loss_ms):
+            self._trial = _Trial(loss_ms)
             self._change(_TRIAL_ROUNDS)
             return 0
         return self._grant(max_grant)
 
+    def _end_trial(self, hosted_ms: float) -> None:
+        """What it lost is known now. If it is more than was feared, the rest is paid as well, or
+        trials would cost more than they may."""
+        if self._trial is not None:
+            self._pace.allowance.charge(self._trial.unpaid_ms(hosted_ms))
+            self._trial = None
+
     def _may_try(self, loss_ms: float) -> bool:
-        """Whether the other way of working may be tried, which is expected to lose so much."""
+        """Whether the other way of working may be tried, which is expected to lose so much. What
+        nobody lives is never known better: however much is feared, some day it is tried."""
         pace = self._pace
+        loss_ms = min(loss_ms, pace.allowance.most_ms)
         if pace.experiments_after_tokens > 0 or not pace.allowance.try_spend(loss_ms):
             return False
         pace.experiments_after_tokens = _TRY_EVERY_TOKENS

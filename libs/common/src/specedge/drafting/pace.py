@@ -30,6 +30,7 @@ UNSEEN_SLOPE: Final = 1 / 16  # of a step, per row beyond the most rows seen
 EXPERIMENTS: Final = 0.01  # of all time may be lost to them
 _FIRST_CREDIT_MS: Final = 150.0
 _MOST_SAVED_MS: Final = 4000.0
+_MOST_OWED_MS: Final = 150.0
 
 
 class DevicePace:
@@ -37,7 +38,7 @@ class DevicePace:
 
     num_rounds, num_trees   drafted rounds measured; those of them that had a tree
     usual              what they yielded, over all sessions
-    network_ms         of a round trip, beside the verifier's part in it
+    network_ms, num_trips   of a round trip, beside the verifier's part in it; how many were seen
     queue_ms           scheduler and verifier, before the step
     experiments_after_tokens   before the other way of working may be tried again
     hosted_ratio       a hosted token's time over what step and queue let expect
@@ -49,10 +50,11 @@ class DevicePace:
         self.num_rounds = self.num_trees = 0
         self.usual = Yield.over(_YIELD_ROUNDS)
         self.network_ms = Average(16.0)
+        self.num_trips = 0
         self.queue_ms = Average(16.0)
         self.other_rows = Average(16.0)
         self.hosted_ratio = Average(_ROUNDS, mean=1.0)
-        self.allowance = Allowance(EXPERIMENTS, _FIRST_CREDIT_MS, _MOST_SAVED_MS)
+        self.allowance = Allowance(EXPERIMENTS, _FIRST_CREDIT_MS, _MOST_SAVED_MS, _MOST_OWED_MS)
         self.experiments_after_tokens = 0
         self.children = ChildSamples(SAMPLES)
         self._most_rows = 0.0

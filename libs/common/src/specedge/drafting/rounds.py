@@ -52,6 +52,13 @@ class RoundOutcome:
     step_rows: int = 0
     gap_ms: float | None = None
 
+    @property
+    def took_ms(self) -> float | None:
+        """From the verdict before it to its own; None if unknown."""
+        if self.gap_ms is not None:
+            return self.gap_ms
+        return None if self.round_trip_ms is None else self.draft_ms + self.round_trip_ms
+
 
 @dataclass(frozen=True, slots=True)
 class HostedOutcome:
