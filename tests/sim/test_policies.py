@@ -3,6 +3,8 @@
 The full grid of batch sizes and round trips is ``make bench-policy``; here are its lean cells.
 """
 
+import itertools
+
 import pytest
 
 from tests.sim.sim_worlds import FREE, edges, run
@@ -84,16 +86,22 @@ def test_slow_devices_do_not_slow_fast_ones_down(undisturbed_ms: float) -> None:
 
 
 def test_under_three_times_the_load_the_admitted_keep_their_objective() -> None:
-    at_capacity = run(edges(16), batch=8, objective_ms=60.0, warmup_s=6.0, seconds=15)
-    overload = run(edges(48), batch=8, objective_ms=60.0, warmup_s=6.0, seconds=15)
+    """When places come free, and who asks just then, is luck: one run of it is off by 4 %."""
+    seeds, tokens_per_s = (1, 2, 3, 4), {16: 0.0, 48: 0.0}
+    for seed, num_edges in itertools.product(seeds, tokens_per_s):
+        figures = run(
+            edges(num_edges), batch=8, objective_ms=60.0, warmup_s=6.0, seconds=40, seed=seed
+        )
+        tokens_per_s[num_edges] += figures.tokens_per_s
+        if num_edges == 48:
+            assert figures.ms_per_token_mean <= 60.0
+            assert figures.ms_per_token_p50 <= 60.0
+            assert figures.ms_per_token_p99 <= 60.0
+            assert figures.refused > 0
+            assert figures.refused_ms < 100.0
+            assert 100 <= figures.retry_ms <= 10_000
 
-    assert overload.ms_per_token_mean <= 60.0
-    assert overload.ms_per_token_p50 <= 60.0
-    assert overload.ms_per_token_p99 <= 60.0
-    assert overload.tokens_per_s >= 0.95 * at_capacity.tokens_per_s
-    assert overload.refused > 0
-    assert overload.refused_ms < 100.0
-    assert 100 <= overload.retry_ms <= 10_000
+    assert tokens_per_s[48] >= 0.95 * tokens_per_s[16]
 
 
 def test_when_a_verifier_dies_its_sessions_go_on_elsewhere() -> None:
