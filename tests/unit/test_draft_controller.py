@@ -165,8 +165,9 @@ def test_a_link_that_got_better_is_noticed() -> None:
     assert hosted_share(world.play(300)[-40:]) < 0.1
 
 
-def test_a_link_that_got_worse_is_noticed() -> None:
-    world = Surroundings(round_trip_ms=2.0)
+@pytest.mark.parametrize("round_trip_ms", [0.0, 2.0])
+def test_a_link_that_got_worse_is_noticed(round_trip_ms: float) -> None:
+    world = Surroundings(round_trip_ms=round_trip_ms)
     world.play(100)
 
     world.round_trip_ms = 200.0

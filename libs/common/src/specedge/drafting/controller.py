@@ -26,6 +26,7 @@ _RETURN: Final = 3.0  # rounds of its past that count when a session drafts agai
 _SETTLED: Final = 8.0  # rounds after which outliers are told from news
 _FORECAST_EVERY: Final = 8  # rounds, or half as many grants
 _OUTLIER: Final = 4.0  # times the usual
+_LEAST_OUTLIER_MS: Final = 5.0  # more: four times nothing is nothing
 _MOST_GUESSED_MS: Final = 150.0  # of a link, by a round that holds more than the link
 _TRIPS_TOLD: Final = 2  # after which a resend is told from a long link
 _DEEPER_EVERY: Final = 24  # rounds between two that go a level deeper than is worth it
@@ -129,7 +130,8 @@ class DraftController:
                 pace.network_ms.mean = min(network_ms, _MOST_GUESSED_MS)
             return
         if pace.num_trips >= _TRIPS_TOLD:
-            network_ms = min(network_ms, _OUTLIER * pace.network_ms.mean)  # a resend
+            resent_ms = _OUTLIER * pace.network_ms.mean + _LEAST_OUTLIER_MS
+            network_ms = min(network_ms, resent_ms)
         pace.network_ms.add(network_ms)
         pace.num_trips += 1
         self._learn_yield(outcome, outcome.draft_ms + outcome.queue_ms + outcome.step_ms)
