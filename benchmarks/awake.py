@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.pinned import ANY, pin_to
+from specedge.cli.failure import CommandFailed
 
 # What a processor is told in a loop that waits, as LLVM calls it: it needs no units and no caches
 # for that.
@@ -34,7 +35,8 @@ def can_keep_awake() -> bool:
 
 @contextlib.asynccontextmanager
 async def kept_awake(cores: Sequence[str]) -> AsyncIterator[None]:
-    """None of these cores sleeps meanwhile."""
+    """None of these cores sleeps meanwhile. Raises CommandFailed if one did: nobody is to take what
+    was measured for something else."""
     command = (sys.executable, "-m", "benchmarks.awake")
     # In sessions of their own: a kernel that groups processes by session shares a core among the
     # groups, and looks at priorities within each only.
@@ -46,6 +48,8 @@ async def kept_awake(cores: Sequence[str]) -> AsyncIterator[None]:
     ]
     try:
         yield
+        if any(process.returncode is not None for process in started):
+            raise CommandFailed("a core was not kept awake", hint="it wrote why above")
     finally:
         for process in started:
             if process.returncode is None:

@@ -38,19 +38,25 @@ class Reports:
         return [report.s for stat in self.sent for report in stat.sessions or ()]
 
 
-def test_heartbeats_name_every_session_once_in_a_round_of_them() -> None:
+def reports_of(num_sessions: int) -> tuple[Reports, list[str]]:
+    """A verifier that reports, and the names of its sessions."""
     desk = Desk(slots=64)
-    keys = [key("A", number) for number in range(25)]
+    keys = [key("A", number) for number in range(num_sessions)]
     for one in keys:
         desk.ready(one)
     reports = Reports(desk)
     reports.reporter.start()
+    return reports, [one.session for one in keys]
+
+
+def test_heartbeats_name_every_session_once_in_a_round_of_them() -> None:
+    reports, names = reports_of(25)
     reports.beat(4)  # somewhere in a round
 
     sizes = reports.beat(BEATS_PER_ROUND - 1)
 
     assert max(sizes) == 3, "a share, not all of them"
-    assert sorted(reports.named()) == sorted(one.session for one in keys)
+    assert sorted(reports.named()) == sorted(names)
 
 
 def test_sessions_that_come_and_go_do_not_keep_others_from_being_named() -> None:
@@ -85,21 +91,16 @@ def test_a_report_soon_after_another_names_none() -> None:
 
 
 def test_whoever_reports_each_step_sends_no_heartbeats_beside() -> None:
-    desk = Desk(slots=64)
-    keys = [key("A", number) for number in range(25)]
-    for one in keys:
-        desk.ready(one)
-    reports = Reports(desk)
-    reports.reporter.start()
+    reports, names = reports_of(25)
     reports.sent.clear()
 
     num_steps = 2 * BEATS_PER_ROUND + 2
     for number in range(num_steps):
-        desk.clock.advance(0.6 * PERIOD_S)
+        reports.desk.clock.advance(0.6 * PERIOD_S)
         reports.reporter.after_step(step(number))
 
     assert [stat.steps[-1].seq for stat in reports.sent] == list(range(num_steps))
-    assert set(reports.named()) == {one.session for one in keys}, "named in reports of steps"
+    assert set(reports.named()) == set(names), "named in reports of steps"
 
 
 def test_after_the_last_step_the_next_report_comes_one_period_later() -> None:

@@ -5,7 +5,7 @@ for, they are worth less than what the same time yields elsewhere: drafts are cu
 is not what edges promise, but what their rounds yielded, level by level.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from itertools import accumulate
 from typing import Final
 
@@ -42,7 +42,7 @@ class RowWorth:
 
     def note(
         self,
-        rounds: Iterable[tuple[SessionKey, PendingDraft]],
+        rounds: Collection[tuple[SessionKey, PendingDraft]],
         max_nodes: int,
         living: Collection[SessionKey],
     ) -> float:
@@ -51,22 +51,17 @@ class RowWorth:
         rounds are worth together."""
         if len(self._last) > len(living) + GONE_KEPT:
             self._last = {key: last for key, last in self._last.items() if key in living}
-        rounds = tuple(rounds)
         most_levels = max([pending.num_levels for _, pending in rounds], default=0)
         worth = list(accumulate(self._reach(most_levels)))
         tokens = 0.0
         for key, pending in rounds:
-            number, committed, num_levels = (
-                pending.draft.round,
-                pending.committed,
-                pending.num_levels,
-            )
+            number, num_levels = pending.draft.round, pending.num_levels
             if pending.num_nodes > max_nodes:
                 num_levels = max(pending.levels[:max_nodes], default=0)
             last = self._last.get(key)
             if last is not None and last[0] == number - 1:
-                self._learn(committed - last[1] - 1, last[2])
-            self._last[key] = number, committed, num_levels
+                self._learn(pending.committed - last[1] - 1, last[2])
+            self._last[key] = number, pending.committed, num_levels
             tokens += worth[min(num_levels, MOST_LEVELS)]
         return tokens
 
