@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from specedge.engine import packed_linear, panels
+from specedge.engine import kept_bytes, packed_linear, panels, weight_forms
 from specedge.engine.int8_rounding import MOST
 from specedge.engine.packed_linear import (
     ONEDNN_ROWS,
@@ -16,6 +17,8 @@ from specedge.engine.packed_linear import (
     computes_in_int8,
     quicken,
 )
+from specedge.engine.panel_layout import PANEL_OUTPUTS, num_panels
+from specedge.engine.weight_forms import WeightForm
 from tests.oracle.tiny_models import build
 
 
@@ -46,6 +49,39 @@ def of_few_bytes(weight: Tensor, kept: int) -> Tensor:
     bits = weight.view(torch.int32) & -unit
     bits[0, 0] |= unit
     return bits.view(torch.float32)
+
+
+def form_of(layer: PanelLinear) -> WeightForm:
+    assert layer.addresses is not None
+    return WeightForm(layer.addresses[1])
+
+
+def product_of_whole(weight: Tensor, x: Tensor) -> Tensor:
+    """What panels of all bytes of the weights give."""
+    (rows, inputs), outputs = x.shape, len(weight)
+    whole = kept_bytes.packed(weight.numpy(), 4)
+    out = torch.empty(rows, num_panels(outputs) * PANEL_OUTPUTS)
+    sizes = rows, inputs, num_panels(outputs)
+    panels.product(WeightForm.WHOLE)(x.data_ptr(), whole.ctypes.data, out.data_ptr(), *sizes)
+    return out[:, :outputs]
+
+
+def quantised(outputs: int, inputs: int, kind: str) -> Tensor:
+    """Weights as a checkpoint in GGML's blocks of that kind gives them."""
+    generator = np.random.default_rng(1)
+    shape = outputs, inputs // 32, 32
+    scale = generator.uniform(1e-3, 2e-2, (*shape[:2], 1)).astype(np.float16).astype(np.float32)
+    least = -generator.uniform(0.05, 0.2, (*shape[:2], 1)).astype(np.float16).astype(np.float32)
+    if kind == "Q4_1":
+        digits = generator.integers(0, 16, shape)
+        digits[..., :2] = 0, 15  # whoever quantises uses all steps
+        weight = digits * scale + least
+    else:
+        steps, extreme = {"Q4_0": (8, -8), "Q5_0": (16, -16), "Q8_0": (128, 127)}[kind]
+        digits = generator.integers(1 - steps, steps, shape)
+        digits[..., 0] = extreme
+        weight = digits * (scale * generator.choice([1, -1] if steps < 128 else [1], scale.shape))
+    return torch.from_numpy(weight.astype(np.float32).reshape(outputs, inputs))
 
 
 def assert_same_products(layer: nn.Module, plain: nn.Linear, rows: int, atol: float = 1e-5) -> None:
@@ -162,11 +198,9 @@ def test_weights_kept_in_fewer_bytes_have_the_same_products_to_the_last_bit(
     torch.manual_seed(rows)
     weight = of_few_bytes(torch.randn(83, 50), kept)
     layer, x = PanelLinear(weight), torch.randn(rows, 50)
-    whole, out = panels.packed(weight.numpy(), 4), torch.empty(rows, 96)
-    panels.product(4)(x.data_ptr(), whole.ctypes.data, out.data_ptr(), rows, 50, 6)
 
-    assert layer.addresses is not None and layer.addresses[1] == kept
-    assert torch.equal(layer(x), out[:, :83])
+    assert form_of(layer) == kept
+    assert torch.equal(layer(x), product_of_whole(weight, x))
 
 
 @pytest.mark.parametrize("odd", [1e-3, -0.1, 1e-42])
@@ -179,11 +213,67 @@ def test_one_weight_that_needs_all_its_bytes_keeps_them(
     assert torch.equal(PanelLinear(weight).weight, weight)
 
 
+@pytest.mark.parametrize("outputs", [32, 83])
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q5_0", "Q8_0"])
+def test_weights_that_were_quantised_in_blocks_are_held_so_and_have_the_same_products(
+    kind: str, outputs: int, one_thread: None, packed_whatever_the_size: None
+) -> None:
+    weight = quantised(outputs, 96, kind)
+    layer = PanelLinear(weight)
+    of_4_bits, of_8_bits = WeightForm.BLOCKS_OF_4_BITS, WeightForm.BLOCKS_OF_8_BITS
+
+    assert form_of(layer) == (of_4_bits if kind.startswith("Q4") else of_8_bits)
+    assert torch.equal(layer.weight, weight)
+    for rows in (*range(1, 20), 100):
+        x = torch.randn(rows, 96)
+        assert torch.equal(layer(x), product_of_whole(weight, x))
+
+
+@pytest.mark.parametrize("odd", [1e-3, -0.1, 1e-42, 1e30, torch.nan, torch.inf])
+@pytest.mark.parametrize("kind", ["Q4_1", "Q8_0"])
+def test_one_weight_between_the_steps_of_its_block_keeps_a_matrix_out_of_blocks(
+    kind: str, odd: float, one_thread: None, packed_whatever_the_size: None
+) -> None:
+    weight = quantised(83, 96, kind)
+    weight[82, 95] = odd
+    layer = PanelLinear(weight)
+
+    assert form_of(layer) <= WeightForm.WHOLE
+    assert torch.equal(layer.weight.view(torch.int32), weight.view(torch.int32))
+
+
+@pytest.mark.parametrize("shape", [(16, 96), (83, 80), (1, 32)])
+def test_what_cannot_be_cut_into_blocks_is_held_otherwise(
+    shape: tuple[int, int], one_thread: None, packed_whatever_the_size: None
+) -> None:
+    weight = quantised(shape[0], 96, "Q4_1")[:, : shape[1]].contiguous()
+    layer, x = PanelLinear(weight), torch.randn(3, shape[1])
+
+    assert form_of(layer) <= WeightForm.WHOLE
+    assert torch.equal(layer(x), product_of_whole(weight, x))
+
+
+def test_a_matrix_of_one_number_is_held_in_blocks_if_a_scale_can_hold_it(
+    one_thread: None, packed_whatever_the_size: None
+) -> None:
+    for value, in_blocks in ((0.0, True), (0.25, True), (-3.0, True), (0.1, False)):
+        layer = PanelLinear(torch.full((32, 64), value))
+        assert (form_of(layer) == WeightForm.BLOCKS_OF_4_BITS) == in_blocks
+        assert torch.equal(layer.weight, torch.full((32, 64), value))
+
+
+def test_a_processor_that_cannot_widen_halves_has_no_blocks(
+    one_thread: None, packed_whatever_the_size: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weight_forms, "widens_halves", lambda: False)
+    assert form_of(PanelLinear(quantised(32, 96, "Q4_1"))) <= WeightForm.WHOLE
+
+
 def test_what_was_stored_in_half_the_bytes_is_kept_so(
     one_thread: None, packed_whatever_the_size: None
 ) -> None:
     layer = PanelLinear(torch.randn(83, 50).bfloat16().float())
-    assert layer.addresses is not None and layer.addresses[1] == 2
+    assert form_of(layer) == WeightForm.UPPER_TWO_BYTES
 
 
 def test_a_model_is_rounded_only_where_it_may_be(one_thread: None) -> None:

@@ -18,6 +18,7 @@ from specedge.engine.kv_cache import SlottedKVCache
 from specedge.engine.model_fit import context_limit
 from specedge.engine.step_table import StepTable, View
 from specedge.engine.usual_decoder import kind_of
+from specedge.engine.weight_forms import WeightForm
 
 # Above, modules cost little beside their arithmetic.
 MOST_ROWS: Final = 48
@@ -45,7 +46,7 @@ class CompiledDecoder:
         matrices = (
             matrix_products.in_integers()
             if kind_of(first.self_attn.q_proj) == "integers"
-            else matrix_products.in_floats(_weight_bytes(self._table))
+            else matrix_products.in_floats(_forms(self._table))
         )
         self._layers = decoder_kernel.layers_of(self._heads, matrices)
         self._rotary: nn.Module = decoder.rotary_emb
@@ -163,10 +164,10 @@ def _addresses(layer: Any, cache: SlottedKVCache, number: int) -> list[int]:
     ]
 
 
-def _weight_bytes(table: Any) -> frozenset[int]:
+def _forms(table: Any) -> frozenset[WeightForm]:
     """Of the matrices of a table in float32."""
     forms = table[:, [place + 1 for place in decoder_kernel.MATRICES]]
-    return frozenset(np.unique(forms).tolist())
+    return frozenset(WeightForm(form) for form in np.unique(forms))
 
 
 def _visible(views: list[View]) -> tuple[Any, Any]:

@@ -13,7 +13,7 @@ from typing import Final
 from specedge.engine.addresses import Compiled, compiled, longs
 from specedge.engine.attention_kernel import Heads, attention_of
 from specedge.engine.matrix_products import MatrixProducts
-from specedge.engine.panel_block import PANEL_OUTPUTS
+from specedge.engine.panel_layout import PANEL_OUTPUTS
 from specedge.engine.row_kernels import adding, gating, normalising, rotating, writing
 
 # Columns of the table of a layer's addresses; a matrix has two, its panels' and its form.

@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from specedge.engine.panel_block import PANEL_OUTPUTS
+from specedge.engine.panel_layout import PANEL_OUTPUTS
 from specedge.engine.vector_code import INT8, INT32, everywhere, fetch, zeros
 
 _LANES: Final = 8

@@ -15,11 +15,12 @@ import numpy.typing as npt
 
 from specedge.engine.addresses import Compiled, compiled, floats, octets, shorts, words
 from specedge.engine.integer_block import block_of
-from specedge.engine.panel_block import MOST_ROWS, PANEL_OUTPUTS
+from specedge.engine.panel_layout import PANEL_OUTPUTS
 
 _INFINITE: Final = np.uint32(0x7F800000)
 _NO_NUMBER: Final = np.uint32(0x7FC00000)
-_CHUNK_ROWS: Final = 16 * MOST_ROWS
+_MOST_ROWS: Final = 6
+_CHUNK_ROWS: Final = 16 * _MOST_ROWS
 _block_1, _block_2, _block_3 = block_of(1), block_of(2), block_of(3)
 _block_4, _block_5, _block_6 = block_of(4), block_of(5), block_of(6)
 
@@ -93,7 +94,7 @@ def _multiply(  # noqa: PLR0913
     x, x_scale, pairs = shorts(rounded), floats(row_scale), (num_inputs + 1) // 2
     for chunk in range(0, num_rows, _CHUNK_ROWS):
         rows_here = min(_CHUNK_ROWS, num_rows - chunk)
-        num_blocks = (rows_here + MOST_ROWS - 1) // MOST_ROWS
+        num_blocks = (rows_here + _MOST_ROWS - 1) // _MOST_ROWS
         share = 2 * PANEL_OUTPUTS // num_blocks
         for panel in range(num_panels):
             row = chunk

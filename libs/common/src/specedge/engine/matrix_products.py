@@ -6,9 +6,13 @@ Both kinds are called alike, by addresses, so that what is compiled around them 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Final
 
 from specedge.engine import integer_panels, panels
 from specedge.engine.addresses import Compiled, compiled
+from specedge.engine.weight_forms import WeightForm
+
+_BLOCKS_4: Final = int(WeightForm.BLOCKS_OF_4_BITS)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,7 +25,7 @@ class MatrixProducts:
               panels of a matrix, into out (m, p * PANEL_OUTPUTS) float32
 
     ``rounded`` (m, k + k % 2) int16 and ``row_scale`` (m,) float32 are scratch; ``form`` is a
-    matrix' own: in integers the address of its scale, in float32 how many bytes a weight has.
+    matrix' own: in integers the address of its scale, in float32 its ``WeightForm``.
     """
 
     prepare: Compiled
@@ -43,27 +47,31 @@ def in_integers() -> MatrixProducts:
 
 
 @cache
-def in_floats(weight_bytes: frozenset[int]) -> MatrixProducts:
-    """With matrices of ``panels``: float32, every sum in the order of the inputs. Of their weights
-    so many bytes are kept, 2, 3 or 4: one number or several."""
+def in_floats(forms: frozenset[WeightForm]) -> MatrixProducts:
+    """With matrices of ``panels``: float32, every sum in the order of the inputs. Their weights are
+    held in these forms."""
     # What no matrix has is not compiled.
-    two, three, four = (
-        panels.product(kept if kept in weight_bytes else min(weight_bytes)) for kept in (2, 3, 4)
+    two, three, four, blocks_4, blocks_8 = (
+        panels.product(form if form in forms else min(forms)) for form in WeightForm
     )
 
     def prepare(_x: int, _rounded: int, _row_scale: int, _num_rows: int, _num_inputs: int) -> None:
         pass
 
     def multiply(
-        panels_at: int, kept: int, x: int, _rounded: int, _row_scale: int, out: int,
+        panels_at: int, form: int, x: int, _rounded: int, _row_scale: int, out: int,
         num_rows: int, num_inputs: int, num_panels: int,
     ) -> None:  # fmt: skip
-        if kept == 2:
+        if form == 2:
             two(x, panels_at, out, num_rows, num_inputs, num_panels)
-        elif kept == 3:
+        elif form == 3:
             three(x, panels_at, out, num_rows, num_inputs, num_panels)
-        else:
+        elif form == 4:
             four(x, panels_at, out, num_rows, num_inputs, num_panels)
+        elif form == _BLOCKS_4:
+            blocks_4(x, panels_at, out, num_rows, num_inputs, num_panels)
+        else:
+            blocks_8(x, panels_at, out, num_rows, num_inputs, num_panels)
 
     return MatrixProducts(compiled(prepare, num_arguments=5), _of_nine(multiply))
 

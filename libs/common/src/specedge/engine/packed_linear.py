@@ -44,7 +44,7 @@ class PanelLinear(nn.Module):
 
     @property
     def addresses(self) -> tuple[int, int] | None:
-        """Of its panels, and how many bytes a weight has there, for compiled code; as long as the
+        """Of its panels, and the form that weights have there, for compiled code; as long as the
         layer lives. None: unpacked."""
         return None if self._panels is None else self._panels.addresses
 
@@ -155,25 +155,23 @@ def _quick(plain: nn.Linear, *, packs: bool, may_round: bool) -> nn.Module:
 
 class _Panels:
     """A weight (n, k) in panels, and their product. On one thread at a time. ``addresses``: of the
-    panels, and how many bytes a weight has there."""
+    panels, and the form that weights have there."""
 
     def __init__(self, weight: Tensor) -> None:
         # numba: only where there are such layers
-        from specedge.engine import panel_block, panels
+        from specedge.engine import panel_layout, panels, weight_forms
 
-        of_weight = weight.contiguous().numpy()
-        self._num_bytes = panels.bytes_needed(of_weight)
-        self._unpack = panels.unpacked
-        self._panels = panels.packed(of_weight, self._num_bytes)
-        self.addresses = self._panels.ctypes.data, self._num_bytes
+        self._panels, self._form = weight_forms.packed(weight.contiguous().numpy())
+        self._unpack = weight_forms.unpacked
+        self.addresses = self._panels.ctypes.data, int(self._form)
         self._num_outputs, self._num_inputs = weight.shape
-        self._num_panels = -(-self._num_outputs // panel_block.PANEL_OUTPUTS)
-        self._num_filled = self._num_panels * panel_block.PANEL_OUTPUTS
-        self._product = panels.product(self._num_bytes)
+        self._num_panels = panel_layout.num_panels(self._num_outputs)
+        self._num_filled = self._num_panels * panel_layout.PANEL_OUTPUTS
+        self._product = panels.product(self._form)
 
     def weight(self) -> Tensor:
         shape = self._num_outputs, self._num_inputs
-        return torch.from_numpy(self._unpack(self._panels, shape, self._num_bytes))
+        return torch.from_numpy(self._unpack(self._panels, shape, self._form))
 
     def product(self, input: Tensor) -> Tensor:  # noqa: A002
         """input (…, k) · weightᵀ, fp32."""
@@ -191,13 +189,13 @@ class _IntegerPanels:
     at a time. ``addresses``: of the panels and the scale."""
 
     def __init__(self, weight: Tensor, scale: Tensor) -> None:
-        from specedge.engine import integer_panels, panel_block  # as above
+        from specedge.engine import integer_panels, panel_layout  # as above
 
         self._unpack = integer_panels.unpacked
         self._panels = integer_panels.packed(weight.numpy())
         self._num_outputs, self._num_inputs = weight.shape
         self._num_panels = len(self._panels)
-        self._num_filled = self._num_panels * panel_block.PANEL_OUTPUTS
+        self._num_filled = self._num_panels * panel_layout.PANEL_OUTPUTS
         self.scale = torch.zeros(self._num_filled)
         self.scale[: self._num_outputs] = scale
         self.addresses = self._panels.ctypes.data, self.scale.data_ptr()

@@ -13,7 +13,7 @@ from specedge.engine.attention_block import LANES
 from specedge.engine.fused_norm import FusedRmsNorm
 from specedge.engine.model_fit import ROW_DEPENDENT_ROPE, AttentionFacts
 from specedge.engine.packed_linear import Int8Linear, PanelLinear
-from specedge.engine.panel_block import PANEL_OUTPUTS
+from specedge.engine.panel_layout import PANEL_OUTPUTS
 
 Kind = Literal["integers", "floats"]
 

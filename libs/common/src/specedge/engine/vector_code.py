@@ -8,7 +8,7 @@ from typing import Any, Final
 from llvmlite import ir
 from numba.core import cgutils
 
-INT8, INT32 = ir.IntType(8), ir.IntType(32)
+INT8, INT32, FLOAT = ir.IntType(8), ir.IntType(32), ir.FloatType()
 _BYTE_POINTER: Final = INT8.as_pointer()
 # Into the second cache. The first has no room for a panel, and as few lines on the way to it at a
 # time as would halve what the memory yields.
