@@ -247,8 +247,12 @@ def test_matrices_that_are_not_packed_are_left_to_the_modules(
     assert of_kind(build("llama"), "floats")._compiled is None
 
 
-def test_on_several_threads_nothing_is_compiled(kind: Kind) -> None:
+def test_on_several_threads_a_small_model_is_compiled_and_a_large_one_is_not(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.set_num_threads(2)
+    assert of_kind(build("llama"), kind)._compiled is not None
+    monkeypatch.setattr(packed_linear, "MOST_BYTES_ALONE", 0)
     assert of_kind(build("llama"), kind)._compiled is None
 
 

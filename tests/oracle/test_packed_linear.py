@@ -1,20 +1,29 @@
 """Layers made quick for a few rows compute what torch's own do, for any number of rows."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from specedge.engine import kept_bytes, packed_linear, panels, weight_forms
+from specedge.engine import (
+    divided_products,
+    kept_bytes,
+    packed_linear,
+    packed_weights,
+    panels,
+    weight_forms,
+)
 from specedge.engine.int8_rounding import MOST
 from specedge.engine.packed_linear import (
+    MOST_BYTES_ALONE,
     ONEDNN_ROWS,
     Int8Linear,
     OneDnnLinear,
     PanelLinear,
     computes_in_int8,
+    has_panels,
     quicken,
 )
 from specedge.engine.panel_layout import PANEL_OUTPUTS, num_panels
@@ -62,7 +71,8 @@ def product_of_whole(weight: Tensor, x: Tensor) -> Tensor:
     whole = kept_bytes.packed(weight.numpy(), 4)
     out = torch.empty(rows, num_panels(outputs) * PANEL_OUTPUTS)
     sizes = rows, inputs, num_panels(outputs)
-    panels.product(WeightForm.WHOLE)(x.data_ptr(), whole.ctypes.data, out.data_ptr(), *sizes)
+    multiply = panels.product(WeightForm.WHOLE)
+    multiply(x.data_ptr(), whole.ctypes.data, out.data_ptr(), *sizes, 0, sizes[-1])
     return out[:, :outputs]
 
 
@@ -276,6 +286,39 @@ def test_what_was_stored_in_half_the_bytes_is_kept_so(
     assert form_of(layer) == WeightForm.UPPER_TWO_BYTES
 
 
+@pytest.mark.parametrize("is_rounded", [False, True])
+@pytest.mark.parametrize("kind", ["Q4_1", "Q8_0"])
+def test_a_prompts_product_is_the_same_divided_among_threads(
+    kind: str, is_rounded: bool, two_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = nn.Linear(96, 16 * 7 + 3)
+    with torch.no_grad():
+        plain.weight.copy_(quantised(16 * 7 + 3, 96, kind))
+    monkeypatch.setattr(packed_linear, "FEWEST_PACKED_BYTES", 0)
+    layer = Int8Linear(plain) if is_rounded else PanelLinear(plain.weight, plain.bias)
+    x = torch.randn(300, 96)
+    whole = layer(x)
+
+    parts: list[tuple[int, int]] = []
+    monkeypatch.setattr(divided_products, "FEWEST_PRODUCTS", 1000)
+    monkeypatch.setattr(packed_weights, "divided", watched(packed_weights.divided, parts))
+    assert torch.equal(layer(x), whole)
+    assert sorted(parts) == [(0, 4), (4, 8)]
+
+
+def watched(divided: Callable[..., None], parts: list[tuple[int, int]]) -> Callable[..., None]:
+    """``divided``, which notes what it asks for."""
+
+    def watching(multiply: Callable[[int, int], None], *sizes: int) -> None:
+        def noting(first: int, last: int) -> None:
+            parts.append((first, last))
+            multiply(first, last)
+
+        divided(noting, *sizes)
+
+    return watching
+
+
 def test_a_model_is_rounded_only_where_it_may_be(one_thread: None) -> None:
     exact, drafter = build("llama"), build("llama")
     quicken(exact)
@@ -284,15 +327,17 @@ def test_a_model_is_rounded_only_where_it_may_be(one_thread: None) -> None:
     assert not any(isinstance(layer, nn.Linear) for layer in drafter.modules())
 
 
-def test_drafters_are_rounded_on_one_cpu_thread_and_nowhere_else(
+def test_drafters_are_rounded_on_one_cpu_thread_and_small_ones_on_several(
     one_thread: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    assert computes_in_int8("cpu"), "whatever else the processor computes in"
-    assert not computes_in_int8("cuda")
+    assert computes_in_int8("cpu", None), "whatever else the processor computes in"
+    assert not computes_in_int8("cuda", 1000)
 
     torch.set_num_threads(2)
-    assert not computes_in_int8("cpu")
+    assert computes_in_int8("cpu", MOST_BYTES_ALONE)
+    assert not computes_in_int8("cpu", MOST_BYTES_ALONE + 1)
+    assert not computes_in_int8("cpu", None)
 
 
 @pytest.mark.parametrize("is_rounded", [False, True])
@@ -311,11 +356,17 @@ def test_what_is_not_a_number_stays_so(
     assert got[2].isfinite().all()
 
 
+@pytest.mark.parametrize("most_bytes_alone", [0, 1 << 30])
 @pytest.mark.parametrize("threads", ["one_thread", "two_threads"])
 def test_a_whole_model_is_made_quick_and_says_the_same(
-    threads: str, request: pytest.FixtureRequest, packed_whatever_the_size: None
+    threads: str,
+    most_bytes_alone: int,
+    request: pytest.FixtureRequest,
+    packed_whatever_the_size: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     request.getfixturevalue(threads)
+    monkeypatch.setattr(packed_linear, "MOST_BYTES_ALONE", most_bytes_alone)
     model = build("llama")
     ids = torch.arange(5)[None]
     with torch.inference_mode():
@@ -324,6 +375,7 @@ def test_a_whole_model_is_made_quick_and_says_the_same(
         after = model(input_ids=ids, use_cache=False).logits
     assert torch.allclose(before, after, atol=1e-4)
     assert quicken(model) == 0, "replaced twice"
+    assert has_panels(model) == (threads == "one_thread" or most_bytes_alone > 0)
 
 
 def test_what_is_not_fp32_stays_as_it_is(one_thread: None) -> None:
@@ -334,4 +386,5 @@ def test_on_several_threads_a_large_model_is_not_held_twice(
     two_threads: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packed_linear, "MOST_ONEDNN_BYTES", 1000)
+    monkeypatch.setattr(packed_linear, "MOST_BYTES_ALONE", 0)
     assert quicken(build("llama")) == 0

@@ -16,14 +16,19 @@ import torch
 from filelock import FileLock
 from huggingface_hub.errors import HFValidationError
 from tokenizers import Tokenizer, decoders, models
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-from specedge.engine import builtin_model
+from specedge.engine import builtin_model, packed_linear
 from specedge.engine.drafter_folder import CARD, DrafterCard
 from specedge.engine.drafters import DrafterOptions, load_drafter
 from specedge.engine.fingerprints import tokenizer_fingerprint
-from specedge.engine.loading import DEFAULT_MODEL, load_tokenizer, resolve_model
+from specedge.engine.loading import (
+    DEFAULT_MODEL,
+    load_tokenizer,
+    num_stored_weights,
+    resolve_model,
+)
 from specedge.engine.packed_linear import Int8Linear
 from specedge.engine.ports import Choosing, StepItem
 from specedge.engine.torch_draft import TorchDrafter
@@ -66,7 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("has_bf16", [False, True])
-def test_a_drafter_on_one_thread_is_rounded_whether_or_not_the_processor_has_bf16(
+def test_a_drafter_that_one_thread_computes_is_rounded_whether_or_not_the_processor_has_bf16(
     folder: Path, tmp_path: Path, has_bf16: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bf16)
@@ -84,6 +89,8 @@ def test_a_drafter_on_one_thread_is_rounded_whether_or_not_the_processor_has_bf1
     try:
         assert linear_layers(threads=1) == {Int8Linear}
         assert Int8Linear not in linear_layers(threads=1, dtype="fp32")
+        assert linear_layers(threads=2) == {Int8Linear}, "it is small"
+        monkeypatch.setattr(packed_linear, "MOST_BYTES_ALONE", 0)
         assert Int8Linear not in linear_layers(threads=2)
     finally:
         torch.set_num_threads(before)
@@ -358,3 +365,13 @@ def test_an_end_of_text_that_the_model_cannot_say_is_none_of_its_stops(
     again = identified(loaded.model, loaded.tokenizer, name="tiny")
 
     assert again.identity.stop_ids == (3,)
+
+
+def test_a_folders_weights_are_counted_and_what_is_no_folder_has_none(
+    folder: Path, tmp_path: Path
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(str(folder))
+    assert num_stored_weights(str(folder)) == model.num_parameters()
+    assert num_stored_weights("someone/some-model") is None
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    assert num_stored_weights(str(tmp_path)) is None

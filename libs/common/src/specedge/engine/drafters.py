@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Final, Literal
 
 from specedge.engine.emulated import EmulatedDrafter, EmulatedText, read_agreement
-from specedge.engine.loading import DEFAULT_MODEL, Progress, no_progress, resolve_model
+from specedge.engine.loading import (
+    DEFAULT_MODEL,
+    Progress,
+    no_progress,
+    num_stored_weights,
+    resolve_model,
+)
 from specedge.engine.ports import Drafter
 from specedge.engine.prompt_lookup import PromptLookupDrafter
 from specedge.engine.shipped import chosen_drafter
@@ -127,7 +133,7 @@ def _load_draft_model(
     from specedge.engine.torch_model import load_target_model
 
     device = prepare_host(options.device, options.threads)
-    may_round = options.dtype == "auto" and computes_in_int8(device)
+    may_round = options.dtype == "auto" and computes_in_int8(device, num_stored_weights(name))
     dtype = "fp32" if may_round else options.dtype
     folder = Path(name).expanduser()
     if is_drafter_folder(folder):

@@ -52,10 +52,11 @@ def rounding() -> Compiled:
 
 @cache
 def product() -> Compiled:
-    """``multiply(panels, scale, rounded, row_scale, out, m, k, p)`` puts what ``round`` gave, times
-    p panels' weights transposed, times scale (p * PANEL_OUTPUTS,) float32, into out
-    (m, p * PANEL_OUTPUTS) float32."""
-    return compiled(_multiply, num_arguments=8)
+    """``multiply(panels, scale, rounded, row_scale, out, m, k, p, first, last)`` puts what
+    ``round`` gave, times the weights of p panels transposed, of those from number ``first`` up to
+    ``last``, times scale (p * PANEL_OUTPUTS,) float32, into out (m, p * PANEL_OUTPUTS) float32.
+    Several threads may compute some panels each."""
+    return compiled(_multiply, num_arguments=10)
 
 
 def _round_rows(x: int, rounded: int, row_scale: int, num_rows: int, num_inputs: int) -> None:
@@ -87,7 +88,7 @@ def _round_rows(x: int, rounded: int, row_scale: int, num_rows: int, num_inputs:
 
 def _multiply(  # noqa: PLR0913
     panel_address: int, scale_address: int, rounded: int, row_scale: int, out_address: int,
-    num_rows: int, num_inputs: int, num_panels: int,
+    num_rows: int, num_inputs: int, num_panels: int, first: int, last: int,
 ) -> None:  # fmt: skip
     """Blocks of nearly equal height: one row left over would cost as much as four."""
     panels, scale, out = octets(panel_address), floats(scale_address), floats(out_address)
@@ -96,7 +97,7 @@ def _multiply(  # noqa: PLR0913
         rows_here = min(_CHUNK_ROWS, num_rows - chunk)
         num_blocks = (rows_here + _MOST_ROWS - 1) // _MOST_ROWS
         share = 2 * PANEL_OUTPUTS // num_blocks
-        for panel in range(num_panels):
+        for panel in range(first, last):
             row = chunk
             for block in range(num_blocks):
                 rows = (rows_here - (row - chunk)) // (num_blocks - block)

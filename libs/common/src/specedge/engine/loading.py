@@ -5,6 +5,7 @@ that is already there: an edge without a model drafter starts from this file. Wh
 in ``torch_model``.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,3 +74,19 @@ def _load_any_tokenizer(resolved: Path | str) -> Any:
         return AutoTokenizer.from_pretrained(str(resolved))
     except (OSError, ValueError) as error:
         raise ModelUnusable(f"no tokenizer for {resolved}: {error}") from error
+
+
+def num_stored_weights(name_or_folder: str) -> int | None:
+    """How many weights a model's or drafter's folder holds; None for what is no such folder."""
+    from safetensors import SafetensorError, safe_open  # only where a model is loaded
+
+    files = sorted(Path(name_or_folder).expanduser().glob("*.safetensors"))
+    total = 0
+    try:
+        for file in files:
+            with safe_open(file, framework="np") as stored:
+                shapes = [stored.get_slice(key).get_shape() for key in stored.keys()]  # noqa: SIM118
+            total += sum(math.prod(shape) for shape in shapes)
+    except (OSError, SafetensorError):  # whoever loads it says what is wrong with it
+        return None
+    return total if files else None

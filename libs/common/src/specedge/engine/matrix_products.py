@@ -41,7 +41,10 @@ def in_integers() -> MatrixProducts:
         panels_at: int, scale: int, _x: int, rounded: int, row_scale: int, out: int,
         num_rows: int, num_inputs: int, num_panels: int,
     ) -> None:  # fmt: skip
-        times(panels_at, scale, rounded, row_scale, out, num_rows, num_inputs, num_panels)
+        times(
+            panels_at, scale, rounded, row_scale, out, num_rows, num_inputs, num_panels,
+            0, num_panels,
+        )  # fmt: skip
 
     return MatrixProducts(integer_panels.rounding(), _of_nine(multiply))
 
@@ -63,15 +66,15 @@ def in_floats(forms: frozenset[WeightForm]) -> MatrixProducts:
         num_rows: int, num_inputs: int, num_panels: int,
     ) -> None:  # fmt: skip
         if form == 2:
-            two(x, panels_at, out, num_rows, num_inputs, num_panels)
+            two(x, panels_at, out, num_rows, num_inputs, num_panels, 0, num_panels)
         elif form == 3:
-            three(x, panels_at, out, num_rows, num_inputs, num_panels)
+            three(x, panels_at, out, num_rows, num_inputs, num_panels, 0, num_panels)
         elif form == 4:
-            four(x, panels_at, out, num_rows, num_inputs, num_panels)
+            four(x, panels_at, out, num_rows, num_inputs, num_panels, 0, num_panels)
         elif form == _BLOCKS_4:
-            blocks_4(x, panels_at, out, num_rows, num_inputs, num_panels)
+            blocks_4(x, panels_at, out, num_rows, num_inputs, num_panels, 0, num_panels)
         else:
-            blocks_8(x, panels_at, out, num_rows, num_inputs, num_panels)
+            blocks_8(x, panels_at, out, num_rows, num_inputs, num_panels, 0, num_panels)
 
     return MatrixProducts(compiled(prepare, num_arguments=5), _of_nine(multiply))
 

@@ -1,9 +1,10 @@
 """fp32 linear layers on a CPU that are quick for a few rows, where small trees are verified.
 
 torch multiplies one row by streaming the weights once; from two rows on it repacks the weights at
-every call, so that two rows cost nearly twice as much as one. On one thread, ``panels`` takes
-weights that were packed once, which is quicker for any number of rows. On several threads oneDNN's
-kernels for a few rows are the better part; such a layer holds its weights twice.
+every call, so that two rows cost nearly twice as much as one. ``panels`` takes weights that were
+packed once, which is quicker for any number of rows; a few rows are one thread's, a prompt's are
+divided. On several threads a large model's layers are oneDNN's kernels for a few rows; such a layer
+holds its weights twice.
 """
 
 from typing import Final
@@ -13,28 +14,32 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from specedge.engine.int8_rounding import rounded_to_int8
+from specedge.engine.packed_weights import FloatPanels, IntegerPanels
 
 # Smaller layers stay in the processor's cache, where torch is quick enough.
 FEWEST_PACKED_BYTES: Final = 256 << 10
 # Where oneDNN beat torch on AVX2: 2 rows took 0.72 of torch's own time, 5 rows 0.78, 8 rows 0.98.
 ONEDNN_ROWS: Final = range(2, 10)
+# In panels, a model up to this is quicker on one thread, whose short pass is one compiled call: on
+# several, each of torch's operations waits for all of them.
+MOST_BYTES_ALONE: Final = 256 << 20
+FEWEST_BYTES_A_WEIGHT: Final = 0.5
 # A model whose layers are larger than this is not held twice.
 MOST_ONEDNN_BYTES: Final = 2 << 30
 
 
 class PanelLinear(nn.Module):
     """An fp32 linear layer of ``weight`` (n, k) and ``bias`` on the CPU. No gradients; the weights
-    must not change or move any more. Made while torch computes with several threads, or of few
-    weights, it is torch's own."""
+    must not change or move any more. Unless it ``packs``, or of few weights, it is torch's own."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, packs: bool = True) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.bias = None if bias is None else bias.detach()
-        self._panels: _Panels | None = None
+        self._panels: FloatPanels | None = None
         self._plain = weight.detach()
-        if weight.nbytes >= FEWEST_PACKED_BYTES and torch.get_num_threads() == 1:
-            self._panels = _Panels(self._plain)
+        if packs and weight.nbytes >= FEWEST_PACKED_BYTES:
+            self._panels = FloatPanels(self._plain)
             del self._plain
 
     @property
@@ -67,7 +72,7 @@ class Int8Linear(nn.Module):
         self.in_features, self.out_features = plain.in_features, plain.out_features
         rounded, scale = rounded_to_int8(plain.weight.detach())
         self.bias = None if plain.bias is None else plain.bias.detach()
-        self._panels = _IntegerPanels(rounded, scale)
+        self._panels = IntegerPanels(rounded, scale)
 
     @property
     def weight(self) -> Tensor:
@@ -114,24 +119,37 @@ class OneDnnLinear(nn.Linear):
         return functional.linear(input, self.weight, self.bias)
 
 
-def computes_in_int8(device: str) -> bool:
-    """Whether a drafter's linear layers on ``device`` are quickest rounded to int8. Also where the
-    CPU has bf16 arithmetic: torch's takes twice as long for a few rows."""
-    return device == "cpu" and torch.get_num_threads() == 1
+def computes_in_int8(device: str, num_weights: int | None) -> bool:
+    """Whether a drafter of so many weights (None: not known) on ``device`` is quickest with its
+    linear layers rounded to int8. Also where the CPU has bf16 arithmetic: torch's takes twice as
+    long for a few rows."""
+    if device != "cpu":
+        return False
+    is_small = num_weights is not None and num_weights <= MOST_BYTES_ALONE
+    return is_small or torch.get_num_threads() == 1
 
 
 def quicken(model: nn.Module, *, may_round: bool = False) -> int:
-    """Replace the fp32 linear layers of a model on the CPU by quicker ones; how many. On several
-    threads, models too large to be held twice stay as they are, and all do without oneDNN.
-    ``may_round``: on one thread, weights may become int8."""
+    """Replace the fp32 linear layers of a model on the CPU by quicker ones; how many. Of a model
+    that is large in panels, on several threads, they are oneDNN's, or, where they cannot be held
+    twice, stay as they are. ``may_round``: weights in panels may become int8."""
     found = linear_layers(model, torch.float32)
-    packs = torch.get_num_threads() == 1
-    if not packs and not _can_be_held_twice([child.weight for _, _, child in found]):
+    weights = [child.weight.detach() for _, _, child in found]
+    packs = torch.get_num_threads() == 1 or _is_small(weights, may_round=may_round)
+    if not packs and not _can_be_held_twice(weights):
         return 0
     with torch.no_grad():
         for parent, name, child in found:
             setattr(parent, name, _quick(child, packs=packs, may_round=may_round))
     return len(found)
+
+
+def has_panels(model: nn.Module) -> bool:
+    """Whether any of its layers is in panels."""
+    return any(
+        isinstance(layer, Int8Linear) or getattr(layer, "addresses", None) is not None
+        for layer in model.modules()
+    )
 
 
 def linear_layers(model: nn.Module, dtype: torch.dtype) -> list[tuple[nn.Module, str, nn.Linear]]:
@@ -153,71 +171,19 @@ def _quick(plain: nn.Linear, *, packs: bool, may_round: bool) -> nn.Module:
     return Int8Linear(plain) if may_round else PanelLinear(plain.weight, plain.bias)
 
 
-class _Panels:
-    """A weight (n, k) in panels, and their product. On one thread at a time. ``addresses``: of the
-    panels, and the form that weights have there."""
+def _is_small(weights: list[Tensor], *, may_round: bool) -> bool:
+    """Whether one thread streams them sooner than several do torch's operations, by the form of the
+    first of them."""
+    num_weights = sum(weight.numel() for weight in weights)
+    if not num_weights or num_weights > MOST_BYTES_ALONE / FEWEST_BYTES_A_WEIGHT:
+        return False
+    if may_round:
+        return num_weights <= MOST_BYTES_ALONE
+    # numba: only where there are such layers
+    from specedge.engine import weight_forms
 
-    def __init__(self, weight: Tensor) -> None:
-        # numba: only where there are such layers
-        from specedge.engine import panel_layout, panels, weight_forms
-
-        self._panels, self._form = weight_forms.packed(weight.contiguous().numpy())
-        self._unpack = weight_forms.unpacked
-        self.addresses = self._panels.ctypes.data, int(self._form)
-        self._num_outputs, self._num_inputs = weight.shape
-        self._num_panels = panel_layout.num_panels(self._num_outputs)
-        self._num_filled = self._num_panels * panel_layout.PANEL_OUTPUTS
-        self._product = panels.product(self._form)
-
-    def weight(self) -> Tensor:
-        shape = self._num_outputs, self._num_inputs
-        return torch.from_numpy(self._unpack(self._panels, shape, self._form))
-
-    def product(self, input: Tensor) -> Tensor:  # noqa: A002
-        """input (…, k) · weightᵀ, fp32."""
-        x = input.to(torch.float32).contiguous()
-        out = torch.empty((*input.shape[:-1], self._num_filled))
-        rows = input.numel() // self._num_inputs
-        if rows:
-            sizes = rows, self._num_inputs, self._num_panels
-            self._product(x.data_ptr(), self.addresses[0], out.data_ptr(), *sizes)
-        return out if self._num_filled == self._num_outputs else out[..., : self._num_outputs]
-
-
-class _IntegerPanels:
-    """An int8 weight (n, k) in panels with its outputs' ``scale``, and their product. On one thread
-    at a time. ``addresses``: of the panels and the scale."""
-
-    def __init__(self, weight: Tensor, scale: Tensor) -> None:
-        from specedge.engine import integer_panels, panel_layout  # as above
-
-        self._unpack = integer_panels.unpacked
-        self._panels = integer_panels.packed(weight.numpy())
-        self._num_outputs, self._num_inputs = weight.shape
-        self._num_panels = len(self._panels)
-        self._num_filled = self._num_panels * panel_layout.PANEL_OUTPUTS
-        self.scale = torch.zeros(self._num_filled)
-        self.scale[: self._num_outputs] = scale
-        self.addresses = self._panels.ctypes.data, self.scale.data_ptr()
-        self._num_rounded = self._num_inputs + self._num_inputs % 2
-        self._round, self._multiply = integer_panels.rounding(), integer_panels.product()
-
-    def weight(self) -> Tensor:
-        return torch.from_numpy(self._unpack(self._panels, (self._num_outputs, self._num_inputs)))
-
-    def product(self, input: Tensor) -> Tensor:  # noqa: A002
-        """input (…, k) · (weight · scale)ᵀ, fp32."""
-        x = input.to(torch.float32).contiguous()
-        out = torch.empty((*input.shape[:-1], self._num_filled))
-        rows = input.numel() // self._num_inputs
-        if rows:
-            rounded = torch.empty(rows * self._num_rounded, dtype=torch.int16)
-            row_scale = torch.empty(rows)
-            row = rounded.data_ptr(), row_scale.data_ptr()
-            self._round(x.data_ptr(), *row, rows, self._num_inputs)
-            sizes = rows, self._num_inputs, self._num_panels
-            self._multiply(*self.addresses, *row, out.data_ptr(), *sizes)
-        return out if self._num_filled == self._num_outputs else out[..., : self._num_outputs]
+    panels, _ = weight_forms.packed(weights[0].contiguous().numpy())
+    return num_weights * panels.nbytes <= MOST_BYTES_ALONE * weights[0].numel()
 
 
 def _can_be_held_twice(weights: list[Tensor]) -> bool:

@@ -36,24 +36,26 @@ _OF_BLOCKS: Final = (
 
 @cache
 def product(form: WeightForm) -> Compiled:
-    """The compiled product. ``product(x, panels, out, m, k, p)`` puts x (m, k) times p panels'
-    weights transposed into out (m, p * PANEL_OUTPUTS). x, panels and out are the addresses of
-    C-contiguous arrays, which the caller keeps alive; 0 < m."""
+    """The compiled product. ``product(x, panels, out, m, k, p, first, last)`` puts x (m, k) times
+    the weights of p panels transposed, of those from number ``first`` up to ``last``, into out
+    (m, p * PANEL_OUTPUTS). x, panels and out are the addresses of C-contiguous arrays, which the
+    caller keeps alive; 0 < m. Several threads may compute some panels each."""
     reader = READERS[form]
     shape = _OF_FLOATS if reader.group_inputs == 1 else _OF_BLOCKS
     block, most_rows, together = block_of(reader, shape), shape.most_rows, shape.together
     group_inputs, group_bytes = reader.group_inputs, reader.group_bytes
 
-    def by_panels(
-        x_at: int, panels_at: int, out_at: int, num_rows: int, num_inputs: int, num_panels: int
-    ) -> None:
+    def by_panels(  # noqa: PLR0913
+        x_at: int, panels_at: int, out_at: int, num_rows: int, num_inputs: int, num_panels: int,
+        first: int, last: int,
+    ) -> None:  # fmt: skip
         """Blocks of nearly equal height: one row left over would cost as much as four."""
         x, panels, out = floats(x_at), octets(panels_at), floats(out_at)
         for chunk in range(0, num_rows, _CHUNK_ROWS):
             rows_here = min(_CHUNK_ROWS, num_rows - chunk)
             num_blocks = (rows_here + most_rows - 1) // most_rows
             share = (group_bytes + num_blocks - 1) // num_blocks
-            for number in range(0, num_panels, together):
+            for number in range(first, last, together):
                 panel = min(number, num_panels - together)  # some once more where they are odd
                 row = chunk
                 for place in range(num_blocks):
@@ -62,4 +64,4 @@ def product(form: WeightForm) -> Compiled:
                     block(panels, x, out, panel, row, rows, num_inputs, num_panels, begin, share)
                     row += rows
 
-    return compiled(by_panels, num_arguments=6, in_any_order=False)
+    return compiled(by_panels, num_arguments=8, in_any_order=False)

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from specedge.engine import model_fit, tree_attention
 from specedge.engine.fused_norm import fuse_norms
 from specedge.engine.kv_cache import SlottedKVCache
-from specedge.engine.packed_linear import quicken
+from specedge.engine.packed_linear import has_panels, quicken
 from specedge.engine.step_table import Span, StepTable, chain_span, tree_span
 from specedge.engine.tree_attention import ATTENTION_NAME, TreeStep
 from specedge.errors import ModelUnusable
@@ -68,10 +68,8 @@ class TreeModel:
         model.set_attn_implementation(ATTENTION_NAME)
         quicken(model, may_round=may_round)
         fuse_norms(model, may_round=not is_exact)
-        # On several threads nothing is in panels.
-        may_compile = self.device.type == "cpu" and torch.get_num_threads() == 1
         tolerance = _ROUNDED_TOLERANCE if may_round else _EXACT_TOLERANCE
-        self._compiled = self._compile(facts, tolerance) if may_compile else None
+        self._compiled = self._compile(facts, tolerance) if has_panels(model) else None
 
     def forward(self, spans: Sequence[Span]) -> Tensor:
         """One pass; writes all rows' K and V. Logits (L, V) in the model's dtype, for the rows

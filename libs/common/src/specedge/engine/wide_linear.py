@@ -18,7 +18,7 @@ class WideLinear(PanelLinear):
 
     def __init__(self, narrow: nn.Linear) -> None:
         bias = None if narrow.bias is None else narrow.bias.float()
-        super().__init__(narrow.weight.float(), bias)
+        super().__init__(narrow.weight.float(), bias, packs=torch.get_num_threads() == 1)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name is nn.Linear's)
         """(…, in) → (…, out), in the input's dtype."""
