@@ -63,10 +63,10 @@ class Device:
         return before[1] + slope * (num_rows - before[0])
 
 
-# Each on one core of an EPYC, as `specedge` computes them, the target in fp32, the drafter in int8:
-# medians by `python -m benchmarks costs`. With AVX2, before weights were kept in fewer bytes, a
-# pass took 4.5, 4.4, 5.9, 9.9 ms for 1, 2, 4, 8 nodes; with AVX-512 and since then 2.7, 2.8, 3.4,
-# 5.6.
+# Each on one core, as `specedge` computes them, the target in fp32, the drafter in int8: medians by
+# `python -m benchmarks costs`. On an EPYC with AVX2, before weights were kept in fewer bytes, a pass
+# took 4.5, 4.4, 5.9, 9.9 ms for 1, 2, 4, 8 nodes; with AVX-512 and since then 2.7, 2.8, 3.4, 5.6; on
+# a Xeon with AVX-512, and weights in blocks, 4.0, 4.2, 5.0, 6.7.
 CPU_PASS: Final = {"pass_ms": 3.3, "row_ms": 0.8}
 DEVICES: Final = {
     "cpu": Device(
@@ -99,6 +99,22 @@ DEVICES: Final = {
         ),
         pass_ms=2.0,
         row_ms=0.43,
+    ),
+    "blocks": Device(
+        "the same two on cores with AVX-512, the target's weights in blocks: rows have a price",
+        (
+            (1, 10.1),
+            (2, 11.3),
+            (4, 13.8),
+            (6, 16.5),
+            (8, 19.8),
+            (9, 24.8),
+            (12, 29.9),
+            (16, 37.0),
+            (24, 54.7),
+        ),
+        pass_ms=3.6,
+        row_ms=0.38,
     ),
     "flat": Device(
         "a target that is flat to eight rows, then 6 ms a row; the same drafter",

@@ -6,10 +6,12 @@ numba is imported where there is such a matrix, and not before.
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from specedge.engine.divided_products import divided
+from specedge.engine.large_pages import settled
 from specedge.engine.panel_layout import PANEL_OUTPUTS, num_panels
 
 
@@ -34,7 +36,8 @@ class FloatPanels(_Shape):
         from specedge.engine import panels, weight_forms
 
         super().__init__(*weight.shape)
-        self._panels, self._form = weight_forms.packed(weight.contiguous().numpy())
+        panels_of, self._form = weight_forms.packed(weight.contiguous().numpy())
+        self._panels = settled(panels_of)
         self._unpack = weight_forms.unpacked
         self.addresses = self._panels.ctypes.data, int(self._form)
         self._product = panels.product(self._form)
@@ -65,7 +68,10 @@ class IntegerPanels(_Shape):
 
         super().__init__(*weight.shape)
         self._unpack = integer_panels.unpacked
-        self._panels = integer_panels.packed(weight.numpy())
+        panels = integer_panels.packed(weight.numpy())
+        self._panels = (
+            settled(panels.reshape(-1).view(np.uint8)).view(np.int8).reshape(panels.shape)
+        )
         self.scale = torch.zeros(self._num_filled)
         self.scale[: self._num_outputs] = scale
         self.addresses = self._panels.ctypes.data, self.scale.data_ptr()
