@@ -28,7 +28,7 @@ _DOUBT: Final = 0.5  # of what drafting yields or hosted tokens take, before any
 _CONVINCING: Final = 2.0  # rounds or tokens after which half of it is left
 UNSEEN_SLOPE: Final = 1 / 16  # of a step, per row beyond the most rows seen
 EXPERIMENTS: Final = 0.01  # of all time may be lost to them
-_FIRST_CREDIT_MS: Final = 150.0
+_FIRST_CREDIT_MS: Final = 75.0
 _MOST_SAVED_MS: Final = 4000.0
 _MOST_OWED_MS: Final = 150.0
 
