@@ -64,9 +64,9 @@ class Device:
 
 
 # Each on one core, as `specedge` computes them, the target in fp32, the drafter in int8: medians by
-# `python -m benchmarks costs`. On an EPYC with AVX2, before weights were kept in fewer bytes, a pass
-# took 4.5, 4.4, 5.9, 9.9 ms for 1, 2, 4, 8 nodes; with AVX-512 and since then 2.7, 2.8, 3.4, 5.6; on
-# a Xeon with AVX-512, and weights in blocks, 4.0, 4.2, 5.0, 6.7.
+# `python -m benchmarks costs`. On an EPYC with AVX2, before weights were kept in fewer bytes, a
+# pass took 4.5, 4.4, 5.9, 9.9 ms for 1, 2, 4, 8 nodes; with AVX-512 and since then 2.7, 2.8, 3.4,
+# 5.6; on a Xeon with AVX-512, and the target's weights in blocks, 4.0, 4.2, 5.0, 6.7.
 CPU_PASS: Final = {"pass_ms": 3.3, "row_ms": 0.8}
 DEVICES: Final = {
     "cpu": Device(

@@ -239,6 +239,25 @@ def test_weights_that_were_quantised_in_blocks_are_held_so_and_have_the_same_pro
         assert torch.equal(layer(x), product_of_whole(weight, x))
 
 
+@pytest.mark.parametrize("kind", ["Q4_1", "Q8_0"])
+def test_weights_are_held_whole_where_that_is_asked_for_and_have_the_same_products(
+    kind: str, one_thread: None, packed_whatever_the_size: None
+) -> None:
+    weight, x = quantised(83, 96, kind), torch.randn(5, 96)
+    layer = PanelLinear(weight, whole=True)
+    assert form_of(layer) == WeightForm.WHOLE
+    assert torch.equal(layer(x), PanelLinear(weight)(x))
+
+
+def test_a_model_is_told_whether_its_weights_are_held_whole(one_thread: None) -> None:
+    for whole in (False, True):
+        model = build("llama").to(torch.bfloat16).float()
+        model.lm_head.weight = nn.Parameter(torch.randn(1024, 64).bfloat16().float())
+        quicken(model, whole=whole)
+        forms = {form_of(one) for one in model.modules() if getattr(one, "addresses", None)}
+        assert forms == {WeightForm.WHOLE if whole else WeightForm.UPPER_TWO_BYTES}
+
+
 @pytest.mark.parametrize("odd", [1e-3, -0.1, 1e-42, 1e30, torch.nan, torch.inf])
 @pytest.mark.parametrize("kind", ["Q4_1", "Q8_0"])
 def test_one_weight_between_the_steps_of_its_block_keeps_a_matrix_out_of_blocks(

@@ -29,6 +29,11 @@ class VerifierSettings(ServiceSettings):
     )
     device: str = Field(default="auto", description="cpu, cuda, cuda:1, or auto")
     threads: int | None = Field(default=None, ge=1, description="compute threads on the CPU")
+    weights: Literal["least", "whole"] = Field(
+        default="least",
+        description="on a CPU, how fp32 weights are held: in as few bits as hold them exactly, or "
+        "whole, so that memory bounds a step and rows are nearly free, as on a GPU: to compare",
+    )
     slots: int = Field(default=64, ge=1, le=65536, description="sessions with KV at a time")
     kv_bytes: int = Field(default=GIB, ge=1 << 20, description="bound of the KV cache, in bytes")
     max_context_tokens: int | None = Field(

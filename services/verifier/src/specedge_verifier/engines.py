@@ -158,7 +158,12 @@ def _load_torch(settings: VerifierSettings, on_progress: Progress) -> LoadedEngi
         on_progress=on_progress,
     )
     on_progress("checking the engine", 0.0)
-    engine = TorchTarget(loaded, num_slots=settings.slots, kv_bytes=settings.kv_bytes)
+    engine = TorchTarget(
+        loaded,
+        num_slots=settings.slots,
+        kv_bytes=settings.kv_bytes,
+        whole_weights=settings.weights == "whole",
+    )
     step_tokens = settings.max_step_tokens
     if step_tokens is None:
         step_tokens = CPU_STEP_TOKENS if device == "cpu" else DEVICE_STEP_TOKENS

@@ -30,16 +30,24 @@ MOST_ONEDNN_BYTES: Final = 2 << 30
 
 class PanelLinear(nn.Module):
     """An fp32 linear layer of ``weight`` (n, k) and ``bias`` on the CPU. No gradients; the weights
-    must not change or move any more. Unless it ``packs``, or of few weights, it is torch's own."""
+    must not change or move any more. Unless it ``packs``, or of few weights, it is torch's own.
+    ``whole``: each weight in four bytes, whatever fewer would hold it."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, packs: bool = True) -> None:
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *,
+        packs: bool = True,
+        whole: bool = False,
+    ) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.bias = None if bias is None else bias.detach()
         self._panels: FloatPanels | None = None
         self._plain = weight.detach()
         if packs and weight.nbytes >= FEWEST_PACKED_BYTES:
-            self._panels = FloatPanels(self._plain)
+            self._panels = FloatPanels(self._plain, whole=whole)
             del self._plain
 
     @property
@@ -129,18 +137,19 @@ def computes_in_int8(device: str, num_weights: int | None) -> bool:
     return is_small or torch.get_num_threads() == 1
 
 
-def quicken(model: nn.Module, *, may_round: bool = False) -> int:
+def quicken(model: nn.Module, *, may_round: bool = False, whole: bool = False) -> int:
     """Replace the fp32 linear layers of a model on the CPU by quicker ones; how many. Of a model
     that is large in panels, on several threads, they are oneDNN's, or, where they cannot be held
-    twice, stay as they are. ``may_round``: weights in panels may become int8."""
+    twice, stay as they are. ``may_round``: weights in panels may become int8; ``whole``: they have
+    four bytes each."""
     found = linear_layers(model, torch.float32)
     weights = [child.weight.detach() for _, _, child in found]
-    packs = torch.get_num_threads() == 1 or _is_small(weights, may_round=may_round)
+    packs = torch.get_num_threads() == 1 or _is_small(weights, may_round=may_round, whole=whole)
     if not packs and not _can_be_held_twice(weights):
         return 0
     with torch.no_grad():
         for parent, name, child in found:
-            setattr(parent, name, _quick(child, packs=packs, may_round=may_round))
+            setattr(parent, name, _quick(child, packs=packs, may_round=may_round, whole=whole))
     return len(found)
 
 
@@ -165,13 +174,15 @@ def linear_layers(model: nn.Module, dtype: torch.dtype) -> list[tuple[nn.Module,
     ]
 
 
-def _quick(plain: nn.Linear, *, packs: bool, may_round: bool) -> nn.Module:
+def _quick(plain: nn.Linear, *, packs: bool, may_round: bool, whole: bool) -> nn.Module:
     if not packs:
         return OneDnnLinear(plain)
-    return Int8Linear(plain) if may_round else PanelLinear(plain.weight, plain.bias)
+    if may_round:
+        return Int8Linear(plain)
+    return PanelLinear(plain.weight, plain.bias, whole=whole)
 
 
-def _is_small(weights: list[Tensor], *, may_round: bool) -> bool:
+def _is_small(weights: list[Tensor], *, may_round: bool, whole: bool) -> bool:
     """Whether one thread streams them sooner than several do torch's operations, by the form of the
     first of them."""
     num_weights = sum(weight.numel() for weight in weights)
@@ -182,7 +193,7 @@ def _is_small(weights: list[Tensor], *, may_round: bool) -> bool:
     # numba: only where there are such layers
     from specedge.engine import weight_forms
 
-    panels, _ = weight_forms.packed(weights[0].contiguous().numpy())
+    panels, _ = weight_forms.packed(weights[0].contiguous().numpy(), whole=whole)
     return num_weights * panels.nbytes <= MOST_BYTES_ALONE * weights[0].numel()
 
 

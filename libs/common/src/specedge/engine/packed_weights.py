@@ -30,13 +30,13 @@ class _Shape:
 
 class FloatPanels(_Shape):
     """A weight (n, k) in panels, and their product. Asked by one thread at a time. ``addresses``:
-    of the panels, and the form that weights have there."""
+    of the panels, and the form that weights have there; ``whole`` as for ``weight_forms``."""
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, *, whole: bool = False) -> None:
         from specedge.engine import panels, weight_forms
 
         super().__init__(*weight.shape)
-        panels_of, self._form = weight_forms.packed(weight.contiguous().numpy())
+        panels_of, self._form = weight_forms.packed(weight.contiguous().numpy(), whole=whole)
         self._panels = settled(panels_of)
         self._unpack = weight_forms.unpacked
         self.addresses = self._panels.ctypes.data, int(self._form)

@@ -27,12 +27,17 @@ from specedge.tree.token_tree import IntArray
 class TorchTarget:
     """A loaded model with its KV cache. One owner thread; see ``TargetEngine`` for the contract.
 
-    ``kv_bytes`` bounds the cache. Raises ModelUnusable if the engine does not reproduce the model.
+    ``kv_bytes`` bounds the cache; ``whole_weights`` as for TreeModel. Raises ModelUnusable if the
+    engine does not reproduce the model.
     """
 
-    def __init__(self, loaded: LoadedModel, *, num_slots: int, kv_bytes: int) -> None:
+    def __init__(
+        self, loaded: LoadedModel, *, num_slots: int, kv_bytes: int, whole_weights: bool = False
+    ) -> None:
         self._identity = loaded.identity
-        self._tree_model = TreeModel(loaded.model, num_slots=num_slots, kv_bytes=kv_bytes)
+        self._tree_model = TreeModel(
+            loaded.model, num_slots=num_slots, kv_bytes=kv_bytes, whole_weights=whole_weights
+        )
         self._cache = self._tree_model.cache
         self_check(self._tree_model)
 

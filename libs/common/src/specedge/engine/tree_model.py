@@ -37,8 +37,8 @@ class TreeModel:
 
     Takes the model over: its attention implementation stays changed, its norms too (``is_exact``:
     only where that changes no bit), and on a CPU its linear layers (``may_round``: with rounded
-    weights); its weights must not change any more. Raises ModelUnusable where tree attention does
-    not fit the model.
+    weights; ``whole_weights``: of four bytes each, whatever fewer would hold them); its weights
+    must not change any more. Raises ModelUnusable where tree attention does not fit the model.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class TreeModel:
         kv_bytes: int,
         may_round: bool = False,
         is_exact: bool = True,
+        whole_weights: bool = False,
     ) -> None:
         model_fit.check_config(model)
         facts = model_fit.probe(model)
@@ -66,7 +67,7 @@ class TreeModel:
         )
         self._selects_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
         model.set_attn_implementation(ATTENTION_NAME)
-        quicken(model, may_round=may_round)
+        quicken(model, may_round=may_round, whole=whole_weights)
         fuse_norms(model, may_round=not is_exact)
         tolerance = _ROUNDED_TOLERANCE if may_round else _EXACT_TOLERANCE
         self._compiled = self._compile(facts, tolerance) if has_panels(model) else None

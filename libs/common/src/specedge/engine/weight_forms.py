@@ -31,8 +31,11 @@ _BITS: Final[dict[WeightForm, quantised_blocks.Bits]] = {
 }
 
 
-def packed(weight: Weights) -> tuple[Bytes, WeightForm]:
-    """(n, k) weights in panels, flat, and the form that they have there."""
+def packed(weight: Weights, *, whole: bool = False) -> tuple[Bytes, WeightForm]:
+    """(n, k) weights in panels, flat, and the form that they have there: the one of the fewest
+    bits, or ``whole``."""
+    if whole:
+        return kept_bytes.packed(weight, WeightForm.WHOLE), WeightForm.WHOLE
     # Two panels are met at once.
     if widens_halves() and len(weight) > PANEL_OUTPUTS:
         for form, bits in _BITS.items():
