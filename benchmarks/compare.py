@@ -31,7 +31,7 @@ from specedge.cli.failure import CommandFailed
 from specedge.engine.loading import DEFAULT_MODEL
 from specedge.engine.shipped import AUTO, chosen_drafter
 
-SWEEP: Final = "3x5,4x5,4x7,4x11"
+SWEEP: Final = "1x2,3x4,4x5,4x7"
 QUICK: Final = {"prompts": 6, "tokens": 24, "sweep": "2x5,3x5", "sweep_prompts": 2, "turns": 2}
 
 

@@ -1,7 +1,12 @@
 """Layers made quick for a few rows compute what torch's own do, for any number of rows."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import llvmlite.binding
 import numpy as np
 import pytest
 import torch
@@ -407,3 +412,54 @@ def test_on_several_threads_a_large_model_is_not_held_twice(
     monkeypatch.setattr(packed_linear, "MOST_ONEDNN_BYTES", 1000)
     monkeypatch.setattr(packed_linear, "MOST_BYTES_ALONE", 0)
     assert quicken(build("llama")) == 0
+
+
+PRODUCT_ELSEWHERE = """
+import hashlib, sys
+import torch
+from specedge.engine import packed_linear
+from specedge.engine.weight_readers import LANES
+from tests.oracle.test_packed_linear import form_of, quantised
+
+torch.set_num_threads(1)
+packed_linear.FEWEST_PACKED_BYTES = 0
+digest = hashlib.sha256()
+for kind in ("Q4_1", "Q8_0"):
+    layer = packed_linear.PanelLinear(quantised(83, 96, kind))
+    for rows in (1, 3, 6, 7, 100):
+        generator = torch.Generator().manual_seed(rows)
+        digest.update(layer(torch.randn(rows, 96, generator=generator)).contiguous().numpy())
+print(LANES, int(form_of(layer)), digest.hexdigest())
+"""
+
+
+def product_elsewhere(**settings: str) -> list[str]:
+    """Vectors' lanes, the last matrix' form, and a digest of products, as numba compiles them for
+    the processor that ``settings`` tell it of."""
+    ran = subprocess.run(
+        [sys.executable, "-c", PRODUCT_ELSEWHERE],
+        env={**os.environ, **settings},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return ran.stdout.split()
+
+
+def test_a_processor_without_long_vectors_or_look_ups_has_the_same_products() -> None:
+    features = dict(llvmlite.binding.get_host_cpu_features())
+    if not (features.get("avx2") and features.get("f16c")):
+        pytest.skip("needs AVX2")
+    kept = {name: has and not name.startswith(("avx512", "amx")) for name, has in features.items()}
+    told = ",".join(f"{'+' if has else '-'}{name}" for name, has in kept.items())
+
+    lanes, form, digest = product_elsewhere(NUMBA_CPU_NAME="haswell", NUMBA_CPU_FEATURES=told)
+
+    assert (lanes, int(form)) == ("8", WeightForm.BLOCKS_OF_8_BITS)
+    assert digest == product_elsewhere()[2]
+
+
+def test_a_processor_that_numba_is_told_nothing_of_has_no_blocks() -> None:
+    lanes, form, _ = product_elsewhere(NUMBA_CPU_NAME="generic")
+    assert (lanes, int(form) <= WeightForm.WHOLE) == ("8", True)

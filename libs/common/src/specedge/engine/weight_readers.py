@@ -7,9 +7,9 @@ What it yields are the very numbers that the matrix had. Knows llvmlite and no b
 from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
-import llvmlite.binding
 from llvmlite import ir
-from numba.core import cgutils
+from numba.core import cgutils, config
+from numba.core.codegen import get_host_cpu_features
 
 from specedge.engine.kept_bytes import FLOAT_BYTES
 from specedge.engine.panel_layout import PANEL_OUTPUTS
@@ -24,21 +24,23 @@ from specedge.engine.quantised_blocks import (
 from specedge.engine.vector_code import FLOAT, INT8, INT32, fused, numbers
 
 
-def _features() -> dict[str, bool]:
-    try:
-        return dict(llvmlite.binding.get_host_cpu_features())
-    except RuntimeError:  # not told on this platform
-        return {}
+def _features() -> frozenset[str]:
+    """Of the processor that numba compiles for, which its settings may say to be another."""
+    if config.CPU_NAME == "generic":
+        return frozenset()
+    told = config.CPU_FEATURES
+    listed = get_host_cpu_features() if told is None else told
+    return frozenset(name[1:] for name in listed.split(",") if name.startswith("+"))
 
 
 _FEATURES: Final = _features()
 # Of a vector. Sixteen where one instruction moves all its bytes; two of eight are as quick
 # elsewhere, and AVX2 has no longer ones.
-LANES: Final = 16 if _FEATURES.get("avx512vbmi") else 8
+LANES: Final = 16 if "avx512vbmi" in _FEATURES else 8
 PARTS: Final = PANEL_OUTPUTS // LANES
 VECTOR: Final = ir.VectorType(FLOAT, LANES)
 # A table of sixteen numbers is looked up by the lower four bits of each lane.
-_HAS_LOOK_UP: Final = LANES == 16 and bool(_FEATURES.get("avx512f"))
+_HAS_LOOK_UP: Final = LANES == 16 and "avx512f" in _FEATURES
 _INTEGERS: Final = ir.VectorType(INT32, LANES)
 _HALVES: Final = ir.VectorType(ir.HalfType(), LANES)
 _WORD_BYTES: Final = 4
@@ -46,7 +48,7 @@ _WORD_BYTES: Final = 4
 
 def widens_halves() -> bool:
     """Whether the processor makes float32 of float16 by itself; blocks' scales are the latter."""
-    return bool(_FEATURES.get("f16c") or _FEATURES.get("neon"))
+    return not _FEATURES.isdisjoint({"f16c", "neon"})
 
 
 class Reader(Protocol):
