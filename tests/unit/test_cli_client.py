@@ -259,10 +259,16 @@ def test_figures_of_several_answers_add_up() -> None:
     said = both.as_json()
     assert said["tokens"] == 20
     assert said["acceptance_length"] == 2.5
+    assert said["hosted_tokens"] == 2 * Figures.of(answer).hosted == 0
     assert said["bytes_up_per_round"] == 300
     assert said["bytes_down_per_round"] == 200
     assert said["verifier_calls_per_token"] == 0.5
     assert said["tokens_per_second"] == 20
+
+
+def test_tokens_that_no_drafted_round_yielded_were_hosted() -> None:
+    answer = Answer("Paris", usage={"completion_tokens": 14}, metrics=METRICS)
+    assert Figures.of(answer).hosted == 4
 
 
 def test_an_answer_without_metrics_still_makes_a_table() -> None:
@@ -270,5 +276,5 @@ def test_an_answer_without_metrics_still_makes_a_table() -> None:
 
     drawn = table(["q"], [empty])
 
-    assert drawn.row_count == 11
+    assert drawn.row_count == 12
     assert summary(Answer("?")) == "0 tokens"

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from typing import Final
 
 import orjson
 import typer
@@ -13,6 +14,11 @@ from specedge.cli.figures import Figures, table
 from specedge.cli.questions import QUESTIONS, Question
 from specedge.cli.running import Interrupted, RunningStack, run_with_stack
 from specedge.cli.stack import StackOptions
+
+MOSTLY_HOSTED: Final = (
+    "Hosted tokens are the verifier's alone: where a draft costs more time than it saves, as with "
+    "a small model on a CPU, an edge leaves the text to it, and tries again now and then."
+)
 
 
 def run_demo(options: StackOptions, *, as_json: bool) -> None:
@@ -33,6 +39,9 @@ def run_demo(options: StackOptions, *, as_json: bool) -> None:
         console = out()
         console.print()
         console.print(table([question.title for question in QUESTIONS], columns))
+        whole = sum(columns[1:], start=columns[0])
+        if 2 * whole.hosted > whole.tokens:
+            console.print(MOSTLY_HOSTED, markup=False)
 
 
 def _ask_all(stack: RunningStack, quietly: bool) -> list[Answer]:

@@ -58,10 +58,16 @@ class Figures:
         """Tokens a drafted round yields on average, its bonus included."""
         return 1 + self.accepted / self.steps if self.steps else None
 
+    @property
+    def hosted(self) -> int:
+        """Tokens that no drafted round yielded: the verifier's alone."""
+        return max(0, self.tokens - self.steps - self.accepted)
+
     def as_json(self) -> dict[str, float | int | None]:
         """Flat, for scripts: the sums and what follows from them."""
         return {
             **{f.name: getattr(self, f.name) for f in fields(self)},
+            "hosted_tokens": self.hosted,
             "acceptance_length": self.acceptance_length,
             "bytes_up_per_round": _ratio(self.bytes_up, self.rounds),
             "bytes_down_per_round": _ratio(self.bytes_down, self.rounds),
@@ -86,6 +92,7 @@ def table(titles: Sequence[str], columns: Sequence[Figures]) -> Table:
 def _rows(shown: Sequence[Figures]) -> list[tuple[str, list[str]]]:
     return [
         ("tokens", [str(f.tokens) for f in shown]),
+        ("hosted tokens", [str(f.hosted) for f in shown]),
         ("rounds", [str(f.rounds) for f in shown]),
         ("acceptance length", [_number(f.acceptance_length, 2) for f in shown]),
         ("bytes a round, up", [_number(_ratio(f.bytes_up, f.rounds), 0) for f in shown]),
