@@ -41,6 +41,8 @@ class FloatPanels(_Shape):
         self._unpack = weight_forms.unpacked
         self.addresses = self._panels.ctypes.data, int(self._form)
         self._product = panels.product(self._form)
+        self._product_of_many = panels.product_of_many(self._form)
+        self._many_rows = panels.MANY_ROWS
 
     def weight(self) -> Tensor:
         """(n, k) fp32, unpacked."""
@@ -55,7 +57,8 @@ class FloatPanels(_Shape):
         if rows:
             arrays = x.data_ptr(), self.addresses[0], out.data_ptr()
             sizes = rows, self._num_inputs, self._num_panels
-            self._divided(partial(self._product, *arrays, *sizes), rows)
+            product = self._product if rows < self._many_rows else self._product_of_many
+            self._divided(partial(product, *arrays, *sizes), rows)
         return out if self._num_filled == self._num_outputs else out[..., : self._num_outputs]
 
 
