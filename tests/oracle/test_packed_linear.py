@@ -343,6 +343,16 @@ def watched(divided: Callable[..., None], parts: list[tuple[int, int]]) -> Calla
     return watching
 
 
+def test_where_products_cannot_be_divided_several_threads_have_no_panels(
+    two_threads: None, packed_whatever_the_size: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(divided_products, "_openmp", lambda: None)
+    model = build("llama")
+    quicken(model)
+    assert not has_panels(model)
+    assert not computes_in_int8("cpu", 1000)
+
+
 def test_a_model_is_rounded_only_where_it_may_be(one_thread: None) -> None:
     exact, drafter = build("llama"), build("llama")
     quicken(exact)

@@ -35,6 +35,11 @@ def divided(multiply: Callable[[int, int], None], num_panels: int, num_products:
     openmp.GOMP_parallel(_PART(part), None, num_parts, 0)
 
 
+def can_divide() -> bool:
+    """Whether products are divided here at all, if torch computes on several threads."""
+    return _openmp() is not None
+
+
 @cache
 def _openmp() -> Any:
     """The library that torch divides its operations with; None where it is another kind."""

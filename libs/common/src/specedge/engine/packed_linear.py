@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from specedge.engine.divided_products import can_divide
 from specedge.engine.int8_rounding import rounded_to_int8
 from specedge.engine.packed_weights import FloatPanels, IntegerPanels
 
@@ -134,7 +135,7 @@ def computes_in_int8(device: str, num_weights: int | None) -> bool:
     if device != "cpu":
         return False
     is_small = num_weights is not None and num_weights <= MOST_BYTES_ALONE
-    return is_small or torch.get_num_threads() == 1
+    return torch.get_num_threads() == 1 or (is_small and can_divide())
 
 
 def quicken(model: nn.Module, *, may_round: bool = False, whole: bool = False) -> int:
@@ -187,6 +188,8 @@ def _is_small(weights: list[Tensor], *, may_round: bool, whole: bool) -> bool:
     first of them."""
     num_weights = sum(weight.numel() for weight in weights)
     if not num_weights or num_weights > MOST_BYTES_ALONE / FEWEST_BYTES_A_WEIGHT:
+        return False
+    if not can_divide():  # a prompt would be one thread's, too
         return False
     if may_round:
         return num_weights <= MOST_BYTES_ALONE
