@@ -35,7 +35,7 @@ _OF_FLOATS: Final = BlockShape(most_rows=6, together=1, fetched_rows=3)
 # What is held in blocks comes sooner than sums follow one another, and is more work: where there
 # are thirty-two registers, two panels' sums are under way, and more rows share the work.
 _OF_BLOCKS: Final = (
-    BlockShape(most_rows=8, together=2, fetched_rows=1)
+    BlockShape(most_rows=10, together=2, fetched_rows=1)
     if LANES == 16
     else BlockShape(most_rows=6, together=1, fetched_rows=1)
 )
