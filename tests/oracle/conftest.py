@@ -1,9 +1,13 @@
-"""The built-in model, for tests marked ``real_model``: fetched into the user's cache once."""
+"""The built-in model, for tests marked ``real_model``: fetched into the user's cache once. Compute
+threads, and layers that are packed however small they are."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+from specedge.engine import packed_linear
 from specedge.engine.loading import DEFAULT_MODEL, resolve_model
 
 CACHE_DIR = Path("~/.cache/specedge")
@@ -14,3 +18,24 @@ def real_model_folder() -> Path:
     folder = resolve_model(DEFAULT_MODEL, CACHE_DIR)
     assert isinstance(folder, Path)
     return folder
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def packed_whatever_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_linear, "FEWEST_PACKED_BYTES", 0)
