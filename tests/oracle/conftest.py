@@ -2,6 +2,7 @@
 threads, and layers that are packed however small they are."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,20 +21,24 @@ def real_model_folder() -> Path:
     return folder
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
+@contextmanager
+def computing_on(num_threads: int) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(num_threads)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    with computing_on(1):
+        yield
 
 
 @pytest.fixture
 def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    with computing_on(2):
+        yield
 
 
 @pytest.fixture

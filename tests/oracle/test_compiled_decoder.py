@@ -27,17 +27,9 @@ CLOSE = {"integers": 2e-3, "floats": 1e-5}
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def inference(one_thread: None, packed_whatever_the_size: None) -> Iterator[None]:
     with torch.inference_mode():
         yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def packed_whatever_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed_linear, "FEWEST_PACKED_BYTES", 0)
 
 
 @pytest.fixture(params=["integers", "floats"])

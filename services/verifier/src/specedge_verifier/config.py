@@ -31,7 +31,7 @@ class VerifierSettings(ServiceSettings):
     threads: int | None = Field(default=None, ge=1, description="compute threads on the CPU")
     weights: Literal["least", "whole"] = Field(
         default="least",
-        description="on a CPU, how fp32 weights are held: in as few bits as hold them exactly, or "
+        description="how a CPU holds fp32 weights: least, in as few bits as hold them exactly, or "
         "whole, so that memory bounds a step and rows are nearly free, as on a GPU: to compare",
     )
     slots: int = Field(default=64, ge=1, le=65536, description="sessions with KV at a time")

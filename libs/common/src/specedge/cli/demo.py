@@ -39,7 +39,7 @@ def run_demo(options: StackOptions, *, as_json: bool) -> None:
         console = out()
         console.print()
         console.print(table([question.title for question in QUESTIONS], columns))
-        whole = sum(columns[1:], start=columns[0])
+        whole = Figures.total(columns)
         if 2 * whole.hosted > whole.tokens:
             console.print(MOSTLY_HOSTED, markup=False)
 
@@ -74,7 +74,7 @@ def _described(answers: list[Answer], columns: list[Figures]) -> dict[str, objec
             {"question": question.text, "answer": answer.text, **figures.as_json()}
             for question, answer, figures in zip(QUESTIONS, answers, columns, strict=True)
         ],
-        "all": sum(columns[1:], start=columns[0]).as_json(),
+        "all": Figures.total(columns).as_json(),
     }
 
 

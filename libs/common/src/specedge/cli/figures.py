@@ -48,6 +48,11 @@ class Figures:
             generation_ms=float(answer.metrics.get("generation_time_ms") or 0),
         )
 
+    @classmethod
+    def total(cls, columns: Sequence["Figures"]) -> "Figures":
+        """Of one request at least."""
+        return sum(columns[1:], start=columns[0])
+
     def __add__(self, other: "Figures") -> "Figures":
         return Figures(
             **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
@@ -78,8 +83,7 @@ class Figures:
 
 def table(titles: Sequence[str], columns: Sequence[Figures]) -> Table:
     """One column a prompt and one for all, one row a figure: narrow enough for 80 characters."""
-    everything = sum(columns[1:], start=columns[0])
-    shown = [*columns, everything]
+    shown = [*columns, Figures.total(columns)]
     drawn = Table(title="Where the tokens came from, and where the time went")
     drawn.add_column("", no_wrap=True)
     for title in (*titles, "all"):

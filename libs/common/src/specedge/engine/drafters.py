@@ -52,7 +52,8 @@ class DrafterOptions:
     branch     children proposed per node, by any drafter
     num_slots  sessions that may draft at a time
     kv_bytes   of KV cache at most
-    dtype      ``auto``: int8 on one CPU thread, else bf16 where the hardware computes in it
+    dtype      ``auto``: int8 on a CPU, if small or on one thread; else bf16 where the hardware
+               computes in it
     threads    compute threads on the CPU; None leaves it to torch
     coupled    rank children with the target's own noise, where it draws any
     recalls    blend in what followed the same words before in the session's own text

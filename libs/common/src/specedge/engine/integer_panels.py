@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from specedge.engine.addresses import Compiled, compiled, floats, octets, shorts, words
 from specedge.engine.integer_block import block_of
-from specedge.engine.panel_layout import PANEL_OUTPUTS
+from specedge.engine.panel_layout import PANEL_OUTPUTS, num_panels
 
 _INFINITE: Final = np.uint32(0x7F800000)
 _NO_NUMBER: Final = np.uint32(0x7FC00000)
@@ -29,7 +29,7 @@ def packed(weight: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
     """(n, k) weights as (ceil(n / PANEL_OUTPUTS), ceil(k / 2), PANEL_OUTPUTS, 2) panels; zeros
     fill what is left."""
     n, k = weight.shape
-    panels, pairs = -(-n // PANEL_OUTPUTS), -(-k // 2)
+    panels, pairs = num_panels(n), -(-k // 2)
     filled = np.zeros((panels * PANEL_OUTPUTS, pairs * 2), dtype=np.int8)
     filled[:n, :k] = weight
     shaped = filled.reshape(panels, PANEL_OUTPUTS, pairs, 2)
