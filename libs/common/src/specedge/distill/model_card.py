@@ -48,8 +48,10 @@ every token of the text is still chosen by {target}.
 {earlier}
 Data: {conversations} conversations ({corpus_tokens} tokens), all written by the target itself: it
 made up a user's turn, about seven times in ten after one of a few dozen opening words, and
-answered it, half of the time greedily, else at temperature 0.8. No data set was used. The
-target's {top_k} likeliest next tokens at every position were kept once; training lowers the
+answered it, half of the time greedily, else at temperature 0.8. About half of the answers worth it
+were quoted in another conversation, as the text that a task is about (to summarise, translate or
+rewrite it, to answer a question from it); after a fifth the user spoke again. No data set was used.
+The target's {top_k} likeliest next tokens at every position were kept once; training lowers the
 cross-entropy to them. {tokens} tokens were trained on in {steps} steps of about {batch_tokens}
 (AdamW, peak rate {rate:g}, warm-up, constant, linear decay), in {minutes:.0f} minutes.
 

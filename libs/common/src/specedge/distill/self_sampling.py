@@ -4,9 +4,11 @@ Owns how conversations come about and what of the target's distribution is kept.
 the target; storing is ``corpus``'s.
 """
 
+import itertools
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +16,11 @@ import torch
 from torch import Tensor
 
 from specedge.distill.corpus import Conversation
-from specedge.distill.openers import OPENERS, UNPROMPTED
+from specedge.distill.openings import Opening, Openings, TurnFrame
 from specedge.engine.step_table import Span, chain_span
 from specedge.engine.torch_model import LoadedModel
 from specedge.engine.tree_model import TreeModel
-from specedge.errors import Busy, ModelUnusable
+from specedge.errors import Busy
 from specedge.ids import Slot
 from specedge.tree.token_tree import IntArray
 
@@ -28,7 +30,6 @@ PROMPT_TOP_P: Final = 0.95
 # Of the answers, so many are greedy, the others sampled: an edge drafts for both.
 GREEDY_SHARE: Final = 0.5
 ANSWER_TEMPERATURE: Final = 0.8
-_MARK: Final = "\N{BLACK STAR}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,33 +46,11 @@ class SamplingPlan:
     max_answer_tokens: int = 192
 
 
-@dataclass(frozen=True, slots=True)
-class TurnFrame:
-    """The chat template around a user's turn, as ids: before it, and between it and the answer.
-    Empty without a template: a base model's text is all answer."""
-
-    before: tuple[int, ...]
-    between: tuple[int, ...]
-
-    @classmethod
-    def of(cls, tokenizer: Any) -> "TurnFrame":
-        """From the tokenizer's template. Raises ModelUnusable where it drops the user's text."""
-        if not getattr(tokenizer, "chat_template", None):
-            bos = tokenizer.bos_token_id
-            return cls((bos,) if bos is not None else (), ())
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": _MARK}], tokenize=False, add_generation_prompt=True
-        )
-        before, found, between = text.partition(_MARK)
-        if not found:
-            raise ModelUnusable("the chat template does not show the user's turn")
-        return cls(_ids(tokenizer, before), _ids(tokenizer, between))
-
-
 @dataclass(slots=True, eq=False)
 class _Lane:
     """One conversation under way. ``pending`` tokens have no KV yet."""
 
+    opening: Opening
     slot: Slot
     rng: np.random.Generator
     temperature: float
@@ -92,7 +71,7 @@ class SelfSampler:
         self._stop_ids = frozenset(loaded.identity.stop_ids)
         self._vocab_size = loaded.identity.vocab_size
         self._frame = TurnFrame.of(loaded.tokenizer)
-        self._openers = [_ids(loaded.tokenizer, opener) for opener in OPENERS]
+        self._openings = Openings(loaded.tokenizer, self._frame, self._stop_ids)
         self._model = TreeModel(loaded.model, num_slots=plan.lanes, kv_bytes=kv_bytes)
         # A turn's end is a stop id wherever the template closes turns with it.
         self._turn_ends = self._stop_ids | frozenset(self._frame.between[:1])
@@ -102,47 +81,52 @@ class SelfSampler:
         """Conversations without end, in the order in which they are finished, which depends on how
         many fit the memory at once; what they say depends on ``seed`` alone. Closing the iterator
         gives up those under way. Raises Busy where not even one has room."""
-        started = 0
+        openings = map(self._openings.fresh, ([*seed, number] for number in itertools.count()))
+        waiting: deque[Opening] = deque()
         lanes: list[_Lane] = []
         try:
             while True:
                 while len(lanes) < self._plan.lanes:
-                    lane = self._try_start([*seed, started], must_fit=not lanes)
+                    if not waiting:
+                        waiting.append(next(openings))
+                    lane = self._try_start(waiting[0], must_fit=not lanes)
                     if lane is None:
                         break
-                    started += 1
+                    waiting.popleft()
                     lanes.append(lane)
                 for lane in self._advance(lanes):
                     lanes.remove(lane)
                     self._model.cache.release(lane.slot)
-                    yield _conversation(lane)
+                    conversation = _conversation(lane)
+                    following = self._openings.after(conversation, lane.opening)
+                    if following is not None:
+                        waiting.append(following)
+                    yield conversation
         finally:
             for lane in lanes:
                 self._model.cache.release(lane.slot)
 
-    def _try_start(self, seed: Sequence[int], *, must_fit: bool) -> _Lane | None:
+    def _try_start(self, opening: Opening, *, must_fit: bool) -> _Lane | None:
         """A conversation, or None while there is no room for one more beside the others."""
         try:
-            return self._start(seed)
+            return self._start(opening)
         except Busy:
             if must_fit:
                 raise
             return None
 
-    def _start(self, seed: Sequence[int]) -> _Lane:
-        rng = np.random.default_rng(seed)
-        opener: tuple[int, ...] = ()
-        if self._frame.between and rng.random() > UNPROMPTED:
-            opener = self._openers[rng.integers(len(self._openers))]
-        tokens = [*self._frame.before, *opener]
+    def _start(self, opening: Opening) -> _Lane:
+        rng = np.random.default_rng(opening.seed)
+        tokens = list(opening.token_ids)
         room = len(tokens) + len(self._frame.between)
         room += self._plan.max_prompt_tokens + self._plan.max_answer_tokens
         is_greedy = rng.random() < GREEDY_SHARE
         temperature = 0.0 if is_greedy else ANSWER_TEMPERATURE
-        lane = _Lane(self._model.cache.lease(room), rng, temperature, tokens, len(tokens))
+        slot = self._model.cache.lease(room)
+        lane = _Lane(opening, slot, rng, temperature, tokens, len(tokens))
         lane.has_next = [False] * (len(tokens) - 1)
-        if not self._frame.between:
-            lane.prompt_len = len(tokens)
+        if opening.is_asked:
+            self._open_answer(lane)
         return lane
 
     def _advance(self, lanes: list[_Lane]) -> list[_Lane]:
@@ -187,7 +171,7 @@ class SelfSampler:
             return token in self._stop_ids or (
                 len(lane.tokens) - lane.prompt_len >= plan.max_answer_tokens
             )
-        written = len(lane.tokens) - len(self._frame.before)
+        written = len(lane.tokens) - lane.opening.turn_from
         if token in self._turn_ends:
             lane.tokens.pop()  # the template closes the turn; what the target expected here stays
         elif written < plan.max_prompt_tokens:
@@ -197,11 +181,11 @@ class SelfSampler:
 
     def _open_answer(self, lane: _Lane) -> None:
         """The user's turn is over: the template's tokens come next, at once."""
-        kept = len(lane.has_next)
-        lane.tokens.extend(self._frame.between)
         # What has KV is everything before the last sampled token; a popped end never got any.
-        lane.pending = len(lane.tokens) - kept
-        lane.has_next.extend([False] * (len(lane.tokens) - 1 - kept))
+        with_kv = len(lane.next_id) and len(lane.has_next)
+        lane.tokens.extend(self._frame.between)
+        lane.pending = len(lane.tokens) - with_kv
+        lane.has_next.extend([False] * (len(lane.tokens) - 1 - len(lane.has_next)))
         lane.prompt_len = len(lane.tokens)
 
 
@@ -215,10 +199,6 @@ def _conversation(lane: _Lane) -> Conversation:
         next_id=np.stack(lane.next_id),
         next_logprob=np.stack(lane.next_logprob),
     )
-
-
-def _ids(tokenizer: Any, text: str) -> tuple[int, ...]:
-    return tuple(int(token) for token in tokenizer.encode(text, add_special_tokens=False))
 
 
 def _within(logprob: npt.NDArray[np.float32], top_p: float) -> int:
