@@ -76,7 +76,7 @@ class SlottedKVCache:
             raise ValueError(f"{kv_bytes} bytes hold no block of {self.row_bytes}-byte rows")
         self._leases: dict[Slot, _Lease] = {}
         self._unused = list(range(num_slots - 1, -1, -1))
-        self._arenas, self._planes = _allocate(layers, self._rows.num_rows, dtype, device)
+        self._arenas, self._planes = _allocate(layers, self.spare_row + 1, dtype, device)
 
     @property
     def slots_used(self) -> int:
@@ -91,6 +91,11 @@ class SlottedKVCache:
     def planes(self, layer: int) -> tuple[Tensor, Tensor]:
         """K (heads, rows, dim) and V of ``layer``: views of the arenas, valid for good."""
         return self._planes[layer]
+
+    @property
+    def spare_row(self) -> int:
+        """An arena row that is in no slot: for what is written in vain."""
+        return self._rows.num_rows
 
     def offset(self, slot: Slot) -> int:
         """Arena row of the slot's row 0. Changes when the slot grows."""

@@ -84,9 +84,10 @@ def tree_span(chain: IntArray, tree: TokenTree, *, start: int, offset: int) -> S
 class View:
     """What one session's rows attend to under one window: arena rows [first, last), and the bias.
 
-    rows    the session's rows on the step's row axis
-    bias    (rows, last - first) in the model's dtype, 0 or -inf; None where all is visible, or
-            with ``causal``, where the rows see exactly the rows up to themselves from 0
+    rows      the session's rows on the step's row axis
+    bias      (rows, last - first) in the model's dtype, 0 or -inf; None where all is visible, or
+              with ``causal``, where the rows see exactly the rows up to themselves from 0
+    gathered  (last - first,) int64: the arena rows themselves, where they do not lie side by side
     """
 
     rows: slice
@@ -94,7 +95,21 @@ class View:
     last: int
     bias: Tensor | None
     causal: bool = False
+    gathered: Tensor | None = None
     _folded: dict[int, Tensor] = field(default_factory=dict)
+
+    def of(self, plane: Tensor) -> Tensor:
+        """(heads, last - first, dim): what it sees of a plane of K or V."""
+        if self.gathered is None:
+            return plane[:, self.first : self.last]
+        return plane.index_select(1, self.gathered)
+
+    def hold(self, bias: Tensor) -> None:
+        """Change what is seen, in the tensors that were handed out."""
+        assert self.bias is not None  # a view without one sees everything, for good
+        self.bias.copy_(bias)
+        for group, folded in self._folded.items():
+            folded.copy_(self.bias.repeat(group, 1))
 
     def folded(self, group: int) -> Tensor | None:
         """The bias repeated for ``group`` query heads; None beside a None bias.
@@ -172,7 +187,7 @@ class StepTable:
         cuts = window is not None and int(span.positions.max()) - first_key >= window
         if span.recent is None and not cuts and (span.num_rows == 1 or span.start == first_key):
             return View(rows, first, last, None, causal=span.num_rows > 1)
-        visible = _visible(span, first_key, window if cuts else None)
+        visible = visible_keys(span, first_key, window if cuts else None)
         bias = torch.zeros(visible.shape, dtype=self.dtype)
         bias.masked_fill_(torch.from_numpy(~visible), -torch.inf)
         return View(rows, first, last, bias.to(self.token_ids.device))
@@ -186,8 +201,8 @@ def _first_key(span: Span, window: int) -> int:
     return min(max(0, oldest), span.num_keys - num_recent)
 
 
-def _visible(span: Span, first_key: int, window: int | None) -> BoolArray:
-    """(rows, keys) bool, keys from ``first_key`` on: who sees whom."""
+def visible_keys(span: Span, first_key: int, window: int | None) -> BoolArray:
+    """(rows, keys) bool, keys from ``first_key`` on: who sees whom under ``window``."""
     rows = span.num_rows
     recent = np.tri(rows, dtype=np.bool_) if span.recent is None else span.recent
     before = span.num_keys - recent.shape[1]

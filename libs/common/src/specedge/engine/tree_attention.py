@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface
 
+from specedge.engine.fixed_step import FixedStep
 from specedge.engine.kv_cache import SlottedKVCache
 from specedge.engine.step_table import StepTable, View
 from specedge.errors import ModelUnusable
@@ -30,7 +31,7 @@ FOLD_MAX_ROWS: Final = 128
 class TreeStep:
     """What the attention function needs of a step: the model's keyword ``tree_step``."""
 
-    table: StepTable
+    table: StepTable | FixedStep
     cache: SlottedKVCache
 
 
@@ -71,8 +72,7 @@ def tree_attention(  # noqa: PLR0913 (the signature is transformers')
     outputs: list[Tensor] = []
     for view in table.views(sliding_window):
         q = query[:, :, view.rows]
-        k = keys[None, :, view.first : view.last]
-        v = values[None, :, view.first : view.last]
+        k, v = view.of(keys)[None], view.of(values)[None]
         if explicit:
             outputs.append(_attend_explicitly(q, k, v, view, scale, softcap, s_aux))
         else:

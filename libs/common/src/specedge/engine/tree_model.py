@@ -14,6 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from specedge.engine import model_fit, tree_attention
+from specedge.engine.captured_passes import CapturedPasses, CudaCapture
+from specedge.engine.fixed_step import FixedStep
 from specedge.engine.fused_norm import fuse_norms
 from specedge.engine.kv_cache import SlottedKVCache
 from specedge.engine.packed_linear import has_panels, quicken
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 _TRIED_TOKENS: Final = 7
 _ROUNDED_TOLERANCE: Final = 2e-2
 _EXACT_TOLERANCE: Final = 1e-4
+# Rows of the passes that are captured when a model is taken over.
+_CAPTURED_AT_ONCE: Final = (1, 2, 4, 8, 16)
 
 
 class TreeModel:
@@ -71,16 +75,20 @@ class TreeModel:
         fuse_norms(model, may_round=not is_exact)
         tolerance = _ROUNDED_TOLERANCE if may_round else _EXACT_TOLERANCE
         self._compiled = self._compile(facts, tolerance) if has_panels(model) else None
+        self._captured = self._capture() if self.device.type == "cuda" else None
 
     def forward(self, spans: Sequence[Span]) -> Tensor:
         """One pass; writes all rows' K and V. Logits (L, V) in the model's dtype, for the rows
         that asked, session by session. Call in inference mode."""
+        captured = self._captured and self._captured.try_forward(spans)
+        if captured is not None:
+            return captured
         table = StepTable.build(spans, dtype=self.dtype, device=self.device)
         if self._compiled is not None and self._compiled.has_room_for(table):
             return self._compiled.forward(table)
         return self._forward(table)
 
-    def _forward(self, table: StepTable) -> Tensor:
+    def _forward(self, table: StepTable | FixedStep) -> Tensor:
         """By the model's own modules."""
         keep = {"logits_to_keep": table.logit_rows} if self._selects_rows else {}
         output = self.model(
@@ -92,6 +100,28 @@ class TreeModel:
         )
         logits: Tensor = output.logits[0]
         return logits if self._selects_rows else logits[table.logit_rows]
+
+    def _capture(self) -> CapturedPasses:
+        """What replays short passes on a GPU; those of a few rows are captured at once, so that no
+        first draft waits for it."""
+        passes = CapturedPasses(
+            self._forward,
+            CudaCapture(self.device),
+            spare_row=self.cache.spare_row,
+            dtype=self.dtype,
+            device=self.device,
+        )
+        tokens = np.arange(1, max(_CAPTURED_AT_ONCE) + 1, dtype=np.int32)
+        slot = self.cache.lease(len(tokens))
+        offset = self.cache.offset(slot)
+        try:
+            with torch.inference_mode():
+                for rows in _CAPTURED_AT_ONCE:
+                    chain = chain_span(tokens[:rows], start=0, offset=offset, num_logits=rows)
+                    passes.try_forward([chain])
+        finally:
+            self.cache.release(slot)
+        return passes
 
     def _compile(
         self, facts: Sequence[model_fit.AttentionFacts], tolerance: float
