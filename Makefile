@@ -103,7 +103,7 @@ bench-policy: $(STAMP) ## Batches just in time against barrier and greedy, in vi
 	$(BIN)/python -m benchmarks policy --json docs/figures/policy.json \
 	  --figure docs/figures/policy.png $(ARGS)
 
-bench-scale: $(STAMP) ## What the scheduler costs: 300 emulated edges on 12 emulated verifiers
+bench-scale: $(STAMP) ## What the scheduler costs: 300 edges on 12 verifiers, by script
 	$(BIN)/python -m benchmarks scale $(ARGS)
 
 bench-sim: $(STAMP) ## The simulator against the real services on emulated devices (3 minutes)

@@ -119,6 +119,11 @@ async def test_sessions_that_do_not_fit_the_memory_together_take_turns() -> None
 
         for session, prompt in zip(sessions, prompts, strict=True):
             assert session.tokens == reference(prompt, 60)
+        registry = world.verifiers["v1"].metrics.registry
+        labels = {"event": "parked"}
+        parked = registry.get_sample_value("specedge_session_events_total", labels)
+        assert parked is not None
+        assert parked > 0
 
 
 @pytest.mark.parametrize("draw", [truth(), hosted(16)], ids=["drafted", "hosted"])

@@ -69,7 +69,7 @@ class EdgeSettings(ServiceSettings):
         default=64, ge=1, description="where nothing is drafted: tokens the verifier may run ahead"
     )
     api_key: SecretStr | None = Field(
-        default=None, description="keys that clients of /v1 must show one of, with commas between"
+        default=None, description="keys that clients must show one of, with commas between"
     )
     api_key_file: Path | None = Field(default=None, description="file with one such key a line")
     allowed_origins: str = Field(

@@ -55,8 +55,9 @@ class VerifierSettings(ServiceSettings):
     )
     drafter: str = Field(
         default="none",
-        description="what drafts here for hosted sessions: none, prompt-lookup, emulated, or the "
-        "name or folder of a draft model",
+        description="what drafts here for hosted sessions: none, auto (the drafter shipped for the "
+        "model, else prompt-lookup), prompt-lookup, emulated, or the name or folder of a draft "
+        "model",
     )
     depth: int = Field(default=5, ge=0, le=64, description="levels of its trees at most")
     budget: int = Field(default=32, ge=0, le=1024, description="nodes of its trees at most")

@@ -4,6 +4,7 @@ Changed by ``SessionTable``, and by the engine loop between two of its calls.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from specedge.clock import Cancellable
 from specedge.ids import SessionKey
@@ -14,6 +15,9 @@ from specedge.protocol.verifier_session import VerifierSession
 from specedge.protocol.verifier_states import VerifierState
 from specedge_verifier.hosted_drafting import DraftSeat
 from specedge_verifier.slots import SlotLease
+
+# How often a session lost its slot to others is counted by this name.
+PARKED: Final = "parked"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 
 from specedge.protocol.messages import Verdict
 from specedge.protocol.reports import StepReport
+from specedge_verifier.entry import PARKED
 
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 STEP_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -16,7 +17,7 @@ GAP_BUCKETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.1, 1.0)
 
 
 class _SessionCounts(Collector):
-    """specedge_session_events_total: what session machines ignored, rejected or said again."""
+    """specedge_session_events_total: what sessions ignored, rejected or said again; parked."""
 
     def __init__(self) -> None:
         self.read: Callable[[], Mapping[str, int]] = dict
@@ -24,9 +25,10 @@ class _SessionCounts(Collector):
     def collect(self) -> Iterable[Metric]:
         """See ``Collector.collect``."""
         family = CounterMetricFamily(
-            "specedge_session_events", "Of sessions' machines, by kind", labels=["event"]
+            "specedge_session_events", "Of sessions, by kind", labels=["event"]
         )
-        for event, count in self.read().items():
+        # An alert asks how often sessions are parked, so none is said, too.
+        for event, count in {PARKED: 0, **self.read()}.items():
             family.add_metric([event], count)
         yield family
 
@@ -45,10 +47,10 @@ class VerifierMetrics:
         self._rows = Histogram(
             "specedge_verify_batch_size", "Rows of a step", buckets=ROW_BUCKETS, registry=registry
         )
-        # Share of time lost: rate(specedge_pipeline_stall_seconds_sum[1m])
+        # Share of time without a step: rate(specedge_pipeline_stall_seconds_sum[1m])
         self.idle = Histogram(
             "specedge_pipeline_stall_seconds",
-            "From the end of a step to the start of the next one",
+            "From the end of a step to the start of the next one, for want of work too",
             buckets=GAP_BUCKETS,
             registry=registry,
         )

@@ -39,7 +39,7 @@ from specedge.protocol.verifier_effects import (
 from specedge.protocol.verifier_session import VerifierSession
 from specedge.protocol.verifier_states import VerifierState
 from specedge.tree.token_tree import IntArray
-from specedge_verifier.entry import Entry, SessionTimes
+from specedge_verifier.entry import PARKED, Entry, SessionTimes
 from specedge_verifier.hosted_drafting import LeaveCall
 from specedge_verifier.slots import KeepCall, SlotPool
 
@@ -78,7 +78,7 @@ class SessionTable:
         self._say = say
         self.work = asyncio.Event()
         self._sweep: Cancellable | None = None
-        self._counted: Counter[str] = Counter()  # by sessions that are gone
+        self._counted: Counter[str] = Counter()  # by sessions that are gone, and parkings
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -90,7 +90,8 @@ class SessionTable:
 
     @property
     def counted(self) -> Counter[str]:
-        """What all sessions, past ones included, ignored, rejected or answered again."""
+        """What all sessions, past ones included, ignored, rejected or answered again, and how often
+        one was parked."""
         return sum((entry.machine.counters for entry in self.entries), self._counted)
 
     def get(self, key: SessionKey) -> Entry | None:
@@ -175,6 +176,7 @@ class SessionTable:
             return
         lease, entry.lease = entry.lease, None
         assert lease is not None
+        self._counted[PARKED] += 1
         self._leave_seat(entry)
         self._pool.give_back(entry.key.edge, lease, NO_ROWS)
         self.feed(entry, SlotTaken())

@@ -135,7 +135,7 @@ class EdgeSpec(_Part):
     draft_pass_ms    one level of its draft
     draft_ms         to send a draft: host, broker, scheduler; the link's time comes on top
     depth            levels: a number, or a range from which it takes what time allows
-    nodes            of each draft, however many levels; 0: one a level
+    nodes            of each draft of all its levels, fewer where there are fewer; 0: one a level
     acceptance       chance of each level, given the one above; the last one goes on
     starts_s         its first session begins somewhere in the first ``starts_s``
     leaves_s         it falls silent then, without a word; None: it stays
