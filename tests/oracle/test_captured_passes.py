@@ -66,6 +66,7 @@ class World:
     def __init__(self, tree_model: TreeModel, seed: int) -> None:
         self.tree_model = tree_model
         self.rng = np.random.default_rng(seed)
+        self.shape = PassShape(0, 0)  # for tests that look at the pass under way
 
     def spans(self, *sizes: tuple[int, int]) -> list[Span]:
         """For each (committed tokens, drafted nodes) one of a session of its own."""
@@ -194,12 +195,50 @@ def test_a_model_that_cannot_be_captured_goes_without() -> None:
     assert attempts == 1
 
 
-def test_a_captured_pass_that_differs_from_the_modules_is_never_used() -> None:
+def test_a_replay_that_does_nothing_is_never_used() -> None:
+    def forgotten(compute: Callable[[], None]) -> Replay:
+        compute()
+        return lambda: None
+
     world = World(taken_over("llama"), seed=8)
-    passes = passes_of(world.tree_model, lambda compute: lambda: None)
+    passes = passes_of(world.tree_model, forgotten)
 
     assert [passes.try_forward(world.spans((20, 9))) for _ in range(2)] == [None, None]
     assert not passes.shapes
+
+
+def test_what_was_known_of_the_captured_tokens_only_is_found_out() -> None:
+    said: list[Tensor] = []
+
+    def by_heart(compute: Callable[[], None]) -> Replay:
+        compute()
+        assert passes._logits is not None
+        said.append(passes._logits.clone())
+        return lambda: passes._logits.copy_(said[0])  # type: ignore[union-attr, return-value]
+
+    world = World(taken_over("llama"), seed=8)
+    passes = passes_of(world.tree_model, by_heart)
+
+    assert passes.try_forward(world.spans((20, 9))) is None
+    assert said
+
+
+def test_a_size_that_there_is_no_memory_for_is_left_to_the_modules() -> None:
+    def in_little_memory(compute: Callable[[], None]) -> Replay:
+        if world.shape.rows > 16:
+            raise torch.OutOfMemoryError("out of memory")
+        return traced(compute)
+
+    world = World(taken_over("llama"), seed=11)
+    passes = passes_of(world.tree_model, in_little_memory)
+    for num_drafted, fits in [(9, True), (29, False), (29, False), (9, True)]:
+        spans = world.spans((20, num_drafted))
+        found = PassShape.holding(spans)
+        assert found is not None
+        world.shape = found
+
+        assert (passes.try_forward(spans) is not None) == fits
+    assert passes.shapes == {PassShape(16, LEAST_KEYS)}
 
 
 def test_a_model_replays_its_captured_passes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,14 +259,40 @@ def test_a_model_replays_its_captured_passes(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_on_a_gpu_short_passes_are_graphs(family: str) -> None:
-    model = build(family).to("cuda")
-    world = World(TreeModel(model, num_slots=16, kv_bytes=KV_BYTES), seed=10)
-    passes = world.tree_model._captured
-    assert passes is not None
-    assert isinstance(passes._capture, CudaCapture)
-    assert bool(passes.shapes) == (family != ASKS_ITS_DEVICE)
-    for sizes in OTHERS:
-        spans = world.spans(*sizes)
-        wanted = world.by_modules(spans)
+    with torch.inference_mode():
+        world = World(TreeModel(build(family).to("cuda"), num_slots=16, kv_bytes=KV_BYTES), seed=10)
+        world.tree_model.capture()
+        passes = world.tree_model._captured
+        assert passes is not None
+        assert isinstance(passes._capture, CudaCapture)
+        if family != ASKS_ITS_DEVICE:
+            assert passes.shapes
+        for sizes in OTHERS:
+            spans = world.spans(*sizes)
+            wanted = world.by_modules(spans)
+            ours = world.tree_model.forward(spans)
 
-        torch.testing.assert_close(world.tree_model.forward(spans), wanted, atol=1e-3, rtol=1e-3)
+            torch.testing.assert_close(ours, wanted, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_goes_on_after_a_capture_that_failed() -> None:
+    capture = CudaCapture(torch.device("cuda"))
+    there = torch.ones(3, device="cuda")
+    before = torch.cuda.current_stream()
+
+    def asks() -> None:
+        there.mul_(float(there.sum()))
+
+    def asks_nothing() -> None:
+        there.add_(1.0)
+
+    with pytest.raises(RuntimeError):
+        capture(asks)
+
+    assert torch.cuda.current_stream() == before
+    replay = capture(asks_nothing)
+    there.fill_(1.0)
+    replay()
+    assert there.tolist() == [2.0] * 3

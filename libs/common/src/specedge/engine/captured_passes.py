@@ -6,7 +6,10 @@ layers. Whatever cannot be captured, or gives something else than the model's mo
 by them, as before.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from threading import Lock
 from typing import Final
 
 import numpy as np
@@ -28,33 +31,48 @@ _COARSE_TOLERANCE: Final = 5e-2
 _log = structlog.get_logger("specedge.engine")
 
 
+# Two captures at a time would find each other's kernels.
+_capturing: Final = Lock()
+
+
 class CudaCapture:
     """Captures into CUDA graphs of one memory pool. They are replayed one after the other, and what
     is wanted of one is copied out before the next: so they may share what they compute in."""
 
-    # Of a first pass libraries make workspaces, which capturing forbids.
-    _WARM_UP_PASSES: Final = 2
-
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
+        # One for all: libraries keep a workspace for each stream that they ever saw.
+        self._stream = torch.cuda.Stream(device)
 
     def __call__(self, compute: Callable[[], None]) -> Replay:
         """Raises RuntimeError for what cannot be captured, such as a pass that asks the device
         something on its way."""
-        with torch.cuda.device(self._device):
-            current = torch.cuda.current_stream()
-            aside = torch.cuda.Stream()
-            aside.wait_stream(current)
-            with torch.cuda.stream(aside):
-                for _ in range(self._WARM_UP_PASSES):
+        graph = torch.cuda.CUDAGraph()
+        with _capturing, torch.cuda.device(self._device):
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                compute()  # libraries make their workspaces, which capturing forbids
+                with _asking_nothing():
                     compute()
-            current.wait_stream(aside)
-            graph = torch.cuda.CUDAGraph()
-            # Other threads may use the device meanwhile: another model's, beside this one.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                compute()
+                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+                try:
+                    compute()
+                finally:
+                    graph.capture_end()
+            torch.cuda.current_stream().wait_stream(self._stream)
         return graph.replay
+
+
+@contextmanager
+def _asking_nothing() -> Iterator[None]:
+    """Whatever waits for the device raises: known before a capture is begun that has to fail."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 class CapturedPasses:
@@ -80,6 +98,7 @@ class CapturedPasses:
         self._device = device
         self._tolerance = _TOLERANCE.get(dtype, _COARSE_TOLERANCE)
         self._captured: dict[PassShape, tuple[FixedStep, Replay]] = {}
+        self._refused: set[PassShape] = set()
         self._logits: Tensor | None = None  # (MOST_ROWS, V), of the pass replayed last
         self._is_off = False
 
@@ -92,54 +111,60 @@ class CapturedPasses:
         """Logits (L, V) of the rows that asked, as ``TreeModel.forward``; None where the pass has
         to be computed by the modules. The first pass of a shape takes several times as long."""
         shape = None if self._is_off else PassShape.holding(spans)
-        if shape is None:
+        if shape is None or shape in self._refused:
             return None
         if shape not in self._captured and not self._try_capture(shape, spans):
             return None
         step, replay = self._captured[shape]
         step.hold(spans)
         replay()
-        return self._wanted(spans)
+        assert self._logits is not None  # made before the first capture
+        return self._logits[step.wanted_rows]
 
     def _try_capture(self, shape: PassShape, spans: Sequence[Span]) -> bool:
-        """Capture a pass of ``shape`` over ``spans``. One that cannot be, or says something else
-        than the modules, is the last that is tried: what ails it ails all of the model's."""
-        step = FixedStep(shape, spare_row=self._spare_row, dtype=self._dtype, device=self._device)
-        step.hold(spans)
-        table = StepTable.build(spans, dtype=self._dtype, device=self._device)
-        wanted = self._compute(table)
-        if self._logits is None:
-            self._logits = wanted.new_empty((MOST_ROWS, wanted.shape[1]))
-        logits = self._logits[: shape.rows]
+        """Capture a pass of ``shape`` and hold it against the modules' own over ``spans``."""
         try:
-            replay = self._capture(lambda: _store(self._compute(step), logits))
+            step, replay = self._captured_over(shape, spans)
+            is_right = self._is_right(step, replay, spans)
+        except torch.OutOfMemoryError as error:
+            return self._refuse(shape, f"there is no memory for it: {error}")
         except RuntimeError as error:
-            return self._give_up(f"one cannot be captured: {error}")
-        replay()
-        if not self._is_close(self._wanted(spans), wanted):
-            return self._give_up("one says something else than the model's modules")
+            # What ails one pass of a model ails them all.
+            self._is_off = True
+            return self._refuse(shape, f"it cannot be: {error.__context__ or error}")
+        if not is_right:
+            return self._refuse(shape, "it says something else than the model's modules")
         self._captured[shape] = (step, replay)
         return True
 
-    def _wanted(self, spans: Sequence[Span]) -> Tensor:
-        assert self._logits is not None  # made before the first capture
-        ends = np.cumsum([span.num_rows for span in spans])
-        rows = [
-            np.arange(end - span.num_logits, end) for end, span in zip(ends, spans, strict=True)
-        ]
-        return self._logits[torch.from_numpy(np.concatenate(rows)).to(self._device)]
+    def _captured_over(self, shape: PassShape, spans: Sequence[Span]) -> tuple[FixedStep, Replay]:
+        step = FixedStep(shape, spare_row=self._spare_row, dtype=self._dtype, device=self._device)
+        # Other tokens than those that it is compared over: what would be kept of these is seen.
+        step.hold([replace(span, tokens=np.zeros_like(span.tokens)) for span in spans])
 
-    def _is_close(self, ours: Tensor, wanted: Tensor) -> bool:
-        if not len(wanted):
-            return True  # no row of this pass asked for logits
+        def compute() -> None:
+            computed = self._compute(step)
+            if self._logits is None:
+                self._logits = computed.new_empty((MOST_ROWS, computed.shape[1]))
+            self._logits[: shape.rows].copy_(computed)
+
+        return step, self._capture(compute)
+
+    def _is_right(self, step: FixedStep, replay: Replay, spans: Sequence[Span]) -> bool:
+        """Whether a replayed pass says at every row what the modules say. Leaves the rows' K and V
+        as one of both wrote them."""
+        asking = [replace(span, num_logits=span.num_rows) for span in spans]
+        table = StepTable.build(asking, dtype=self._dtype, device=self._device)
+        wanted = self._compute(table)
+        assert self._logits is not None  # the capture made it
+        self._logits.fill_(torch.nan)
+        step.hold(asking)
+        replay()
+        ours = self._logits[step.wanted_rows]
         return bool((ours - wanted).abs().max() <= self._tolerance * wanted.abs().max())
 
-    def _give_up(self, reason: str) -> bool:
-        _log.warning("passes are not captured", reason=reason)
-        self._is_off = True
-        self._captured.clear()
+    def _refuse(self, shape: PassShape, reason: str) -> bool:
+        """Leave passes of ``shape`` to the modules, for good."""
+        _log.warning("pass_not_captured", rows=shape.rows, keys=shape.keys, reason=reason)
+        self._refused.add(shape)
         return False
-
-
-def _store(computed: Tensor, logits: Tensor) -> None:
-    logits.copy_(computed)

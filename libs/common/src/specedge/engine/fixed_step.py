@@ -13,17 +13,17 @@ span:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from specedge.engine.step_table import Span, View, visible_keys
+from specedge.engine.step_table import Span, View, rows_with_logits, visible_keys
 
 # Above these a pass has its time from arithmetic, not from its operations.
 MOST_ROWS: Final = 128
-MOST_KEYS: Final = 8192
+MOST_KEYS: Final = 4096
 LEAST_KEYS: Final = 256
 
 
@@ -50,7 +50,8 @@ class FixedStep:
     spare_row   arena row that belongs to no slot: where padding is written
     token_ids, position_ids  (1, rows) int64
     arena_rows  (rows,) int64, where each row's K and V go
-    logit_rows  (rows,) int64: all rows have logits, which ones are wanted is the caller's
+    logit_rows  (rows,) int64: all rows have logits
+    wanted_rows (L,) int64: those whose logits were asked for, session by session
     """
 
     def __init__(
@@ -62,10 +63,11 @@ class FixedStep:
         self._device = device
         self._spans: Sequence[Span] = ()
         # One copy brings all numbers of a step to the device.
-        self._numbers = torch.zeros(3 * shape.rows + shape.keys, dtype=torch.long, device=device)
-        parts = self._numbers.split([shape.rows, shape.rows, shape.rows, shape.keys])
+        self._numbers = torch.zeros(4 * shape.rows + shape.keys, dtype=torch.long, device=device)
+        parts = self._numbers.split([*[shape.rows] * 4, shape.keys])
         self.token_ids, self.position_ids = parts[0][None], parts[1][None]
-        self.arena_rows, self._key_rows = parts[2], parts[3]
+        self.arena_rows, self._all_wanted, self._key_rows = parts[2:]
+        self.wanted_rows = self._all_wanted[:0]
         self.logit_rows = torch.arange(shape.rows, device=device)
         self._views: dict[int | None, View] = {}
 
@@ -73,6 +75,7 @@ class FixedStep:
         """Take over the spans of the next pass, which ``shape`` has room for."""
         self._spans = spans
         self._numbers.copy_(torch.from_numpy(self._numbers_of(spans)))
+        self.wanted_rows = self._all_wanted[: sum(span.num_logits for span in spans)]
         for window, view in self._views.items():
             view.hold(self._bias(window))
 
@@ -80,30 +83,30 @@ class FixedStep:
         """What all rows see under ``window``, in one view; its tensors stay for good."""
         found = self._views.get(window)
         if found is None:
-            bias = self._bias(window).to(self._device)
+            bias = self._bias(window)
             rows = slice(0, self.shape.rows)
             found = View(rows, 0, self.shape.keys, bias, gathered=self._key_rows)
             self._views[window] = found
         return [found]
 
     def _numbers_of(self, spans: Sequence[Span]) -> np.typing.NDArray[np.int64]:
-        rows, count = self.shape.rows, sum(span.num_rows for span in spans)
+        """Tokens, positions, arena rows, wanted rows; keys."""
+        rows = self.shape.rows
         numbers = np.zeros(len(self._numbers), dtype=np.int64)
-        numbers[:count] = np.concatenate([span.tokens for span in spans])
-        numbers[rows : rows + count] = np.concatenate([span.positions for span in spans])
-        arena_rows = numbers[2 * rows : 3 * rows]
+        tokens, positions, arena_rows, wanted = numbers[: 4 * rows].reshape(4, rows)
+        _fill(tokens, [span.tokens for span in spans])
+        _fill(positions, [span.positions for span in spans])
         arena_rows[:] = self._spare_row
-        arena_rows[:count] = np.concatenate(
-            [span.offset + span.start + np.arange(span.num_rows) for span in spans]
-        )
-        keys = np.concatenate([span.offset + np.arange(span.num_keys) for span in spans])
+        _fill(arena_rows, [span.offset + span.start + np.arange(span.num_rows) for span in spans])
+        _fill(wanted, rows_with_logits(spans))
+        keys = numbers[4 * rows :]
         # A key that nobody sees has to be a number all the same: the spare row may hold none.
-        numbers[3 * rows :] = keys[0]
-        numbers[3 * rows : 3 * rows + len(keys)] = keys
+        keys[:] = spans[0].offset
+        _fill(keys, [span.offset + np.arange(span.num_keys) for span in spans])
         return numbers
 
     def _bias(self, window: int | None) -> Tensor:
-        """(rows, keys), 0 where a row sees a key and -inf elsewhere, on the host."""
+        """(rows, keys), 0 where a row sees a key and -inf elsewhere."""
         visible = np.zeros((self.shape.rows, self.shape.keys), dtype=np.bool_)
         row = key = 0
         for span in self._spans:
@@ -112,8 +115,15 @@ class FixedStep:
             row += span.num_rows
             key += span.num_keys
         visible[row:, 0] = True  # a row that sees nothing would be no number
-        bias = torch.zeros(visible.shape, dtype=self._dtype)
-        return bias.masked_fill_(torch.from_numpy(~visible), -torch.inf)
+        hidden = torch.from_numpy(~visible).to(self._device)  # a byte a pair on the way there
+        bias = torch.zeros(visible.shape, dtype=self._dtype, device=self._device)
+        return bias.masked_fill_(hidden, -torch.inf)
+
+
+def _fill(numbers: np.typing.NDArray[np.int64], parts: Sequence[np.typing.NDArray[Any]]) -> None:
+    """Lay ``parts`` side by side into the first of ``numbers``."""
+    values = np.concatenate(parts)
+    numbers[: len(values)] = values
 
 
 def _power_of_two(count: int) -> int:

@@ -109,7 +109,7 @@ class View:
         assert self.bias is not None  # a view without one sees everything, for good
         self.bias.copy_(bias)
         for group, folded in self._folded.items():
-            folded.copy_(self.bias.repeat(group, 1))
+            folded.view(group, *self.bias.shape).copy_(self.bias)
 
     def folded(self, group: int) -> Tensor | None:
         """The bias repeated for ``group`` query heads; None beside a None bias.
@@ -147,18 +147,13 @@ class StepTable:
         cls, spans: Sequence[Span], *, dtype: torch.dtype, device: torch.device
     ) -> "StepTable":
         """From the spans of all sessions."""
-        counts = [span.num_rows for span in spans]
         arena = [span.offset + span.start + np.arange(span.num_rows) for span in spans]
-        ends = np.cumsum(counts)
-        logit_rows = [
-            np.arange(end - span.num_logits, end) for end, span in zip(ends, spans, strict=True)
-        ]
         return cls(
             spans,
             _to_long([span.tokens for span in spans], device)[None],
             _to_long([span.positions for span in spans], device)[None],
             _to_long(arena, device),
-            _to_long(logit_rows, device),
+            _to_long(rows_with_logits(spans), device),
             dtype,
         )
 
@@ -191,6 +186,12 @@ class StepTable:
         bias = torch.zeros(visible.shape, dtype=self.dtype)
         bias.masked_fill_(torch.from_numpy(~visible), -torch.inf)
         return View(rows, first, last, bias.to(self.token_ids.device))
+
+
+def rows_with_logits(spans: Sequence[Span]) -> list[LongArray]:
+    """Of each span, the rows of the step that need logits."""
+    ends = np.cumsum([span.num_rows for span in spans])
+    return [np.arange(end - span.num_logits, end) for end, span in zip(ends, spans, strict=True)]
 
 
 def _first_key(span: Span, window: int) -> int:

@@ -71,6 +71,7 @@ class TorchDrafter:
             is_exact=False,
         )
         self_check(self.tree_model)
+        self.tree_model.capture()
 
     @property
     def name(self) -> str:

@@ -40,6 +40,7 @@ class TorchTarget:
         )
         self._cache = self._tree_model.cache
         self_check(self._tree_model)
+        self._tree_model.capture()
 
     @property
     def identity(self) -> ModelIdentity:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _TRIED_TOKENS: Final = 7
 _ROUNDED_TOLERANCE: Final = 2e-2
 _EXACT_TOLERANCE: Final = 1e-4
-# Rows of the passes that are captured when a model is taken over.
+# Rows of the passes that are captured before the first is asked for.
 _CAPTURED_AT_ONCE: Final = (1, 2, 4, 8, 16)
 
 
@@ -75,7 +75,7 @@ class TreeModel:
         fuse_norms(model, may_round=not is_exact)
         tolerance = _ROUNDED_TOLERANCE if may_round else _EXACT_TOLERANCE
         self._compiled = self._compile(facts, tolerance) if has_panels(model) else None
-        self._captured = self._capture() if self.device.type == "cuda" else None
+        self._captured: CapturedPasses | None = None
 
     def forward(self, spans: Sequence[Span]) -> Tensor:
         """One pass; writes all rows' K and V. Logits (L, V) in the model's dtype, for the rows
@@ -87,6 +87,30 @@ class TreeModel:
         if self._compiled is not None and self._compiled.has_room_for(table):
             return self._compiled.forward(table)
         return self._forward(table)
+
+    def capture(self) -> None:
+        """On a GPU, replay short passes from now on; nothing anywhere else. Those of a few rows are
+        captured at once, so that no first draft waits for it."""
+        if self.device.type != "cuda":
+            return
+        self._captured = CapturedPasses(
+            self._forward,
+            CudaCapture(self.device),
+            spare_row=self.cache.spare_row,
+            dtype=self.dtype,
+            device=self.device,
+        )
+        vocab_size = int(self.model.config.get_text_config().vocab_size)
+        tokens = np.arange(1, 1 + max(_CAPTURED_AT_ONCE), dtype=np.int32) % vocab_size
+        slot = self.cache.lease(len(tokens))
+        offset = self.cache.offset(slot)
+        try:
+            with torch.inference_mode():
+                for rows in _CAPTURED_AT_ONCE:
+                    chain = chain_span(tokens[:rows], start=0, offset=offset, num_logits=rows)
+                    self._captured.try_forward([chain])
+        finally:
+            self.cache.release(slot)
 
     def _forward(self, table: StepTable | FixedStep) -> Tensor:
         """By the model's own modules."""
@@ -100,28 +124,6 @@ class TreeModel:
         )
         logits: Tensor = output.logits[0]
         return logits if self._selects_rows else logits[table.logit_rows]
-
-    def _capture(self) -> CapturedPasses:
-        """What replays short passes on a GPU; those of a few rows are captured at once, so that no
-        first draft waits for it."""
-        passes = CapturedPasses(
-            self._forward,
-            CudaCapture(self.device),
-            spare_row=self.cache.spare_row,
-            dtype=self.dtype,
-            device=self.device,
-        )
-        tokens = np.arange(1, max(_CAPTURED_AT_ONCE) + 1, dtype=np.int32)
-        slot = self.cache.lease(len(tokens))
-        offset = self.cache.offset(slot)
-        try:
-            with torch.inference_mode():
-                for rows in _CAPTURED_AT_ONCE:
-                    chain = chain_span(tokens[:rows], start=0, offset=offset, num_logits=rows)
-                    passes.try_forward([chain])
-        finally:
-            self.cache.release(slot)
-        return passes
 
     def _compile(
         self, facts: Sequence[model_fit.AttentionFacts], tolerance: float
