@@ -44,6 +44,7 @@ class ScriptedCloud:
     """``script(prompt and generated tokens, params)`` is the target's next token.
 
     refusal     answer openings with this instead
+    places      how many more openings are taken, None: all
     rejection   answer drafts with this reason instead
     is_silent   take drafts and say nothing
     num_to_lose how many of the next drafts never arrive
@@ -57,6 +58,7 @@ class ScriptedCloud:
         default_factory=lambda: Limits(nodes=64, append=8192, context=4096, grant=64)
     )
     refusal: Refused | None = None
+    places: int | None = None
     rejection: Reason | str | None = None
     is_silent: bool = False
     num_to_lose: int = 0
@@ -120,6 +122,10 @@ class ScriptedCloud:
     async def _open(self, message: Message) -> None:
         request = decode(OpenRequest, message.payload)
         self.opened.append(request)
+        if self.places == 0:
+            self.refuse("busy", "the pool is full", retry_ms=500)
+        elif self.places is not None:
+            self.places -= 1
         if self.refusal is not None:
             await self.link.reply(message, encode(self.refusal))
         elif request.tokenizer != self.identity.tokenizer:

@@ -94,3 +94,27 @@ async def test_cancelling_a_flush_harms_nothing(
 
     assert await asker.request(subject, b"x", timeout_s=PATIENCE_S) == b"xx"
     assert asker.counters.reconnects == 0
+
+
+async def test_a_cancelled_request_is_cancelled_even_as_its_reply_arrives(
+    network: Network, subject: str, tasks: Tasks
+) -> None:
+    asker, answerer = await network.link("asker"), await network.link("answerer")
+    await answering(answerer, subject, tasks)
+
+    async def turns_until_done(most: int) -> tuple[int, asyncio.Task[bytes]]:
+        asking = tasks.start(asker.request(subject, b"x", timeout_s=PATIENCE_S), name="asking")
+        turns = 0
+        while turns < most and not asking.done():
+            await asyncio.sleep(0)
+            turns += 1
+        return turns, asking
+
+    for _ in range(20):
+        usual, _asked = await turns_until_done(100_000)
+        for early in range(1, 6):  # around the turn in which the reply is there
+            _, asking = await turns_until_done(usual - early)
+            is_too_late = not asking.cancel()
+            await asyncio.wait([asking])
+
+            assert is_too_late or asking.cancelled()

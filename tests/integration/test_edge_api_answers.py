@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from specedge.sampling.noise import choice_seed
-from tests.edge_world import EdgeWorld, edge_world
+from tests.edge_world import END, EdgeWorld, edge_world
 from tests.integration.edge_requests import TEXT, events_of
 
 
@@ -173,3 +173,27 @@ async def test_an_edge_without_a_drafter_lets_the_verifier_run(tmp_path: Path) -
         assert own["hosted_tokens"] == answer["usage"]["completion_tokens"]
         assert all(draft.run == 4 and not draft.token for draft in world.cloud.drafts)
         assert len(world.cloud.drafts) > 1
+
+
+async def test_what_is_echoed_is_the_prompt_as_it_was_sent(world: EdgeWorld) -> None:
+    prompt = f"a{END}b c"
+    ids = world.tokenizer.encode(prompt)
+    text = (await world.complete(prompt=prompt, echo=True)).json()
+    told = (await world.complete(prompt=ids, echo=True)).json()
+    whole = (await world.complete(prompt=ids, echo=True, skip_special_tokens=False)).json()
+
+    assert text["choices"][0]["text"] == prompt + TEXT
+    assert told["choices"][0]["text"] == "ab c" + TEXT
+    assert whole["choices"][0]["text"].startswith(prompt + TEXT)
+
+
+async def test_the_chosen_token_is_among_those_named_however_few_were_asked_for(
+    world: EdgeWorld,
+) -> None:
+    shape = (await world.complete(logprobs=0)).json()["choices"][0]["logprobs"]
+
+    assert shape["tokens"]
+    for token, logprob, named in zip(
+        shape["tokens"], shape["token_logprobs"], shape["top_logprobs"], strict=True
+    ):
+        assert named == {token: logprob}

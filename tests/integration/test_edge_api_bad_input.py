@@ -56,6 +56,14 @@ async def test_too_long_a_list_is_said_to_be_too_long_and_not_of_the_wrong_kind(
         assert "at most" in said, said
 
 
+async def test_an_id_out_of_range_is_said_to_be_that(world: EdgeWorld) -> None:
+    for prompt, limit in (([1, -1], "greater than or equal to 0"), ([[1], [2**31]], "less than")):
+        answer = await world.client.post(TEXTS, json={"prompt": prompt})
+
+        assert answer.status_code == 400
+        assert limit in answer.json()["error"]["message"]
+
+
 async def test_a_text_that_no_context_holds_is_refused_before_it_is_encoded(
     world: EdgeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,3 +108,16 @@ async def test_another_tokenizer_is_refused_with_both_fingerprints(tmp_path: Pat
             assert ours in text and theirs in text
         assert ready.status_code == 503
         assert not world.cloud.drafts
+
+
+async def test_a_choice_without_a_place_is_a_status_while_nothing_was_shown(
+    world: EdgeWorld,
+) -> None:
+    world.cloud.places = 1
+    world.cloud.is_silent = True
+
+    answer = await world.chat(stream=True, n=2)
+
+    assert answer.status_code == 429
+    assert "retry-after" in answer.headers
+    await world.cloud.until(lambda: not world.cloud.sessions)

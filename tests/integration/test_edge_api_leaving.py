@@ -6,6 +6,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from specedge.protocol.effects import Committed
+from specedge.protocol.subjects import Up
+from specedge_edge.generation import Generation
+from specedge_edge.openai.planning import plan_completion
+from specedge_edge.openai.schemas import CompletionBody
 from tests.edge_world import MODEL, EdgeWorld, edge_world
 from tests.integration.edge_requests import TEXTS, events_of, until_idle
 
@@ -86,3 +91,42 @@ async def test_an_edge_that_shuts_down_lets_answers_end(tmp_path: Path) -> None:
 
         assert (await whole).status_code == 200
         await draining
+
+
+# ---------------------------------------------------------------- one choice
+
+
+class Slow:
+    """Reads what comes, until the last of it: then never again."""
+
+    def __init__(self) -> None:
+        self.has_stopped_reading = asyncio.Event()
+
+    async def on_admitted(self) -> None:
+        """See ``Listener``."""
+
+    async def on_committed(self, committed: Committed) -> bool:
+        """See ``Listener``."""
+        if committed.verdict.final is not None:
+            self.has_stopped_reading.set()
+            await asyncio.Event().wait()
+        return True
+
+
+async def test_who_leaves_with_the_last_tokens_unread_ends_the_session_all_the_same(
+    world: EdgeWorld,
+) -> None:
+    backend = world.edge._slot.get()
+    body = CompletionBody(prompt="x", max_tokens=40)
+    ids = world.tokenizer.encode("x")
+    [plan] = plan_completion(body, [ids], await backend.served.get(), backend.codec)
+    reader = Slow()
+    generation = Generation(backend.desk._upstream, plan.prompt, plan.params, reader)
+    running = asyncio.create_task(generation.run())
+    await reader.has_stopped_reading.wait()
+
+    running.cancel()
+
+    await world.cloud.until(lambda: (Up.CLOSE, generation._key) in world.cloud.ended)
+    with pytest.raises(asyncio.CancelledError):
+        await running

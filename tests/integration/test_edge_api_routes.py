@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from specedge_edge.openai.routes import BackendSlot
 from tests.edge_world import EdgeWorld, edge_world
 from tests.integration.edge_requests import CHAT, TEXT, TEXTS
 
@@ -101,3 +104,22 @@ async def test_the_api_describes_itself(world: EdgeWorld) -> None:
     described = (await world.client.get("/openapi.json")).json()
 
     assert {CHAT, TEXTS, "/v1/models"} <= set(described["paths"])
+
+
+async def test_a_route_that_breaks_is_told_by_its_requests_id_and_to_browsers_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: BackendSlot) -> None:
+        raise RuntimeError("a bug")
+
+    headers = {"Origin": "https://there.example", "x-request-id": "abc-2"}
+    async with edge_world(tmp_path, allowed_origins="https://there.example") as world:
+        monkeypatch.setattr(BackendSlot, "get", broken)
+        answer = await world.client.get("/v1/models", headers=headers)
+
+    assert answer.status_code == 500
+    assert answer.json()["error"]["type"] == "server_error"
+    assert answer.headers["x-request-id"] == "abc-2"
+    assert answer.headers["access-control-allow-origin"] == "https://there.example"
+    exposed = answer.headers["access-control-expose-headers"]
+    assert "retry-after" in exposed and "x-request-id" in exposed

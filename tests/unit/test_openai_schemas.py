@@ -168,3 +168,49 @@ def test_whoever_should_come_back_is_told_when() -> None:
 def test_a_session_refused_for_a_field_of_the_wire_is_not_the_clients_fault() -> None:
     assert from_session(InvalidRequest("parent", field="parent")).status == 500
     assert from_session(ContextTooLong("long", field="max_tokens")).status == 400
+
+
+MANY = 50_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [{"role": "user", "content": [1] * MANY}]},
+        {"messages": [1] * MANY},
+        {"messages": MESSAGES, "stop_token_ids": ["x"] * MANY},
+        {"prompt": [1, *["x"] * MANY]},
+        {"prompt": [[1], *["x"] * MANY]},
+        {"prompt": [["x"] * MANY]},
+        {"prompt": "x", "stop": [1] * MANY},
+    ],
+)
+def test_the_first_fault_of_a_long_list_is_enough(body: dict[str, Any]) -> None:
+    kind = ChatBody if "messages" in body else CompletionBody
+    with pytest.raises(ValidationError) as raised:
+        kind.model_validate(body)
+    assert raised.value.error_count() < 12  # a union's members complain one by one
+
+
+def test_too_many_biases_are_counted_before_they_are_read() -> None:
+    with pytest.raises(InvalidRequest, match="1024") as raised:
+        completion(logit_bias={str(token): "x" for token in range(MANY)})
+    assert raised.value.field == "logit_bias"
+
+
+def test_a_turns_name_reaches_the_template() -> None:
+    body = chat(messages=[{"role": "user", "content": "hi", "name": "Ada"}])
+
+    assert body.messages[0].for_template() == {"role": "user", "content": "hi", "name": "Ada"}
+
+
+def test_only_the_assistant_may_say_nothing() -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        chat(messages=[{"role": "user"}])
+    assert raised.value.field == "messages"
+    said = chat(messages=[*MESSAGES, {"role": "assistant", "content": None}]).messages[1]
+    assert said.for_template()["content"] == ""
+
+
+def test_no_top_logprobs_need_no_logprobs() -> None:
+    assert chat(top_logprobs=0).num_logprobs == -1

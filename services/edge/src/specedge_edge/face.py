@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Final
 
-import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -15,8 +14,8 @@ from starlette.types import ASGIApp
 
 from specedge import __version__
 from specedge.errors import SpecEdgeError
-from specedge_edge.openai.errors import INTERNAL, ApiError, from_exception, from_validation
-from specedge_edge.openai.gates import ApiKeyGate, BodyLimit, RequestIds
+from specedge_edge.openai.errors import ApiError, from_exception, from_validation
+from specedge_edge.openai.gates import ApiKeyGate, BodyLimit, BugGate, RequestIds
 from specedge_edge.openai.routes import BackendSlot, openai_routes
 
 PAGE: Final = "index.html"
@@ -30,8 +29,6 @@ PAGE_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-
-_log = structlog.get_logger("specedge.edge")
 
 
 def make_face(
@@ -55,16 +52,16 @@ def make_face(
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(SpecEdgeError, _on_error)
-    app.add_exception_handler(Exception, _on_bug)
     app.add_middleware(BodyLimit)
     app.add_middleware(ApiKeyGate, keys=api_keys)
+    app.add_middleware(BugGate)
     if origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(origins),
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=["x-request-id"],
+            expose_headers=["x-request-id", "retry-after", "retry-after-ms"],
         )
     app.add_middleware(RequestIds)
     return app
@@ -85,8 +82,3 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 async def _on_error(_: Request, error: Exception) -> Response:
     return from_exception(error).response()
-
-
-async def _on_bug(_: Request, error: Exception) -> Response:
-    _log.error("request_failed", exc_info=error)
-    return INTERNAL.response()

@@ -91,6 +91,7 @@ class Generation:
         )
         self._timer: Cancellable | None = None
         self._ended: Ended | None = None
+        self._undone: deque[EdgeEffect] = deque()  # what the machine asked for last
         self._is_admitted = False
         self._is_enough = False
         self._num_drafts = 0  # rounds drafted; what was sent beyond them was said again
@@ -133,11 +134,13 @@ class Generation:
         events = deque([event])
         while events and self._ended is None:
             effects = self._session.on(events.popleft(), self._up.timers.now_s())
+            self._undone = deque(effects)
             self._begin_at_once(effects)
             await self._tell_admission()
-            for effect in effects:
-                if (follows := await self._perform(effect)) is not None:
+            while self._undone:
+                if (follows := await self._perform(self._undone[0])) is not None:
                     events.append(follows)
+                self._undone.popleft()
 
     def _begin_at_once(self, effects: Sequence[EdgeEffect]) -> None:
         """What must not wait for the listener: the next draft, on what is certain now. Everything
@@ -224,7 +227,9 @@ class Generation:
             self._timer.cancel()
         try:
             if self._ended is None:
-                for effect in self._session.on(CancelAsked(), self._up.timers.now_s()):
+                # A machine that has ended asks for nothing more; what it asked for may not be done.
+                ends = self._session.on(CancelAsked(), self._up.timers.now_s()) or self._undone
+                for effect in list(ends):
                     if isinstance(effect, SendUp):
                         await self._send(effect)
         finally:

@@ -379,7 +379,10 @@ class _NatsConnection:
         """See ``Connection.request``."""
         self._check_open()
         try:
-            answer = await self._client.request(subject, payload, timeout=timeout_s)
+            # The client's own limit is a ``wait_for``, which up to Python 3.11 forgets that it was
+            # cancelled when that comes together with the answer.
+            async with asyncio.timeout(timeout_s):
+                answer = await self._client.request(subject, payload, timeout=None)  # type: ignore[arg-type]
         except errors.NoRespondersError:
             raise NoResponders(f"nobody answers on {subject}") from None
         except TimeoutError:

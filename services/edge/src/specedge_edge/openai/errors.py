@@ -167,7 +167,10 @@ def _path(loc: tuple[int | str, ...]) -> list[int | str]:
     ]
 
 
-_OF_SIZE: Final = frozenset({"too_long", "too_short", "string_too_long", "string_too_short"})
+_OF_SIZE: Final = frozenset(
+    {"too_long", "too_short", "string_too_long", "string_too_short"}
+    | {"greater_than_equal", "less_than"}
+)
 _TYPE_NAMES: Final = frozenset({"str", "int", "float", "bool", "list", "dict", "constrained"})
 
 

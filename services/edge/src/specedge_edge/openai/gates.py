@@ -14,13 +14,15 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from specedge_edge.openai.errors import MISSING_KEY
+from specedge_edge.openai.errors import INTERNAL, MISSING_KEY
 
 # What computes, or tells about the edge; the page, the version and the probes are for anybody.
 GUARDED: Final = ("/v1", "/tokenize", "/detokenize")
 MAX_BODY_BYTES: Final = 16 * 2**20
 REQUEST_ID: Final = "x-request-id"
 SPEAKABLE_ID: Final = re.compile(r"^[\x21-\x7e]{1,128}$")
+
+_log = structlog.get_logger("specedge.edge")
 
 
 class ApiKeyGate:
@@ -77,6 +79,31 @@ class BodyLimit:
             return message
 
         await self._app(scope, receive_bounded, send)
+
+
+class BugGate:
+    """Answers for a route that broke, with a request's id and what browsers ask for, which gates
+    outside of it add. An answer that has begun breaks off."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        has_begun = False
+
+        async def send_on(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_on)
+        except Exception:
+            if has_begun or scope["type"] != "http":
+                raise
+            _log.exception("request_failed")
+            await INTERNAL.response()(scope, receive, send)
 
 
 class RequestIds:

@@ -51,7 +51,10 @@ def completion_logprobs(
     return {
         "tokens": [_named(spelled) for spelled in tokens],
         "token_logprobs": [_bounded(logprobs.lp) for logprobs in piece.logprobs],
-        "top_logprobs": [_by_name(logprobs, codec) for logprobs in piece.logprobs],
+        "top_logprobs": [
+            _by_name(token, logprobs, codec)
+            for token, logprobs in zip(piece.tokens, piece.logprobs, strict=False)
+        ],
         "text_offset": [offsets.take(piece.index, spelled) for spelled in tokens],
     }
 
@@ -63,10 +66,10 @@ def _entry(codec: TextCodec, token: int, logprob: float) -> dict[str, Any]:
     return {"token": text, "logprob": _bounded(logprob), "bytes": list(spelled)}
 
 
-def _by_name(logprobs: TokenLogprobs, codec: TextCodec) -> dict[str, float]:
-    """The likeliest alternatives; of two that are spelled alike, the likelier."""
+def _by_name(token: int, logprobs: TokenLogprobs, codec: TextCodec) -> dict[str, float]:
+    """The likeliest and the chosen one; of two that are spelled alike, the likelier."""
     named: dict[str, float] = {}
-    for other, logprob in logprobs.top:
+    for other, logprob in (*logprobs.top, (token, logprobs.lp)):
         named.setdefault(_named(codec.spell(other)), _bounded(logprob))
     return named
 

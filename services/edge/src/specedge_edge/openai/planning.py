@@ -59,13 +59,11 @@ def encode_prompts(body: CompletionBody, codec: TextCodec, most_tokens: int) -> 
     return encoded
 
 
-def plan_chat(
-    body: ChatBody, prompt: list[int], served: Served, codec: TextCodec
-) -> list[ChoicePlan]:
+def plan_chat(body: ChatBody, prompt: list[int], served: Served) -> list[ChoicePlan]:
     """The choices of a chat completion."""
     room = _room(prompt, served, body.token_limit, field="messages")
     limit = room if body.token_limit is None else body.token_limit
-    return _plan(body, [prompt], [limit], served, codec)
+    return _plan(body, [prompt], [limit], served, [""])
 
 
 def plan_completion(
@@ -76,7 +74,18 @@ def plan_completion(
     for prompt in prompts:
         room = _room(prompt, served, body.token_limit, field="prompt")
         limits.append(body.token_limit or min(DEFAULT_COMPLETION_TOKENS, room))
-    return _plan(body, prompts, limits, served, codec)
+    return _plan(body, prompts, limits, served, _echoed(body, codec))
+
+
+def _echoed(body: CompletionBody, codec: TextCodec) -> list[str]:
+    """What is shown before each prompt's answers: the text as it was sent, or what its ids say."""
+    if not body.echo:
+        return [""] * len(body.prompts)
+    skips = body.skip_special_tokens is not False
+    return [
+        prompt if isinstance(prompt, str) else codec.decode(prompt, skip_special_tokens=skips)
+        for prompt in body.prompts
+    ]
 
 
 def _room(prompt: Sequence[int], served: Served, wanted: int | None, *, field: str) -> int:
@@ -102,14 +111,11 @@ def _plan(
     prompts: list[list[int]],
     limits: list[int],
     served: Served,
-    codec: TextCodec,
+    echoed: Sequence[str],
 ) -> list[ChoicePlan]:
     seed = secrets.randbits(SEED_BITS) if body.seed is None else body.seed % 2**SEED_BITS
     plans: list[ChoicePlan] = []
-    for prompt, limit in zip(prompts, limits, strict=True):
-        echoed = ""
-        if isinstance(body, CompletionBody) and body.echo:
-            echoed = codec.decode(prompt)
+    for prompt, limit, shown_before in zip(prompts, limits, echoed, strict=True):
         for choice in range(body.num_choices):
             plans.append(
                 ChoicePlan(
@@ -120,7 +126,7 @@ def _plan(
                     include_stop=bool(body.include_stop_str_in_output),
                     skip_special_tokens=body.skip_special_tokens is not False,
                     own_stop_ids=frozenset(body.stop_token_ids or ()),
-                    shown_before=echoed,
+                    shown_before=shown_before,
                 )
             )
     return plans

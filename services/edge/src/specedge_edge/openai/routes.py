@@ -32,9 +32,9 @@ from specedge_edge.openai.rendering import (
 )
 from specedge_edge.openai.schemas import (
     ChatBody,
-    ChatMessage,
     CompletionBody,
     GenerationBody,
+    Messages,
     TokenIds,
 )
 from specedge_edge.openai.serving import Order, StreamedAnswer, WholeAnswer
@@ -87,7 +87,7 @@ class TokenizeBody(BaseModel):
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[ChatMessage] | None = None
+    messages: Messages | None = None
     add_special_tokens: bool = True
 
 
@@ -111,7 +111,7 @@ def openai_routes(slot: BackendSlot, wall_s: Callable[[], float]) -> APIRouter:
         served = await backend.served.get()
         limit = served.max_context_tokens
         prompt = await backend.texts.run(encode_chat, body, backend.codec, limit)
-        plans = plan_chat(body, prompt, served, backend.codec)
+        plans = plan_chat(body, prompt, served)
         heading = _heading("chatcmpl", backend, served, wall_s)
         return _answer(
             backend, body, plans, _render(ChatRendering, heading, backend, body, plans, 1)

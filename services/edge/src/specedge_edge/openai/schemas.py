@@ -16,9 +16,13 @@ MAX_CHOICES: Final = 16
 MAX_STOPS: Final = 16
 MAX_LOGPROBS: Final = 20
 MAX_PROMPTS: Final = 64
+MAX_MESSAGES: Final = 4096
+MAX_BIASED: Final = 1024
 
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-TokenIds = list[Annotated[int, Field(ge=0, lt=2**31)]]
+# Of what a client sends by the hundred thousand, the first fault is enough: to collect them all
+# would take the event loop minutes, and gigabytes.
+TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(fail_fast=True)]
 
 
 class _Body(BaseModel):
@@ -46,7 +50,9 @@ class GenerationBody(_Body):
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     min_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)] | None = None
+    stop: (
+        StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS, fail_fast=True)] | None
+    ) = None
     stop_token_ids: Annotated[TokenIds, Field(max_length=64)] | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
@@ -54,7 +60,7 @@ class GenerationBody(_Body):
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
-    logit_bias: Annotated[dict[str, Bias], Field(max_length=1024)] | None = None
+    logit_bias: dict[str, Bias] | None = None
     return_token_ids: bool | None = None
 
     # Field → (values that ask for nothing, and so are accepted).
@@ -80,6 +86,12 @@ class GenerationBody(_Body):
                 value = body.get(name)
                 if value is not None and value not in harmless:
                     raise InvalidRequest(f"{name} is not supported by this server", field=name)
+            biases = body.get("logit_bias")
+            if isinstance(biases, dict) and len(biases) > MAX_BIASED:
+                raise InvalidRequest(
+                    f"logit_bias is of {len(biases)} tokens; {MAX_BIASED} are taken",
+                    field="logit_bias",
+                )
         return body
 
     @property
@@ -118,8 +130,14 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", frozen=True)
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[ContentPart] | None = None
+    content: str | Annotated[list[ContentPart], Field(fail_fast=True)] | None = None
     name: str | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.content is None and self.role != "assistant":  # who may have called a tool
+            raise InvalidRequest(f"a message of role {self.role} needs content", field="messages")
+        return self
 
     def for_template(self) -> dict[str, Any]:
         """As chat templates expect it: content as one string."""
@@ -127,13 +145,19 @@ class ChatMessage(BaseModel):
         if isinstance(content, list):
             content = "".join(part.text for part in content)
         role = "system" if self.role == "developer" else self.role
-        return {**(self.model_extra or {}), "role": role, "content": content or ""}
+        named = {} if self.name is None else {"name": self.name}
+        return {**(self.model_extra or {}), **named, "role": role, "content": content or ""}
+
+
+Messages = Annotated[
+    list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
+]
 
 
 class ChatBody(GenerationBody):
     """``POST /v1/chat/completions``."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)]
+    messages: Messages
     max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
@@ -157,7 +181,7 @@ class ChatBody(GenerationBody):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise InvalidRequest("top_logprobs needs logprobs to be true", field="top_logprobs")
         return self
 
@@ -177,11 +201,11 @@ class CompletionBody(GenerationBody):
 
     prompt: (
         str
-        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)]
         | Annotated[TokenIds, Field(min_length=1)]
         | Annotated[
             list[Annotated[TokenIds, Field(min_length=1)]],
-            Field(min_length=1, max_length=MAX_PROMPTS),
+            Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True),
         ]
     )
     echo: bool | None = None

@@ -110,6 +110,7 @@ class StreamedAnswer(AnswerResponse):
     def __init__(self, order: Order) -> None:
         super().__init__(order)
         self._num_tokens = 0
+        self._num_admitted = 0
         self._has_begun = False
 
     async def _consume(self, events: Events, send: Send) -> None:
@@ -118,7 +119,7 @@ class StreamedAnswer(AnswerResponse):
             if isinstance(event, Broke):
                 await self._break_off(from_session(event.error), send)
                 return
-            if not self._has_begun:
+            if not self._has_begun and self._may_begin(event):
                 await self._begin(send)
             for chunk in self._chunks(event):
                 await self._send_chunk(chunk, send)
@@ -138,6 +139,12 @@ class StreamedAnswer(AnswerResponse):
             except TimeoutError:
                 if self._has_begun:
                     await _send_part(send, sse.KEEP_ALIVE)
+
+    def _may_begin(self, event: AnswerEvent) -> bool:
+        """Whether all choices have a place, or there is something to show: until then a refusal has
+        a status of its own, which clients know to try again upon."""
+        self._num_admitted += isinstance(event, Admitted)
+        return not isinstance(event, Admitted) or self._num_admitted == len(self._order.plans)
 
     async def _begin(self, send: Send) -> None:
         self._has_begun = True
