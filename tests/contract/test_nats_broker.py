@@ -1,12 +1,14 @@
 """The broker itself: how it starts and ends, and a client that does not read."""
 
 import asyncio
+import contextlib
 import os
 import socket
 import statistics
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -110,3 +112,38 @@ async def subscribed_and_silent(url: str, subject: str) -> socket.socket:
     while not greeting.endswith(b"PONG\r\n"):
         greeting += await loop.sock_recv(client, 4096)
     return client
+
+
+ODD = [
+    (b"\xff", b"", b"x"),
+    (b"good", b"\xff\xfe", b"x"),
+    (b"a\x0bb", b"", b"x"),
+    (b"\x0c", b"", b"x"),
+    (b"a\x0bb", b"reply", b"x" * 5000),
+    (b"a\x0b3", b"\x0b", b"x" * 5000),
+]
+
+
+async def test_whatever_a_publisher_takes_for_a_subject_costs_nobody_his_connection(
+    tasks: Tasks, nats_server: str
+) -> None:
+    link = await NatsLink.connect(options(nats_server), tasks=tasks)
+    received = Received()
+    await link.subscribe("test.odd.>", received)
+    await link.flush()
+    address = urlsplit(nats_server)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    with contextlib.closing(writer):
+        writer.write(b'CONNECT {"verbose": false, "pedantic": false}\r\n')
+        for subject, reply, payload in ODD:
+            frame = (subject, reply, len(payload), payload)
+            writer.write(b"PUB test.odd.%b %b %d\r\n%b\r\n" % frame)
+        writer.write(b"PING\r\n")
+        async with asyncio.timeout(PATIENCE_S):
+            while await reader.readline() != b"PONG\r\n":
+                pass
+    await link.publish("test.odd.last", b"last")
+    await received.at_least(len(ODD) + 1)
+
+    assert [len(payload) for payload in received.payloads] == [1, 1, 1, 1, 5000, 5000, 4]
+    assert link.counters.reconnects == 0

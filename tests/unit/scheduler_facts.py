@@ -53,12 +53,13 @@ def stat(
     steps: tuple[StepReport, ...] = (),
     running: int = 0,
     ahead: Sequence[SessionKey] = (),
+    limits: Limits = LIMITS,
 ) -> Stat:
     return Stat(
         inc=inc,
         seq=seq,
         identity=identity,
-        limits=LIMITS,
+        limits=limits,
         slots=(0, slots),
         step_rows=step_rows,
         epoch=epoch,

@@ -7,10 +7,11 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
 
 from specedge.errors import InvalidRequest
 from specedge.ids import EdgeId, SessionId, SessionKey
-from specedge.protocol import codec
+from specedge.protocol import codec, messages, opening
 from specedge.protocol.body import Body
 from specedge.protocol.codec import VersionRefused, decode, encode
 from specedge.protocol.messages import (
@@ -357,3 +358,28 @@ def test_a_batch_item_is_the_draft_with_its_session_and_what_is_left() -> None:
     assert isinstance(ITEM, BatchItem)
     assert (ITEM.e, ITEM.s, ITEM.budget_ms, ITEM.held_ms) == (*KEY, 550, 1.235)
     assert ITEM.token == DRAFT.token
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "fault"),
+    [
+        (messages.Draft, "token", ""),
+        (messages.Draft, "append", []),
+        (messages.Draft, "parent", None),
+        (opening.OpenRequest, "versions", "x"),
+        (messages.SessionParams, "stop", ""),
+        (messages.SessionParams, "logit_bias", []),
+    ],
+)
+def test_of_a_strangers_list_the_first_fault_is_enough(
+    kind: type[BaseModel], field: str, fault: object
+) -> None:
+    with pytest.raises(ValidationError) as raised:
+        kind.model_validate({field: [fault] * 20_000})
+    of_it = [one for one in raised.value.errors() if one["loc"][0] == field]
+    assert 1 <= len(of_it) <= 2
+
+
+def test_versions_are_small_numbers() -> None:
+    with pytest.raises(ValidationError):
+        opening.OpenRequest(model="m", tokenizer="a", context=1, versions=(10**1000,))

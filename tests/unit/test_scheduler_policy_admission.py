@@ -2,6 +2,7 @@
 
 from specedge.protocol.opening import Limits, Opened, OpenRequest, Reason, Refused
 from specedge_scheduler.policy.admission import WaitingLine
+from specedge_scheduler.policy.pace import FIRST_SESSIONS
 from specedge_scheduler.policy.types import (
     AnswerOpen,
     ByeArrived,
@@ -164,3 +165,14 @@ def test_a_session_is_admitted_while_all_keep_the_objective() -> None:
 
     assert admitted(1000.0)
     assert not admitted(20.0)
+
+
+def test_a_session_gets_the_place_where_the_objective_is_kept() -> None:
+    world = World(objective_ms=100.0)
+    learn(world, V1)
+    world.stat(V2, slots=64)  # nothing is known of its pace
+    opened = [world.open(key("A", number)) for number in range(20)]
+
+    places = [answer.at for answer in opened if isinstance(answer, Opened)]
+    assert {V1, V2} == set(places)
+    assert places.count(V2) == FIRST_SESSIONS

@@ -147,3 +147,29 @@ def test_a_round_of_a_session_that_ended_meanwhile_is_not_put_back() -> None:
     (lost,) = world.tell(ByeArrived(V1))
 
     assert lost == VerifierLost(V1, "bye", 0)
+
+
+def test_a_verifier_that_drains_and_goes_is_lost_once() -> None:
+    world = World()
+    world.stat(V1)
+    effects = [*world.stat(V1, draining=True), *world.tell(ByeArrived(V1))]
+
+    assert [one.why for one in effects if isinstance(one, VerifierLost)] == ["draining"]
+    assert V1 not in world.policy.cluster.verifiers
+
+
+def test_a_later_term_heard_first_is_of_a_scheduler_before_this_one() -> None:
+    world = World()
+    world.stat(V1, epoch=(50, 3))
+    world.open(key())
+    (batch,) = sent(world.tell(DraftArrived(key(), draft())))
+
+    assert batch.batch.epoch > (50, 3)
+
+
+def test_a_later_term_heard_afterwards_is_of_its_successor() -> None:
+    world = World()
+    world.stat(V1, epoch=(1, 0))
+    world.stat(V1, epoch=(50, 3))
+
+    assert world.policy.cluster.epoch == (1, 0)

@@ -1,17 +1,24 @@
 """The scheduler's decisions: where sessions live, what is passed on there, when they move."""
 
+import pytest
+
+from specedge.ids import VerifierId
 from specedge.protocol.messages import Rejected
-from specedge.protocol.opening import Opened, Reason, Refused
+from specedge.protocol.opening import Opened, OpenRequest, Reason, Refused
 from specedge.protocol.reports import SessionReport
 from specedge_scheduler.policy.types import (
     AnswerSession,
+    ByeArrived,
     ContextArrived,
     DraftArrived,
     EndingArrived,
     Forward,
+    OpenAsked,
 )
-from tests.unit.scheduler_facts import IDENTITY, draft, key
+from tests.unit.scheduler_facts import IDENTITY, LIMITS, draft, key
 from tests.unit.scheduler_world import V1, V2, World, context, learn, sent, step
+
+REQUEST = OpenRequest(model="big", tokenizer="bb", context=100)
 
 
 def test_sessions_spread_over_the_verifiers_by_load() -> None:
@@ -146,3 +153,86 @@ def test_sessions_move_to_a_verifier_that_is_faster_for_long() -> None:
     assert closes
     assert {(one.kind, one.verifier) for one in closes} == {("close", V1)}
     assert len(world.policy.cluster.verifiers[V2].sessions) == len(closes) <= 4
+
+
+def test_a_place_that_is_only_asked_for_is_given_to_others() -> None:
+    world = World(unused_s=5.0)
+    world.stat(slots=2)
+    idler, user = key("A"), key("B")
+    world.open(idler)
+    world.open(user)
+    world.tell(ContextArrived(user, context(), b"chunk"))
+
+    for _ in range(12):
+        world.wait(0.5, V1)
+        if idler in world.policy.cluster.sessions:
+            world.open(idler)
+
+    assert set(world.policy.cluster.sessions) == {user}
+
+
+def test_sessions_whose_context_is_being_computed_stay_for_it() -> None:
+    world = World()
+    learn(world, V1)
+    for number in range(6):
+        world.tell(ContextArrived(key("A", number), context(), b"chunk"))
+        world.tell(DraftArrived(key("A", number), draft(0, at="v1")))
+    world.stat(V1, batches=[], last=99, steps=(step(98),), slots=64)
+    world.stat(V2, slots=64)
+
+    effects = world.wait(3.5, V1, V2)
+
+    assert not [effect for effect in effects if isinstance(effect, Forward)]
+
+
+def test_how_long_a_context_takes_is_not_how_long_an_edge_does() -> None:
+    world = World()
+    world.stat()
+    world.tell(ContextArrived(key(), context(), b"chunk"))
+    world.tell(DraftArrived(key(), draft(0)))
+    world.stat(batches=[], last=99)  # its verifier took it out, to compute the context
+    world.clock.advance(2.0)
+    world.stat(batches=[], last=99)
+
+    def answer_and_go_on(round_: int) -> None:
+        world.tell(DraftArrived(key(), draft(round_)))
+        world.stat(batches=[], last=99)
+        world.clock.advance(0.04)
+
+    for round_ in range(1, 5):
+        answer_and_go_on(round_)
+
+    rhythm = world.policy.cluster.sessions[key()].rhythm
+    assert rhythm.turnaround_s == pytest.approx(0.04)
+
+
+def test_sessions_go_where_they_may_do_what_they_were_promised() -> None:
+    world = World()
+    world.stat(V1, limits=LIMITS)
+    opened = world.open(key())
+    world.tell(ContextArrived(key(), context(), b"chunk"))
+    world.tell(DraftArrived(key(), draft(0, at="v1")))
+    less = LIMITS.model_copy(update={"nodes": 2})
+    world.stat(VerifierId("v0"), limits=less, slots=64)
+    world.stat(V2, limits=LIMITS, slots=4)
+    world.tell(*(OpenAsked(key("B", n), REQUEST, "inbox") for n in range(3)))
+
+    world.tell(ByeArrived(V1))
+    world.tell(DraftArrived(key(), draft(1, at="v1")))
+
+    assert isinstance(opened, Opened)
+    assert world.policy.cluster.sessions[key()].verifier == V2
+
+
+def test_nobody_moves_to_where_less_is_allowed() -> None:
+    world = World()
+    learn(world, V1)
+    for round_ in range(2):
+        for number in range(6):
+            world.tell(DraftArrived(key("A", number), draft(round_, at="v1")))
+        world.stat(V1, batches=[], last=99, steps=(step(98 + round_),), slots=64)
+    world.stat(V2, slots=64, limits=LIMITS.model_copy(update={"context": 50}))
+
+    effects = world.wait(3.5, V1)
+
+    assert not [effect for effect in effects if isinstance(effect, Forward)]

@@ -257,3 +257,16 @@ def test_what_gone_sessions_counted_is_not_forgotten() -> None:
     desk.batch(key("B"))
 
     assert desk.table.counted == Counter(cold=2)
+
+
+def test_to_say_again_what_is_held_keeps_nobodys_slot() -> None:
+    desk = Desk(slots=1)
+    desk.ready(key("A"))
+    for _ in range(3):
+        desk.clock.advance(0.5)
+        desk.context(key("A"))
+
+    desk.ready(key("B"))
+
+    assert desk.entry(key("A")).lease is None
+    assert desk.entry(key("B")).lease is not None

@@ -17,6 +17,7 @@ class Cluster:
 
     def __init__(self, epoch: tuple[int, int]) -> None:
         self.epoch = epoch
+        self._was_followed = False  # a verifier took work of this term
         self.verifiers: dict[VerifierId, Verifier] = {}
         self.models: set[str] = set()  # of all verifiers that were ever known
         self.sessions: dict[SessionKey, Session] = {}
@@ -53,25 +54,38 @@ class Cluster:
         verifier.stat, verifier.seen_s = stat, now_s
         verifier.deaf_until_s = -math.inf
         self.changed.add(name)
+        self._note_term(stat.epoch)
         for batch in verifier.pipeline.note_stat(stat, stat.epoch == self.epoch, now_s):
             self._release(batch, now_s)
         if stat.ahead or verifier.ahead:
             self._note_ahead(verifier, stat, now_s)
         for report in stat.sessions or ():
             session = self.sessions.get(SessionKey(EdgeId(report.e), SessionId(report.s)))
-            if session is not None and report.state in ("filling", "running"):
+            if session is None:
+                continue
+            session.is_used = True
+            if report.state in ("filling", "running"):
                 session.heard_s = now_s  # a long prefill or a grant: the edge has nothing to say
 
+    def _note_term(self, theirs: tuple[int, int]) -> None:
+        """Terms are times of start, and clocks go back. A later one that is heard before anybody
+        followed ours is of somebody before us: ours has to be later. Heard afterwards it is of our
+        successor."""
+        self._was_followed = self._was_followed or theirs == self.epoch
+        if not self._was_followed and theirs > self.epoch:
+            self.epoch = (theirs[0] + 1, 0)
+
     def _release(self, batch: SentBatch, now_s: float) -> None:
-        """Its rounds were answered: their edges draft again."""
+        """Its rounds were answered: their edges draft again. But for a round that its verifier took
+        out of the batch to compute its context first: it is out as long as that takes."""
         for key, pending in batch.items:
             session = self.sessions.get(key)
-            if session is None or pending.is_hosted:
+            if session is None or pending.is_hosted or pending.draft.round <= session.fill_round:
                 continue
             session.is_out = False
             if session.pending is None:
                 session.rhythm.note_released(now_s)
-            else:
+            elif session.pending.draft.round > pending.draft.round:
                 session.rhythm.note_overtaken()
 
     def _note_ahead(self, verifier: Verifier, stat: Stat, now_s: float) -> None:
@@ -164,7 +178,7 @@ class Cluster:
         session = self.sessions.get(key)
         if session is None:
             self._num_sessions += 1
-            session = Session(key, now_s, number=self._num_sessions)
+            session = Session(key, now_s, now_s, number=self._num_sessions)
             self.sessions[key] = session
             self.sessions_of.setdefault(key.edge, set()).add(key)
         session.heard_s = now_s

@@ -50,6 +50,11 @@ class SchedulerSettings(ServiceSettings):
     edge_nodes_per_s: float = Field(
         default=SchedulerLimits.nodes_per_s, gt=0, description="drafted nodes an edge may send"
     )
+    edge_bytes_per_s: float = Field(
+        default=SchedulerLimits.bytes_per_s,
+        gt=0,
+        description="bytes that an edge may send in messages over 2 KiB, contexts above all",
+    )
 
     def limits(self) -> SchedulerLimits:
         """As the policy takes them."""
@@ -62,4 +67,5 @@ class SchedulerSettings(ServiceSettings):
             sessions_per_edge=self.sessions_per_edge,
             messages_per_s=self.edge_messages_per_s,
             nodes_per_s=self.edge_nodes_per_s,
+            bytes_per_s=self.edge_bytes_per_s,
         )

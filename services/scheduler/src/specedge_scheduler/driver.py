@@ -15,13 +15,14 @@ import structlog
 
 from specedge.clock import Cancellable, Timers
 from specedge.errors import InvalidRequest, RetryableError
-from specedge.ids import SchedulerId
+from specedge.ids import EdgeId, SchedulerId
 from specedge.link.base import Link, Message, Subscription
 from specedge.protocol import subjects
 from specedge.protocol.codec import encode
 from specedge.protocol.reports import SchedulerStat
 from specedge.protocol.subjects import Work
 from specedge.service.spans import NO_SPANS, SpanRing
+from specedge_scheduler.doorway import Doorway
 from specedge_scheduler.inbound import event_of_edge, event_of_verifier
 from specedge_scheduler.metrics import SchedulerMetrics
 from specedge_scheduler.policy.decide import SchedulerPolicy
@@ -69,6 +70,7 @@ class Driver:
         self._metrics = metrics
         self._incarnation = incarnation
         self._spans = spans
+        self._doorway = Doorway(policy.limits.bytes_per_s)
         self._inbox: list[Event] = []
         # Done when something is in the inbox, or a moment has come; a new one for each wait, which
         # is what an event would make as well, behind a lock.
@@ -77,6 +79,8 @@ class Driver:
         self._alarm_s = math.inf  # when it rings
         self._heard: list[Subscription] = []
         self._stat_seq = 0
+        self._num_failed = 0
+        self._term = policy.cluster.epoch
         self._next_stat_s = 0.0
 
     async def start(self) -> None:
@@ -148,9 +152,12 @@ class Driver:
             self._tell(event)
 
     def _on_edge(self, message: Message) -> None:
-        event = event_of_edge(message, self._policy.group, self._metrics)
+        event = event_of_edge(message, self._policy.group, self._metrics, self._lets_in)
         if event is not None:
             self._tell(event)
+
+    def _lets_in(self, edge: EdgeId, num_bytes: int) -> bool:
+        return self._doorway.lets_in(edge, num_bytes, self._clock.now_s())
 
     # ------------------------------------------------------------ out
 
@@ -166,8 +173,15 @@ class Driver:
                 effects += self._policy.on(event, now_s)
             except Exception:  # the task's root: one event must not stop the service
                 self._metrics.dropped.labels("failed").inc()
-                _log.exception("event_failed", kind=type(event).__name__)
+                self._num_failed += 1
+                if self._num_failed.bit_count() == 1:  # the 1st, 2nd, 4th, ... are worth a line
+                    _log.exception(
+                        "event_failed", kind=type(event).__name__, so_far=self._num_failed
+                    )
         self._metrics.decisions.observe(thread_time() - began_s)
+        if self._policy.cluster.epoch != self._term:
+            _log.warning("term_raised", was=self._term, now=self._policy.cluster.epoch)
+            self._term = self._policy.cluster.epoch
         for effect in effects:
             await self._perform(effect)
 
@@ -211,6 +225,7 @@ class Driver:
 
     async def _report(self) -> None:
         cluster = self._policy.cluster
+        self._doorway.forget_unused(self._clock.now_s())
         self._next_stat_s = self._clock.now_s() + STAT_PERIOD_S
         self._metrics.observe(cluster)
         stat = SchedulerStat(

@@ -5,11 +5,13 @@ no good) is counted in ``metrics.dropped`` and gone. What an edge says wrongly i
 is answered in the message's own words, as far as the edge's allowance goes.
 """
 
+from collections.abc import Callable
+
 import orjson
 import structlog
 
 from specedge.errors import InvalidRequest
-from specedge.ids import GroupId, SessionKey
+from specedge.ids import EdgeId, GroupId, SessionKey
 from specedge.link.base import Message
 from specedge.protocol import subjects
 from specedge.protocol.codec import decode, decode_context_header
@@ -53,8 +55,14 @@ def event_of_verifier(message: Message, metrics: SchedulerMetrics) -> Event | No
         return None
 
 
-def event_of_edge(message: Message, group: GroupId, metrics: SchedulerMetrics) -> Event | None:
-    """Of a message below ``se.up``, if it is for this ``group`` of schedulers or for any."""
+def event_of_edge(
+    message: Message,
+    group: GroupId,
+    metrics: SchedulerMetrics,
+    is_let_in: Callable[[EdgeId, int], bool],
+) -> Event | None:
+    """Of a message below ``se.up``, if it is for this ``group`` of schedulers or for any.
+    ``is_let_in`` says of an edge whether so many bytes of it are read; else they are lost."""
     address = subjects.parse_up(message.subject)
     if address is None or address.kind is Up.RENEW:
         metrics.dropped.labels("unknown_subject").inc()
@@ -63,6 +71,9 @@ def event_of_edge(message: Message, group: GroupId, metrics: SchedulerMetrics) -
         metrics.dropped.labels("other_group").inc()
         return None
     key, payload = address.key, message.payload
+    if not is_let_in(key.edge, len(payload)):
+        metrics.dropped.labels("too_many_bytes").inc()
+        return None
     if address.kind is Up.OPEN:
         return _opening(key, message, metrics)
     try:

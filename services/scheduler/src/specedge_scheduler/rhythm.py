@@ -49,6 +49,11 @@ class Rhythm:
         return self._round >= 0
 
     @property
+    def round(self) -> int:
+        """Of its last draft; -1 before the first."""
+        return self._round
+
+    @property
     def context(self) -> int:
         """Tokens committed, as its last draft said."""
         return self._base

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from specedge.ids import SessionKey, VerifierId
-from specedge.protocol.opening import Identity
+from specedge.protocol.opening import Identity, Limits
 from specedge.protocol.refusals import ANY_WEIGHTS
 from specedge.protocol.reports import Stat
 from specedge_scheduler.estimator import StepEstimator
@@ -52,10 +52,14 @@ class Session:
     ahead_round  the newest round beyond which a draft was sent ahead
     is_ahead  a round of it is at the verifier that no batch brought: its draft was sent ahead
     number    grows with every session made: who was first
+    is_used   a context or a round of it came; else it only holds a place
+    fill_round  the last round that waits, or waited, for its context to be computed; -1: none
+    needs     what it was promised when it was opened; None if it was opened by another scheduler
     """
 
     key: SessionKey
     heard_s: float
+    opened_s: float
     verifier: VerifierId | None = None
     wants: ModelKey | None = None
     pending: PendingDraft | None = None
@@ -64,6 +68,9 @@ class Session:
     ahead_round: int = -1
     is_ahead: bool = False
     number: int = 0
+    is_used: bool = False
+    fill_round: int = -1
+    needs: Limits | None = None
     rhythm: Rhythm = field(default_factory=Rhythm)
 
 

@@ -103,9 +103,12 @@ class Reporter:
         self._publish(subjects.verifier_bye(self._who.verifier), encode(Ending()))
 
     def _beat(self) -> None:
-        if self._clock.now_s() >= self._silent_s:
-            self._send()
-        self._next = self._clock.call_at(self._silent_s, self._beat)
+        try:
+            if self._clock.now_s() >= self._silent_s:
+                self._send()
+        finally:  # whatever is wrong with one report, a verifier that is silent is taken for dead
+            at_s = max(self._silent_s, self._clock.now_s())
+            self._next = self._clock.call_at(at_s, self._beat)
 
     def _sessions(self, now_s: float) -> tuple[SessionReport, ...] | None:
         """A share of them, if one is due."""

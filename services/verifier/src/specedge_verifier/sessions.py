@@ -29,6 +29,8 @@ from specedge.protocol.verifier_effects import (
     SlotGiven,
     SlotTaken,
     StepBegun,
+    StepFailed,
+    Stepped,
     VerifierEffect,
     VerifierEvent,
     WantSlot,
@@ -133,10 +135,13 @@ class SessionTable:
         told to a session that has gone is lost."""
         if self._entries.get(entry.key) is not entry:
             return
-        entry.active_s = now_s = self._clock.now_s()
+        now_s = self._clock.now_s()
         if isinstance(event, StepBegun) and entry.has_round_waiting:
             self._ledger.begin(entry.key)
         effects = deque(entry.machine.on(event, now_s))
+        # What changes nothing keeps nobody's slot: what is held already may be said again for ever.
+        if isinstance(event, (StepBegun, Stepped, StepFailed)) or any(map(_is_work, effects)):
+            entry.active_s = now_s
         while effects:
             answer = self._perform(entry, effects.popleft())
             if answer is not None:
@@ -273,12 +278,12 @@ class SessionTable:
     # ------------------------------------------------------------ idleness
 
     def _give_up_idle(self) -> None:
+        self.start_sweeping()
         idle_since_s = self._clock.now_s() - self._times.idle_s
         for entry in self.entries:
             if entry.is_idle and max(entry.heard_s, entry.active_s) < idle_since_s:
                 _log.info("session_given_up", session=entry.key.session)
                 self.feed(entry, EndingArrived())
-        self.start_sweeping()
 
     def _make_room(self) -> None:
         """Bound the table: the session that is idle for longest goes first."""
@@ -287,3 +292,7 @@ class SessionTable:
         idle = [entry for entry in self._entries.values() if entry.is_idle]
         oldest = min(idle or self._entries.values(), key=lambda entry: entry.heard_s)
         self.feed(oldest, EndingArrived())
+
+
+def _is_work(effect: VerifierEffect) -> bool:
+    return isinstance(effect, (WantSlot, WantStep))

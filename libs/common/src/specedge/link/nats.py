@@ -9,7 +9,9 @@ client with these faults cured at their root:
 - many errors closed the client for good, or reconnected it with stale messages in its buffer:
   here every error only ends the connection, and ``ReconnectingLink`` makes a new one;
 - waiting requests and flushes learnt of a loss by their timeouts only: here at once;
-- a broker that offers no TLS was spoken to in the clear even where TLS was wanted.
+- a broker that offers no TLS was spoken to in the clear even where TLS was wanted;
+- one publisher's odd subject ended everybody's connection, or left it deaf: the broker takes any
+  bytes but its own spaces, the client wanted UTF-8, and took more for spaces.
 
 They are cured by overriding private methods, hence the check of the version. So is one cost: a task
 and a queue for each subscription. Here what was read together waits in ``_Inbox`` until all of it
@@ -24,10 +26,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import nats.aio.client
+import nats.protocol.parser
 from nats import errors
 from nats.aio.transport import TcpTransport
 from nats.protocol import command
-from nats.protocol.parser import Parser
+from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
 from specedge.credentials.nkey import UserKey
 from specedge.errors import (
@@ -51,7 +54,14 @@ __all__ = ["NatsLink", "NatsOptions"]
 
 CURED_VERSION: Final = "2.16."
 END_TIMEOUT_S: Final = 0.5  # for each step of closing that waits for the peer
+CRLF: Final = b"\r\n"
 PING: Final = b"PING\r\n"
+
+_NAME: Final = rb"([^ \t\r\n]+)[ \t]+"
+nats.protocol.parser.MSG_RE = re.compile(rb"\AMSG[ \t]+" + _NAME * 2 + rb"(%b)?(\d+)\r\n" % _NAME)
+nats.protocol.parser.HMSG_RE = re.compile(
+    rb"\AHMSG[ \t]+" + _NAME * 2 + rb"(%b)?(\d+)[ \t]+(\d+)\r\n" % _NAME
+)
 
 _REFUSED: Final = re.compile(r"authorization violation|authentication (revoked|expired)", re.I)
 _REVOKED: Final = re.compile(r"authentication revoked", re.I)
@@ -194,6 +204,9 @@ class _Parser(Parser):
             await super().parse(data)
         finally:
             self._client.hand_over()
+        # Of a line that is none the base class would wait for the rest, for ever.
+        if self.state == AWAITING_CONTROL_LINE and CRLF in self.buf:
+            raise errors.ProtocolError("an unknown line")
 
 
 class _Client(nats.aio.client.Client):
@@ -292,10 +305,11 @@ class _Client(nats.aio.client.Client):
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
     ) -> None:
         inbox = self._inboxes.get(sid)
+        told, answer_to = subject.decode(errors="replace"), reply.decode(errors="replace")
         if inbox is None:  # replies to requests, and late ones of subscriptions that ended
-            await super()._process_msg(sid, subject, reply, data, headers)
+            await super()._process_msg(sid, told.encode(), answer_to.encode(), data, headers)
             return
-        if inbox.put(Message(subject.decode(), data, reply.decode() if reply else None)):
+        if inbox.put(Message(told, data, answer_to or None)):
             self._filled.append(inbox)
 
     async def _process_op_err(self, e: Exception) -> None:

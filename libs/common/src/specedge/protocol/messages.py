@@ -2,7 +2,8 @@
 services report of themselves in ``reports``.
 
 Bodies name no session: subject alone does. ``BatchItem`` does, since schedulers are trusted.
-Unknown fields are ignored, so that a field can be added within a version.
+Unknown fields are ignored, so that a field can be added within a version. Of what strangers send
+by the thousand the first fault is enough: to collect them all costs a tenth of a second.
 """
 
 from typing import Annotated, Final, Literal
@@ -42,7 +43,7 @@ class SessionParams(Part):
     tokenizer: Fingerprint
     prompt: Annotated[int, Field(ge=1, lt=2**31)]
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)]
-    stop: tuple[TokenIdField, ...] = Field(default=(), max_length=256)
+    stop: tuple[TokenIdField, ...] = Field(default=(), max_length=256, fail_fast=True)
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] = 0.0
     top_k: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -51,7 +52,9 @@ class SessionParams(Part):
     repetition_penalty: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] = 1.0
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
-    logit_bias: tuple[tuple[TokenIdField, Bias], ...] = Field(default=(), max_length=1024)
+    logit_bias: tuple[tuple[TokenIdField, Bias], ...] = Field(
+        default=(), max_length=1024, fail_fast=True
+    )
     min_tokens: Count = 0
     logprobs: Annotated[int, Field(ge=-1, le=20)] = -1
 
@@ -107,9 +110,13 @@ class Draft(Body):
     at: str = Field(default="", pattern=r"^[a-z0-9-]{0,32}$")
     base: Annotated[int, Field(ge=1, lt=2**31)]
     hash: Hash
-    append: tuple[TokenIdField, ...] = Field(default=(), max_length=MAX_CHUNK_TOKENS)
-    token: tuple[TokenIdField, ...] = Field(default=(), max_length=MAX_NODES)
-    parent: tuple[int, ...] = Field(default=(), max_length=MAX_NODES, validate_default=True)
+    append: tuple[TokenIdField, ...] = Field(
+        default=(), max_length=MAX_CHUNK_TOKENS, fail_fast=True
+    )
+    token: tuple[TokenIdField, ...] = Field(default=(), max_length=MAX_NODES, fail_fast=True)
+    parent: tuple[int, ...] = Field(
+        default=(), max_length=MAX_NODES, validate_default=True, fail_fast=True
+    )
     run: Count = 0
     budget_ms: Count
 
@@ -141,8 +148,10 @@ class Ahead(Body):
     round: Count
     base: Annotated[int, Field(ge=1, lt=2**31)]
     hash: Hash
-    token: tuple[TokenIdField, ...] = Field(default=(), max_length=MAX_NODES)
-    parent: tuple[int, ...] = Field(default=(), max_length=MAX_NODES, validate_default=True)
+    token: tuple[TokenIdField, ...] = Field(default=(), max_length=MAX_NODES, fail_fast=True)
+    parent: tuple[int, ...] = Field(
+        default=(), max_length=MAX_NODES, validate_default=True, fail_fast=True
+    )
     nodes: Count
 
     @field_validator("parent")
@@ -226,7 +235,7 @@ class Verdict(Answer):
     final  why nothing follows, or None
     """
 
-    path: tuple[TokenIdField, ...] = Field(default=(), max_length=MAX_NODES)
+    path: tuple[TokenIdField, ...] = Field(default=(), max_length=MAX_NODES, fail_fast=True)
     bonus: TokenIdField
     kept: Count = 0
     own: Count = 0

@@ -58,7 +58,7 @@ class OpenRequest(Body):
 
     model: Name
     tokenizer: Fingerprint
-    versions: tuple[int, ...] = Field(default=(PROTOCOL_VERSION,), max_length=16)
+    versions: tuple[Count, ...] = Field(default=(PROTOCOL_VERSION,), max_length=16, fail_fast=True)
     context: Annotated[int, Field(ge=1, lt=2**31)]
     drafter: str = Field(default="", max_length=200)
 

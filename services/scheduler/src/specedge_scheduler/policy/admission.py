@@ -105,7 +105,7 @@ def refuse_open(
         return Refused(
             refused=Reason.BUSY, message="every verifier's slots are taken", retry_ms=busy_ms
         )
-    if not any(_keeps_objective(verifier, limits) for verifier in free):
+    if not any(keeps_places(verifier, limits) for verifier in free):
         return Refused(
             refused=Reason.BUSY,
             message=f"one more session would slow the others below one token in "
@@ -115,8 +115,14 @@ def refuse_open(
     return None
 
 
-def _keeps_objective(verifier: Verifier, limits: SchedulerLimits) -> bool:
-    return keeps_objective(verifier, room_of(verifier, limits), limits.objective_ms)
+def keeps_places(verifier: Verifier, limits: SchedulerLimits) -> bool:
+    """Whether one more session finds a place there, and lets all keep the objective. The first one
+    always does: what is known of an empty verifier can be corrected by nobody else."""
+    if not has_free_slot(verifier):
+        return False
+    return not verifier.sessions or keeps_objective(
+        verifier, room_of(verifier, limits), limits.objective_ms
+    )
 
 
 class WaitingLine:

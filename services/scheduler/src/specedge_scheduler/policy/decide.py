@@ -53,7 +53,7 @@ class SchedulerPolicy:
         self.cluster = Cluster(epoch)
         self._intake = Intake(self.cluster, group, limits)
         self._migration = Migration(self.cluster, limits)
-        self._limits = limits
+        self.limits = limits
         self._dispatches: dict[VerifierId, Dispatch] = {}
         self._wakes: dict[VerifierId, float] = {}  # when to ask about a verifier again
         self._alarms: list[tuple[float, VerifierId]] = []  # the same as a heap, and old ones
@@ -78,7 +78,7 @@ class SchedulerPolicy:
             case BadMessageArrived():
                 return self._intake.on_bad(event, now_s)
             case ByeArrived():
-                return self._lose(event.verifier, "bye")
+                return self._on_bye(event.verifier)
             case LoopStalled():
                 self.cluster.forgive_silence(now_s)
                 return []
@@ -109,11 +109,18 @@ class SchedulerPolicy:
         self.cluster.note_stat(event.verifier, event.stat, now_s)
         verifier = self.cluster.verifiers[event.verifier]
         self._next_silence_s = min(self._next_silence_s, verifier.silent_s)
-        self.cluster.recover_lost(verifier, now_s - self._limits.lost_batch_s)
+        self.cluster.recover_lost(verifier, now_s - self.limits.lost_batch_s)
         if verifier.stat.draining and not was_draining:
             self.cluster.empty_verifier(verifier)
             effects.append(VerifierLost(event.verifier, "draining", 0))
         return effects
+
+    def _on_bye(self, name: VerifierId) -> list[Effect]:
+        """Of one that drained it was told already that it is lost."""
+        known = self.cluster.verifiers.get(name)
+        was_told = known is not None and known.stat.draining
+        effects = self._lose(name, "bye")
+        return [] if was_told else effects
 
     def _lose(self, name: VerifierId, why: LossReason) -> list[Effect]:
         if name not in self.cluster.verifiers:
@@ -159,9 +166,12 @@ class SchedulerPolicy:
 
     def _keep_house(self, now_s: float) -> list[Effect]:
         self._next_housekeeping_s = now_s + HOUSEKEEPING_S
-        silent_since_s = now_s - self._limits.session_silent_s
+        silent_since_s = now_s - self.limits.session_silent_s
+        unused_since_s = now_s - self.limits.unused_s
         for key, session in list(self.cluster.sessions.items()):
-            if session.heard_s < silent_since_s:
+            # To ask for a place again and again is no use of it.
+            is_unused = not session.is_used and session.opened_s < unused_since_s
+            if is_unused or session.heard_s < silent_since_s:
                 self.cluster.forget(key)
         self._intake.forget_unused(now_s)
         return self._migration.rebalance(now_s)
@@ -192,7 +202,7 @@ class SchedulerPolicy:
         for session in list(self.cluster.homeless.values()):
             pending = session.pending
             assert pending is not None
-            name = home(self.cluster, session, self._limits, prefer=pending.draft.at)
+            name = home(self.cluster, session, self.limits, prefer=pending.draft.at)
             if name is None:
                 continue
             over = self._intake.judge(session, pending, self.cluster.verifiers[name])
@@ -205,7 +215,7 @@ class SchedulerPolicy:
         effects: list[Effect] = []
         while verifier.waiting:
             if verifier.name not in self._dispatches:
-                self._dispatches[verifier.name] = make_dispatch(self._limits)
+                self._dispatches[verifier.name] = make_dispatch(self.limits)
             plan = self._dispatches[verifier.name].plan(verifier, now_s)
             if not plan.rounds:
                 self._wake_at(verifier.name, plan.wake_s)

@@ -11,6 +11,7 @@ from specedge_scheduler.pipeline import PendingDraft
 from specedge_scheduler.policy.admission import (
     TokenBucket,
     WaitingLine,
+    keeps_places,
     opened,
     refuse_draft,
     refuse_open,
@@ -83,12 +84,17 @@ class Intake:
             return [AnswerOpen(event.reply_to, reply)]
         candidates = serving(event.request, self._cluster.verifiers.values())
         session = self._cluster.session(event.key, now_s)
-        name = place(candidates, None, limits=self._limits, prefer=session.verifier or "")
+        keeping = [one for one in candidates if keeps_places(one, self._limits)]
+        prefer = session.verifier or ""
+        if session.verifier is None or not keeping:
+            candidates = keeping or candidates
+        name = place(candidates, None, limits=self._limits, prefer=prefer)
         assert name is not None  # _refuse_open saw one that fits
         verifier = self._cluster.verifiers[name]
         self._cluster.move(session, name)
         session.wants = verifier.model
         reply_with = opened(verifier, self._group, self._limits.max_batch_nodes)
+        session.needs = reply_with.limits.model_copy(update={"context": event.request.context})
         return [AnswerOpen(event.reply_to, reply_with)]
 
     def _refuse_open(self, event: OpenAsked, now_s: float) -> Refused | None:
@@ -126,7 +132,7 @@ class Intake:
             return [AnswerSession(key, _rejected(draft.round, draft.try_, *refused))]
         if session is None:
             session = self._cluster.session(key, now_s)
-        session.heard_s = now_s
+        session.heard_s, session.is_used = now_s, True
         name = session.verifier or home(self._cluster, session, self._limits, prefer=draft.at)
         pending = PendingDraft(draft, now_s, now_s + draft.budget_ms / 1000)
         if name is not None:
@@ -153,6 +159,7 @@ class Intake:
         if refused is not None:
             return [AnswerSession(key, _rejected(header.round, 0, *refused))]
         session = self._cluster.session(key, now_s)
+        session.is_used, session.fill_round = True, header.round
         params = header.params
         wants = ModelKey(params.model, params.weights, params.tokenizer)
         if session.wants is None or not wants.admits(session.wants):
@@ -166,7 +173,7 @@ class Intake:
         unknown = Rejected(
             round=header.round,
             rejected=Reason.UNKNOWN_MODEL,
-            message=f"no verifier serves {params.model!r}",
+            message=f"no verifier serves {params.model!r}"[:1000],
             field="model",
         )
         return [AnswerSession(key, unknown)]

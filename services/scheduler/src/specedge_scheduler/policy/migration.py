@@ -13,7 +13,7 @@ from specedge.protocol.messages import Ending
 from specedge_scheduler.cluster import Cluster
 from specedge_scheduler.policy.dispatch import room_of
 from specedge_scheduler.policy.pace import OVERLOADED, prefill_ms, token_ms
-from specedge_scheduler.policy.placement import has_free_slot
+from specedge_scheduler.policy.placement import allows, has_free_slot
 from specedge_scheduler.policy.types import Effect, Forward, SchedulerLimits
 from specedge_scheduler.views import Session, Verifier
 
@@ -50,6 +50,8 @@ class Migration:
         for other in self._cluster.verifiers.values():
             if other is verifier or other.stat.draining or other.model != verifier.model:
                 continue
+            if not allows(other, verifier.stat.limits):
+                continue  # it would refuse what its sessions were promised
             num = len(other.sessions) + 1
             there_ms = token_ms(other, room_of(other, self._limits), num)
             if there_ms == 0.0 and len(verifier.sessions) > 1 and not other.sessions:
@@ -71,4 +73,6 @@ class Migration:
 
 
 def _may_move(session: Session) -> bool:
-    return not session.is_out and not session.is_hosted
+    """Nothing of it is under way: no round, and no context that would be computed in vain."""
+    is_filling = session.fill_round >= session.rhythm.round
+    return not (session.is_out or session.is_hosted or (session.is_used and is_filling))

@@ -6,6 +6,7 @@ A session stays where it was placed, since its KV is there; see ``decide`` for w
 from collections.abc import Iterable
 
 from specedge.ids import VerifierId
+from specedge.protocol.opening import Limits
 from specedge_scheduler.cluster import Cluster
 from specedge_scheduler.policy.dispatch import room_of
 from specedge_scheduler.policy.pace import token_ms
@@ -26,15 +27,23 @@ def serves(verifier: Verifier, wants: ModelKey | None) -> bool:
     return not verifier.stat.draining and (wants is None or wants.admits(verifier.model))
 
 
+def allows(verifier: Verifier, needs: Limits) -> bool:
+    """Whether a session may ask there for what it was promised elsewhere."""
+    theirs = verifier.stat.limits
+    return all(getattr(theirs, name) >= wanted for name, wanted in needs)
+
+
 def place(
     verifiers: Iterable[Verifier],
     wants: ModelKey | None,
     limits: SchedulerLimits,
     *,
     prefer: str = "",
+    needs: Limits | None = None,
 ) -> VerifierId | None:
     """The best verifier for a session: where its tokens would come fastest. ``prefer`` is where its
-    KV was last. None: there is none.
+    KV was last; ``needs`` what it was promised, which others break only where all would. None:
+    there is none.
 
     One without a free slot is taken only if all are full: the session was admitted before, so it is
     better told "busy" by the verifier than lost.
@@ -44,6 +53,8 @@ def place(
     if not candidates and wants is not None:
         # Other weights under the same name: there the context is refused, naming both.
         candidates = [verifier for verifier in alive if verifier.model.name == wants.name]
+    if needs is not None:
+        candidates = [one for one in candidates if allows(one, needs)] or candidates
     for verifier in candidates:
         if verifier.name == prefer:
             return verifier.name
@@ -56,7 +67,8 @@ def home(
 ) -> VerifierId | None:
     """Where the session lives; it is placed now if it has no home. None: nobody serves it."""
     if session.verifier is None:
-        name = place(cluster.verifiers.values(), session.wants, limits, prefer=prefer)
+        verifiers = cluster.verifiers.values()
+        name = place(verifiers, session.wants, limits, prefer=prefer, needs=session.needs)
         cluster.move(session, name)
     return session.verifier
 

@@ -26,7 +26,9 @@ class SchedulerLimits:
                        up as rounds arrive, so it is as full as it can be when its turn comes
     sessions_per_edge  open at once
     messages_per_s, nodes_per_s   refill of an edge's two buckets; they hold ``burst_s`` worth
+    bytes_per_s        of an edge's long messages; see ``Doorway``
     session_silent_s   a session without a word for so long is forgotten
+    unused_s           one that was opened so long ago and nothing came of it, too
     busy_retry_ms, no_verifier_retry_ms   what a refused edge is told to wait
     lost_batch_s       a batch that its verifier does not list so long after it was sent is lost
     policy             how batches are formed; see ``PolicyName``
@@ -41,7 +43,9 @@ class SchedulerLimits:
     messages_per_s: float = 2000.0
     nodes_per_s: float = 50_000.0
     burst_s: float = 2.0
+    bytes_per_s: float = 512.0 * 1024
     session_silent_s: float = 30.0
+    unused_s: float = 5.0
     busy_retry_ms: int = 500
     no_verifier_retry_ms: int = 250
     lost_batch_s: float = 0.5
