@@ -28,7 +28,8 @@ def plan_chunks(remaining: Sequence[int], room: int) -> list[int]:
     """
     chunks = [0] * len(remaining)
     left = max(0, room)
-    by_size = sorted(range(len(remaining)), key=lambda index: remaining[index])
+    sharing = range(min(left, len(remaining)))
+    by_size = sorted(sharing, key=lambda index: remaining[index])
     for done, index in enumerate(by_size):
         share = math.ceil(left / (len(by_size) - done))
         chunks[index] = min(remaining[index], share)
