@@ -193,3 +193,23 @@ def test_a_work_folder_goes_on_only_with_its_own_plan(
     )
     assert other.returncode == 1
     assert "begun with seed 1, not 9" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--layers", "0,9"], "layers 0 to 3"),
+        (["--start-from", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_before_anything_is_begun(
+    target: Path, tmp_path: Path, flags: list[str], said: str
+) -> None:
+    ended = subprocess.run(
+        command(target, tmp_path / "work", *flags), capture_output=True, text=True, check=False
+    )
+
+    assert ended.returncode == 1
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "work" / "plan.json").exists()

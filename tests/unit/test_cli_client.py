@@ -278,3 +278,8 @@ def test_an_answer_without_metrics_still_makes_a_table() -> None:
 
     assert drawn.row_count == 12
     assert summary(Answer("?")) == "0 tokens"
+
+
+def test_a_key_that_no_header_can_say_is_refused() -> None:
+    with pytest.raises(CommandFailed, match="ASCII"):
+        EdgeClient("http://127.0.0.1:1", api_key="schlüssel")

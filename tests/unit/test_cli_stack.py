@@ -138,6 +138,12 @@ def test_a_file_without_a_key_opens_no_door(tmp_path: Path) -> None:
         keys_from(None, file)
 
 
+@pytest.mark.parametrize("empty", ["", " ", ","])
+def test_an_empty_key_opens_no_door(empty: str) -> None:
+    with pytest.raises(CommandFailed, match="empty"):
+        keys_from(empty, None)
+
+
 @pytest.mark.parametrize("command", ["up", "demo", "verify-lossless"])
 def test_a_variable_names_the_model_of_every_system(
     command: str, monkeypatch: pytest.MonkeyPatch

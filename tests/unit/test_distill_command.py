@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from specedge.distill.__main__ import _arguments, _command
+from specedge.distill.__main__ import _command
+from specedge.distill.flags import read_flags
 from specedge.distill.workspace import DistillPlan
 
 # Of no influence on what is made, or of influence only through the plan.
@@ -26,7 +27,7 @@ def test_the_command_of_a_card_asks_for_what_was_asked_for(
     asked += ["--store", "int8"]
     asked += ["--start-from", "secret/earlier"]
     monkeypatch.setattr(sys, "argv", ["distill", *asked])
-    arguments = _arguments()
+    arguments = read_flags()
     plan = DistillPlan(
         target="some/model",
         target_weights="",
@@ -42,7 +43,7 @@ def test_the_command_of_a_card_asks_for_what_was_asked_for(
 
     command = shlex.split(_command(arguments, plan))
     monkeypatch.setattr(sys, "argv", command[1:])
-    again = _arguments()
+    again = read_flags()
 
     assert command[:2] == ["specedge", "distill"]
     for name, value in vars(arguments).items():
@@ -51,3 +52,28 @@ def test_the_command_of_a_card_asks_for_what_was_asked_for(
     assert again.start_from == Path("earlier")
     assert (again.layers, again.out, again.work) == ((0, 2), Path("my-drafter"), Path("DIR"))
     assert "secret" not in shlex.join(command)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--lanes", "0"],
+        ["--piece", "0"],
+        ["--seed", "-1"],
+        ["--vocabulary", "0"],
+        ["--held-out", "0"],
+        ["--minutes", "-1"],
+        ["--rate", "0"],
+        ["--layers", "0,-1"],
+        ["--share", "3/2"],
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused_by_its_flag(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["distill", "--work", "w", "--out", "o", *flags])
+    with pytest.raises(SystemExit) as ended:
+        read_flags()
+
+    assert ended.value.code == 2
+    assert flags[0] in capsys.readouterr().err

@@ -115,6 +115,12 @@ def test_a_link_that_leads_nowhere_is_no_key(tmp_path: Path) -> None:
         UserKey.load_or_create(path)
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a place for no files")
+def test_where_no_key_can_be_kept_it_is_said() -> None:
+    with pytest.raises(InvalidRequest, match="kept in"):
+        UserKey.load_or_create(Path("/proc/nothing/edge.nk"))
+
+
 async def test_a_broker_lets_the_owner_of_a_saved_key_in(tmp_path: Path, tasks: Tasks) -> None:
     UserKey.create().save(tmp_path / "edge.nk")
     key = UserKey.load(tmp_path / "edge.nk")

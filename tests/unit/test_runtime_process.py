@@ -76,6 +76,31 @@ def test_the_second_signal_stops_at_once() -> None:
     assert lines[-1] == "task ended"
 
 
+def test_the_third_signal_ends_what_cannot_be_cancelled() -> None:
+    process = start_service(
+        """
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                print("cancelled", flush=True)
+        """
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+
+    process.send_signal(signal.SIGINT)
+    while "draining" not in process.stdout.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    while "cancelled" not in process.stdout.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+
+    code, _, _ = finish(process)
+    assert code == 128 + signal.SIGINT
+
+
 def test_a_service_that_returns_ends_with_success_and_no_task() -> None:
     code, lines, err = finish(start_service("return"))
 

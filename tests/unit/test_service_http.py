@@ -283,3 +283,4 @@ def test_the_level_decides_and_text_is_for_people(log: io.StringIO) -> None:
 
     assert "thing_seen" in log.getvalue()
     assert not log.getvalue().startswith("{")
+    assert "\x1b" not in log.getvalue()  # colours are for terminals

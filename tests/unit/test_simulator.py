@@ -345,3 +345,10 @@ def test_what_the_services_take_comes_on_top_of_link_and_device() -> None:
         return simulate(read_scenario(fields)).ms_per_token_mean
 
     assert token_ms(draft_ms=3.0, answer_ms=4.0) == pytest.approx(token_ms() + 7.0, abs=0.2)
+
+
+def test_a_picture_of_another_kind_is_refused_before_the_simulation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tmp_path / "none.yaml"), "--plot", str(tmp_path / "plot.xyz")]) == 2
+    assert ".png" in capsys.readouterr().err

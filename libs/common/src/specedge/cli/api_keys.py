@@ -8,8 +8,10 @@ from specedge.cli.failure import EXIT_USAGE, CommandFailed
 def keys_from(given: str | None, file: Path | None) -> str | None:
     """``given`` and the lines of ``file``, with commas between; None: no key is wanted.
 
-    Raises CommandFailed when the file holds none: that must not open the door.
+    Raises CommandFailed when ``given`` or the file holds none: that must not open the door.
     """
+    if given is not None and not given.replace(",", "").strip():
+        raise CommandFailed("the API key is empty", exit_code=EXIT_USAGE)
     if file is None:
         return given
     try:

@@ -67,7 +67,10 @@ class Repl:
 
     def _lines(self) -> Iterator[str]:
         if not self._interactive:
-            yield from (line.rstrip("\n") for line in sys.stdin)
+            try:
+                yield from (line.rstrip("\n") for line in sys.stdin)
+            except UnicodeDecodeError as error:
+                raise CommandFailed(f"what is piped in is no UTF-8 text: {error.reason}") from None
             return
         while True:
             try:

@@ -59,10 +59,11 @@ def _ask(client: EdgeClient, model: str, question: Question, quietly: bool) -> A
         "temperature": 0,
     }
     if quietly:
-        return client.chat(request, on_text=lambda _: None)
-    out().print(f"[bold]> {question.text}[/]")
-    answer = client.chat(request, on_text=_write)
-    _write("\n\n")
+        answer = client.chat(request, on_text=lambda _: None)
+    else:
+        out().print(f"[bold]> {question.text}[/]")
+        answer = client.chat(request, on_text=_write)
+        _write("\n\n")
     if not answer.text.strip():
         raise CommandFailed(f"the model said nothing to {question.title!r}")
     return answer

@@ -39,6 +39,8 @@ class EdgeClient:
     def __init__(self, base_url: str, *, api_key: str | None = None) -> None:
         self.base_url = _checked(base_url.rstrip("/").removesuffix("/v1"))
         keys = [key.strip() for key in (api_key or "").split(",") if key.strip()]
+        if keys and not keys[0].isascii():
+            raise CommandFailed("an API key is ASCII text", exit_code=EXIT_USAGE)
         headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
         timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         # trust_env off: a proxy for the internet has no business between us and our own edge
@@ -145,7 +147,11 @@ class EdgeClient:
         return CommandFailed(f"the connection to {self.base_url} broke: {error!r}")
 
     def _refused(self, response: httpx.Response) -> CommandFailed:
-        return CommandFailed(f"HTTP {response.status_code}: {_error_message(response.content)}")
+        wants_key = response.status_code == httpx.codes.UNAUTHORIZED
+        return CommandFailed(
+            f"HTTP {response.status_code}: {_error_message(response.content)}",
+            hint="Show a key with --api-key or SPECEDGE_API_KEY." if wants_key else "",
+        )
 
 
 def answer_from_completion(body: Mapping[str, Any]) -> Answer:

@@ -66,6 +66,11 @@ def main() -> None:
     except SpecEdgeError as error:
         report(CommandFailed(str(error)))
         sys.exit(1)
+    except OSError as error:  # a folder or file of the person's: what is ours says more itself
+        if error.filename is None:
+            raise
+        report(CommandFailed(f"{error.filename}: {error.strerror}"))
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
 

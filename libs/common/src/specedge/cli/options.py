@@ -17,8 +17,9 @@ Model = Annotated[
 DrafterName = Annotated[
     str,
     typer.Option(
+        envvar="SPECEDGE_DRAFTER",
         help="auto (the drafter shipped for the model, else prompt-lookup), prompt-lookup, "
-        "emulated, none, or a model's name or folder."
+        "emulated, none, or a model's name or folder.",
     ),
 ]
 VerifierDrafterName = Annotated[

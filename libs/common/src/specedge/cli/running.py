@@ -29,7 +29,7 @@ from specedge.service.runtime import Tasks
 T = TypeVar("T")
 
 BROKER_CHECK_S: Final = 0.25
-READY_WITHIN_S: Final = 900.0  # the first start fetches and converts a model
+READY_WITHIN_S: Final = 3600.0  # the first start fetches a model, on whatever line there is
 
 
 class Interrupted(Exception):

@@ -17,13 +17,14 @@ LOOPBACK: Final = "127.0.0.1"
 API_KEY_VARIABLE: Final = "SPECEDGE_API_KEY"
 
 # What a shell may hold for an edge elsewhere, and what is not so here: the broker is our own, it
-# asks for no identity and speaks no TLS, and who may use the API is the command's to say. An empty
-# variable is none given.
+# asks for no identity and speaks no TLS, and who may use the API is the command's to say. One file
+# of spans is one process's. An empty variable is none given.
 _NOT_INHERITED: Final[Mapping[str, str]] = {
     API_KEY_VARIABLE: "",
     "SPECEDGE_API_KEY_FILE": "",
     "SPECEDGE_IDENTITY_FILE": "",
     "SPECEDGE_NATS_CA_FILE": "",
+    "SPECEDGE_SPANS_FILE": "",
 }
 
 

@@ -1,10 +1,12 @@
 """`specedge trace`: what services recorded, as one timeline."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from specedge.errors import InvalidRequest
 from specedge.tracing.merging import Span, chrome_trace, read_all, within
 from specedge.tracing.picture import draw
 
@@ -14,6 +16,10 @@ def run_trace(
 ) -> None:
     """Merge ``files`` into ``out``, and draw ``for_s`` seconds from ``from_s`` (the middle, if not
     given) into ``png``. Raises InvalidRequest."""
+    if png is not None and png.suffix.lower() != ".png":
+        raise InvalidRequest(f"{png}: pictures are PNG, so a name ends in .png", field="png")
+    if from_s is not None and not math.isfinite(from_s):
+        raise InvalidRequest("--from is a number of seconds", field="from")
     spans = read_all(files)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(chrome_trace(spans))

@@ -58,15 +58,19 @@ class UserKey:
     @classmethod
     def load_or_create(cls, path: Path) -> Self:
         """The key in ``path``; a new one, saved there, if the file does not exist. Two processes
-        that start at once end up with the same key. Raises InvalidRequest as ``load`` does."""
-        if path.exists():
-            return cls.load(path)
+        that start at once end up with the same key. Raises InvalidRequest as ``load`` does, and
+        where none can be kept."""
         key = cls.create()
         try:
+            if path.exists():
+                return cls.load(path)
             key.save(path)
         except FileExistsError:
             # Another process was quicker; or a link that leads nowhere, which has no key to load.
             return cls.load(path)
+        except OSError as error:
+            told = f"no key can be kept in {path}: {error.strerror}"
+            raise InvalidRequest(told, field="identity_file") from error
         return key
 
     def save(self, path: Path) -> None:

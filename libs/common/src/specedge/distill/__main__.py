@@ -8,24 +8,23 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final
 
 import orjson
 
 from specedge.cli.console import err, out, quiet_logs, report
 from specedge.cli.failure import EXIT_FAILED, CommandFailed
 from specedge.distill import stages
+from specedge.distill.flags import read_flags
 from specedge.distill.model_card import Earlier, Making, model_card
 from specedge.distill.self_sampling import SamplingPlan, SelfSampler
 from specedge.distill.student import StudentShape
 from specedge.distill.training import Trainer
 from specedge.distill.watching import Watch
 from specedge.distill.workspace import DistillPlan, Workspace
-from specedge.engine.drafter_folder import StoredAs
-from specedge.engine.loading import DEFAULT_MODEL
 from specedge.engine.torch_host import prepare_host
 from specedge.engine.torch_model import DType, LoadedModel, load_target_model
-from specedge.errors import SpecEdgeError
+from specedge.errors import InvalidRequest, SpecEdgeError
 
 EXIT_STOPPED: Final = 3
 KV_BYTES: Final = 4 << 30
@@ -34,7 +33,7 @@ KV_BYTES: Final = 4 << 30
 def main() -> int:
     """Run the stages that the flags ask for."""
     quiet_logs()
-    arguments = _arguments()
+    arguments = read_flags()
     try:
         return _distill(arguments, prepare_host(arguments.device, arguments.threads))
     except SpecEdgeError as error:
@@ -45,6 +44,7 @@ def main() -> int:
 def _distill(arguments: argparse.Namespace, device: str) -> int:
     loaded = _load(arguments, device)
     plan = _plan(arguments, loaded)
+    _check(arguments, loaded, plan)  # before hours of sampling
     workspace = Workspace(arguments.work)
     workspace.begin(plan)
     limit_s = arguments.minutes * 60 if arguments.minutes else None
@@ -67,6 +67,25 @@ def _distill(arguments: argparse.Namespace, device: str) -> int:
     _write(arguments, loaded, workspace, plan, trainer)
     _tell(arguments, trainer.progress.history)
     return 0
+
+
+def _check(arguments: argparse.Namespace, loaded: LoadedModel, plan: DistillPlan) -> None:
+    """Raise InvalidRequest or ModelUnusable for what would only be found at the end."""
+    most = int(loaded.model.config.get_text_config().num_hidden_layers)
+    if max(plan.layers) >= most:
+        raise InvalidRequest(
+            f"--layers: {plan.target} has layers 0 to {most - 1}, not {max(plan.layers)}",
+            field="layers",
+        )
+    if plan.start_from:
+        stages.check_start(loaded, Path(plan.start_from))
+    try:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidRequest(f"{error.filename}: {error.strerror}", field="out") from error
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise InvalidRequest(f"--out: {arguments.out} is no folder", field="out")
 
 
 def _plan(arguments: argparse.Namespace, loaded: LoadedModel) -> DistillPlan:
@@ -189,60 +208,6 @@ def _command(arguments: argparse.Namespace, plan: DistillPlan) -> str:
     for flag, value in flags.items():
         words += [flag, str(value)]
     return shlex.join([*words, "--work", "DIR", "--out", arguments.out.name])
-
-
-def _layers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
-
-
-def _share(text: str) -> tuple[int, int]:
-    index, of = (int(part) for part in text.split("/"))
-    if not 1 <= index <= of:
-        raise ValueError(text)
-    return index - 1, of
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="specedge distill",
-        description="Make a drafter for a model from that model alone: it samples its own "
-        "conversations, and a few of its layers learn from its own probabilities. Every stage goes "
-        "on where it stopped when the same command is run again.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--model", default=DEFAULT_MODEL, help="the target: name or folder")
-    add("--out", type=Path, required=True, help="folder of the drafter")
-    add("--work", type=Path, required=True, help="folder for corpus and checkpoints")
-    add("--layers", type=_layers, help="numbers of the target's layers to start from, by commas; "
-        "none: the first three and the last")  # fmt: skip
-    add("--start-from", type=Path, metavar="FOLDER", help="begin as the drafter there: its layers "
-        "are the first ones and the last, others begin by adding nothing")  # fmt: skip
-    add("--vocabulary", type=int, default=8192, help="tokens the drafter's head speaks of")
-    add("--corpus-tokens", type=int, default=500_000, help="tokens to sample for training; "
-        "those of the conversations held out come on top")  # fmt: skip
-    add("--train-tokens", type=int, default=2_000_000, help="tokens to train on, repeats counted")
-    add("--rate", type=float, default=2e-3, help="peak learning rate")
-    add("--batch-tokens", type=int, default=2048, help="tokens of a training step")
-    add("--patience", type=int, default=8, help="measurements without progress before it ends")
-    add("--minutes", type=float, help="stop after so long; run again to go on")
-    add("--only", choices=("sample", "train", "write"), help="one stage; write: from a checkpoint")
-    add("--share", type=_share, default=(0, 1), help="sampling beside others: 1/2 and 2/2 are two "
-        "processes that fill one folder")  # fmt: skip
-    add("--lanes", type=int, default=64, help="conversations sampled at a time")
-    add("--max-prompt", type=int, default=128, help="tokens of a made-up user's turn at most")
-    add("--max-answer", type=int, default=192, help="tokens of an answer at most")
-    add("--piece", type=int, default=256, help="conversations of one file of the corpus")
-    add("--held-out", type=int, default=64, help="conversations to measure on")
-    add("--seed", type=int, default=1, help="decides all sampling and orders")
-    add("--store", choices=get_args(StoredAs), default="bf16", help="the layers' matrices in the "
-        "folder; int8 is half the size")  # fmt: skip
-    add("--device", default="auto", help="where to compute: cpu, cuda or cuda:N; auto is a GPU if "
-        "there is one")  # fmt: skip
-    add("--threads", type=int, help="compute threads on the CPU")
-    add("--cache-dir", type=Path, default=Path("~/.cache/specedge"), help="cache of models")
-    add("--json", action="store_true", help="results as JSON on stdout")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

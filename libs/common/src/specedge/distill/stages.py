@@ -175,6 +175,11 @@ def resume_training(
     return trainer
 
 
+def check_start(loaded: LoadedModel, folder: Path) -> None:
+    """Raise as ``grow`` would, before anything was done."""
+    check_tokenizer(read_card(folder), loaded.identity.tokenizer_fingerprint, folder)
+
+
 def grow(loaded: LoadedModel, student: Student, folder: Path) -> None:
     """Let ``student`` begin as the drafter in ``folder``. Raises ModelUnusable, or
     FingerprintMismatch where that drafts for a model of another vocabulary."""

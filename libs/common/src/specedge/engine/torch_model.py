@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
@@ -77,7 +78,7 @@ def load_target_model(
         model = AutoModelForCausalLM.from_pretrained(
             str(resolved), dtype=torch_dtype(dtype, device, may_round=may_round)
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelUnusable(f"{name_or_folder} cannot be loaded: {error}") from error
     model = model.to(device).eval()
     on_progress("weights", 1.0)

@@ -15,7 +15,7 @@ from structlog.typing import Processor
 from specedge.service.settings import LogFormat, LogLevel
 
 # Libraries whose "info" is of no use to an operator.
-_CHATTY: Final = ("nats", "uvicorn", "uvicorn.error", "asyncio", "httpx", "httpcore")
+_CHATTY: Final = ("nats", "uvicorn", "uvicorn.error", "asyncio", "httpx", "httpx2", "httpcore")
 
 
 def configure_logging(
@@ -45,7 +45,7 @@ def configure_logging(
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *_rendering(is_json=is_json),
+                *_rendering(is_json=is_json, has_colours=out.isatty()),
             ],
         )
     )
@@ -74,10 +74,10 @@ def _shared_processors(service: str) -> list[Processor]:
     ]
 
 
-def _rendering(*, is_json: bool) -> list[Processor]:
+def _rendering(*, is_json: bool, has_colours: bool) -> list[Processor]:
     if is_json:
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    return [structlog.dev.ConsoleRenderer(colors=True)]
+    return [structlog.dev.ConsoleRenderer(colors=has_colours)]
 
 
 def _number(level: LogLevel) -> int:

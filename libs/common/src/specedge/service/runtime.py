@@ -12,6 +12,7 @@ import gc
 import heapq
 import itertools
 import math
+import os
 import selectors
 import signal
 import sys
@@ -191,7 +192,9 @@ def run_service(main: ServiceMain, *, fine_timers: bool = False) -> int:
     ``fine_timers``: on a slower loop, whose timers are true to microseconds, not milliseconds.
 
     The first SIGTERM or SIGINT begins the drain: ``main`` sees ``context.drain`` and returns when
-    it is done. The second cancels ``main``, and the exit code is 128 + the signal. An error of
+    it is done. The second cancels ``main``, and the exit code is 128 + the signal; where ``main``
+    waits for what nobody can cancel (a library that fetches weights), the third ends the process
+    at once, with the same code. An error of
     ``main`` or of one of its tasks is logged and makes the exit code 1. Main thread only.
     """
     loop_factory = _fine_loop if fine_timers else _loop_factory()
@@ -233,6 +236,8 @@ async def _serve(main: ServiceMain, grain_s: float) -> int:
             context.begin_drain()
             return
         _log.warning("stopped_before_drained", signal=number.name)
+        if stopped_by:
+            os._exit(128 + number)
         stopped_by.append(number)
         body.cancel()
 

@@ -5,6 +5,7 @@ import gc
 import math
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import orjson
@@ -56,6 +57,11 @@ def _check_places(options: argparse.Namespace) -> None:
             raise _PlaceUnusable(f"{place}: there is no folder {place.parent}")
         if place.is_dir():
             raise _PlaceUnusable(f"{place} is a folder")
+    if options.plot is not None:
+        if options.plot.suffix.lower() != ".png":
+            raise _PlaceUnusable(f"{options.plot}: pictures are PNG, so a name ends in .png")
+        if find_spec("matplotlib") is None:
+            raise _PlaceUnusable("--plot needs matplotlib: pip install matplotlib")
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -66,14 +72,14 @@ def _run(options: argparse.Namespace) -> None:
     if options.capacity is not None:
         capacity = find_capacity(read_scenario(fields), options.capacity)
         show_capacity(capacity, console)
-    if options.plot is not None:
-        draw(runs, options.plot)
     if options.json is not None:
         told = orjson.dumps(as_json(runs, capacity), option=orjson.OPT_INDENT_2)
         if options.json == "-":
             sys.stdout.write(told.decode() + "\n")
         else:
             Path(options.json).write_bytes(told + b"\n")
+    if options.plot is not None:
+        draw(runs, options.plot)
 
 
 def read_file(file: Path) -> dict[str, object]:
