@@ -270,3 +270,13 @@ def test_to_say_again_what_is_held_keeps_nobodys_slot() -> None:
 
     assert desk.entry(key("A")).lease is None
     assert desk.entry(key("B")).lease is not None
+
+
+def test_a_verdict_said_again_is_no_news() -> None:
+    desk = Desk()
+    desk.ready(key("A"))
+
+    said = [desk.table.is_first_time(key("A"), round_) for round_ in (0, 0, 1, 0, 2)]
+
+    assert said == [True, False, True, False, True]
+    assert not desk.table.is_first_time(key("B"), 0)

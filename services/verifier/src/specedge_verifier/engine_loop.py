@@ -159,7 +159,8 @@ class EngineLoop:
         while outcome.full and (self._pool.shrink() or self._table.park_one()):
             outcome = await self._run([part.item for part in parts])
         self.running_rows = 0
-        self._ended_s = self._clock.now_s()
+        if parts:  # a turn of calls alone is no step
+            self._ended_s = self._clock.now_s()
         if self._spans.is_on and parts:
             self._record(parts, outcome)
         if outcome.full or outcome.error is not None:

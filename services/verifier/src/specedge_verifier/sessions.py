@@ -115,6 +115,14 @@ class SessionTable:
             entry.asked_s = now_s
         self.feed(entry, event)
 
+    def is_first_time(self, key: SessionKey, round_: int) -> bool:
+        """Whether the verdict that is being said was not said before."""
+        entry = self._entries.get(key)
+        if entry is None or round_ <= entry.counted_round:
+            return False
+        entry.counted_round = round_
+        return True
+
     def hint(self, key: SessionKey, event: AheadArrived) -> bool:
         """The edge said what only a session that is known can use. False if it is not."""
         entry = self._entries.get(key)

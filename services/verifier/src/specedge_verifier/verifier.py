@@ -114,7 +114,8 @@ class Verifier:
             case Progress():
                 return
             case Verdict():
-                self.metrics.note_verdict(message)
+                if self.table.is_first_time(key, message.round):
+                    self.metrics.note_verdict(message)
             case Cold():
                 self.metrics.cold.inc()
             case Rejected():
