@@ -64,6 +64,7 @@ from specedge.service.metrics import ServiceMetrics
 from specedge.service.runtime import ServiceContext, Tasks, service_context
 from specedge.tree.token_tree import TokenTree
 from specedge_scheduler import app as scheduler_app
+from specedge_scheduler.metrics import SchedulerMetrics
 from specedge_scheduler.policy.types import SchedulerLimits
 from specedge_verifier import app as verifier_app
 from specedge_verifier.engines import LoadedEngine
@@ -154,7 +155,7 @@ class Cloud:
                         limits or SchedulerLimits(),
                         link=link,
                         context=context,
-                        metrics=ServiceMetrics("scheduler"),
+                        metrics=SchedulerMetrics(ServiceMetrics("scheduler").registry),
                         health=health,
                     )
                 finally:

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +12,8 @@ from pathlib import Path
 import httpx
 import orjson
 import pytest
+
+from specedge.link.broker import Broker
 
 
 @dataclass
@@ -143,3 +146,47 @@ async def test_a_missing_key_is_told_before_a_model_is_looked_for(tmp_path: Path
     assert process.returncode == 1
     assert b"no usable key in" in said
     assert b"ModelUnusable" not in said
+
+
+WITHOUT_A_BROKER = {
+    "specedge_scheduler": (),
+    "specedge_verifier": ("--engine", "emulated"),
+    "specedge_edge": ("--model", "emulated", "--drafter", "emulated", "--http-port", "0"),
+}
+
+
+@pytest.mark.parametrize("module", WITHOUT_A_BROKER)
+async def test_what_is_loaded_waits_for_a_broker_says_so_and_goes_when_told(
+    module: str, tmp_path: Path
+) -> None:
+    flags = (*WITHOUT_A_BROKER[module], "--nats-url", f"nats://127.0.0.1:{free_port()}")
+    async with running(module, *flags, cwd=tmp_path) as service:
+        while '"started"' not in await service.text("/started"):
+            await asyncio.sleep(0.05)
+
+        assert "broker" in await service.text("/ready")
+        assert "specedge_nats_connected 0.0" in await service.text("/metrics")
+        service.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(10):
+            assert await service.process.wait() == 0
+
+
+async def test_services_that_were_there_first_work_once_the_broker_is(tmp_path: Path) -> None:
+    port = free_port()
+    nats = ("--nats-url", f"nats://127.0.0.1:{port}")
+    async with (
+        running("specedge_scheduler", *nats, cwd=tmp_path) as scheduler,
+        running("specedge_verifier", "--engine", "emulated", *nats, cwd=tmp_path) as verifier,
+    ):
+        assert "specedge_verifiers 0.0" in await scheduler.text("/metrics")
+        async with Broker(store_dir=tmp_path / "broker", port=port):
+            for service in (scheduler, verifier):
+                await service.ready()
+            while "specedge_verifiers 1.0" not in await scheduler.text("/metrics"):
+                await asyncio.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

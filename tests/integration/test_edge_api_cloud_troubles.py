@@ -3,6 +3,9 @@
 import asyncio
 from pathlib import Path
 
+import pytest
+
+from specedge.errors import Busy, RetryableError
 from specedge_edge.openai import sse
 from tests.edge_world import MODEL, EdgeWorld, edge_world
 from tests.integration.edge_requests import TEXT, TEXTS, events_of
@@ -121,3 +124,16 @@ async def test_a_choice_without_a_place_is_a_status_while_nothing_was_shown(
     assert answer.status_code == 429
     assert "retry-after" in answer.headers
     await world.cloud.until(lambda: not world.cloud.sessions)
+
+
+async def test_an_edge_whose_pool_is_full_is_ready_to_say_so(world: EdgeWorld) -> None:
+    world.cloud.refuse("busy", "the pool is full", retry_ms=500)
+    with pytest.raises(Busy):
+        await world.edge._slot.get().served.ask()
+
+    assert (await world.client.get("/ready")).status_code == 200
+    assert (await world.chat()).status_code == 429
+    world.cloud.refuse("no_verifier", "nobody is here")
+    with pytest.raises(RetryableError):
+        await world.edge._slot.get().served.ask()
+    assert (await world.client.get("/ready")).status_code == 503

@@ -1,6 +1,6 @@
 """What a session drafts, or that it does not, by what it was shown."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -347,3 +347,44 @@ def test_a_resend_does_not_pass_for_a_long_link() -> None:
     world.round_trip_ms = 2.0
 
     assert hosted_share(world.play(20)) < 0.5
+
+
+@pytest.mark.parametrize(("network_ms", "step_ms"), [(14, 56), (50, 20), (120, 56), (150, 8)])
+def test_rounds_begun_ahead_on_a_long_link_tell_the_pace_as_it_is(
+    network_ms: float, step_ms: float
+) -> None:
+    pace = DevicePace()
+    controller = DraftController(pace, BOUNDS, grant_tokens=16)
+    waited = RoundOutcome(
+        expected=0.8,
+        num_tried=NODES,
+        num_accepted=1,
+        draft_ms=10.0,
+        round_trip_ms=network_ms + step_ms,
+        queue_ms=0.0,
+        step_ms=step_ms,
+        step_rows=1 + NODES,
+    )
+    begun = replace(waited, round_trip_ms=None, gap_ms=step_ms + 1.0)
+    for number in range(400):
+        controller.decide(32, 0)
+        controller.observe_verdict(begun if number % 5 in (1, 3) else waited)
+
+    round_ms = 0.6 * (10.0 + network_ms + step_ms) + 0.4 * (step_ms + 1.0)
+    assert controller.rate == pytest.approx(1.8 / round_ms, rel=0.35)
+    fresh = DraftController(pace, BOUNDS, grant_tokens=16)
+    fresh.decide(32, 0)
+    assert fresh.rate == pytest.approx(1.8 / round_ms, rel=0.35)
+
+
+def test_a_pause_of_whoever_reads_is_not_the_verifiers() -> None:
+    pace = DevicePace()
+    controller = DraftController(pace, BOUNDS, grant_tokens=16)
+    usual = HostedOutcome(
+        num_tokens=1, num_tried=0, elapsed_ms=20.0, queue_ms=0.0, step_ms=20.0, step_rows=1
+    )
+    for _ in range(40):
+        controller.observe_hosted(usual)
+    controller.observe_hosted(replace(usual, elapsed_ms=10_000.0))
+
+    assert pace.hosted_ms() < 25.0

@@ -22,7 +22,7 @@ import structlog
 from specedge.credentials.nkey import UserKey
 from specedge.drafting.pace import DevicePace
 from specedge.engine.loading import Progress
-from specedge.errors import LinkDown
+from specedge.errors import AuthenticationFailed, Busy
 from specedge.ids import EdgeId
 from specedge.link.base import Link, LinkState
 from specedge.link.nats import NatsLink
@@ -100,6 +100,7 @@ class Edge:
         self._http: HttpServer | None = None
         self._cloud: Cloud | None = None
         self._desk: AnswerDesk | None = None
+        self._is_leaving = False
         self.metrics.watch_loop(context.watchdog)
         context.on_drain(self.health.start_draining)
 
@@ -109,6 +110,7 @@ class Edge:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._is_leaving = True
         if self._http is not None:
             await self._http.close()
         if self._cloud is not None:
@@ -152,7 +154,10 @@ class Edge:
         except LoadingStopped as stopped:
             _log.info("edge_stopped", reason=str(stopped))
             return
-        self.health.loading("connect to the broker")
+        self.health.need("broker", lambda: "no broker")
+        self.health.need("session", lambda: "no session: no broker")
+        self.health.loaded()
+        self.metrics.expect_link()
         key = UserKey.load_or_create(self._settings.key_path)
         link = await connect(key)
         link.on_state(self._on_link_state)
@@ -162,12 +167,11 @@ class Edge:
         self._context.tasks.start(self._cloud.served.watch(), name="trial-opens")
         self.health.need("broker", lambda: None if link.is_connected else "no broker")
         self.health.need("session", self._cloud.why_no_session)
-        self.health.loaded()
         _log.info("edge_loaded", edge=key.public_key, model=loaded.model)
 
     def _on_link_state(self, state: LinkState) -> None:
-        if state is LinkState.CLOSED and not self._context.drain.is_set():
-            self.health.fail("the broker has turned this edge away for good")
+        if state is LinkState.CLOSED and not self._is_leaving:
+            self._context.tasks.start(_turned_away(), name="turned-away")
 
     async def connect_nats(self, key: UserKey) -> Link:
         """Connect over NATS, for as long as it takes. All that is loaded is here by then."""
@@ -177,11 +181,7 @@ class Edge:
             inbox_prefix=edge_inbox(EdgeId(key.public_key)),
             key=key,
         )
-        while True:
-            try:
-                return await NatsLink.connect(options, tasks=self._context.tasks)
-            except LinkDown as error:
-                _log.warning("broker_unreachable", reason=str(error))
+        return await NatsLink.connect_patiently(options, tasks=self._context.tasks)
 
     async def _open_cloud(self, link: Link, edge: EdgeId, loaded: Loaded) -> "Cloud":
         settings = self._settings
@@ -253,11 +253,21 @@ class Cloud:
     drafts: DraftSource
 
     def why_no_session(self) -> str | None:
-        """Why the last trial opening failed; None if it did not."""
+        """Why the last trial opening failed; None if it did not. A pool that is full is not one:
+        clients are told when to come again."""
         problem = self.served.problem
-        return None if problem is None else f"no session: {spell_out(problem)}"
+        return (
+            None
+            if problem is None or isinstance(problem, Busy)
+            else f"no session: {spell_out(problem)}"
+        )
 
 
 def _wall_s() -> float:
     """The time of day, for ``created``; no interval is ever measured with it."""
     return datetime.now(UTC).timestamp()
+
+
+async def _turned_away() -> None:
+    """Ends the service: whoever starts it again lets it try again, with whatever was mended."""
+    raise AuthenticationFailed("the broker has turned this edge away")

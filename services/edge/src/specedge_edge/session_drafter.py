@@ -161,6 +161,7 @@ class SessionDrafter:
     def _append(self, tokens: list[int]) -> None:
         if tokens:
             self._drafter.on_append(tokens)
+            self._has_prompt_behind = False  # the next pass reads them first
 
     def _open(self, committed: Sequence[int]) -> None:
         num_generated = len(committed) - self._prompt_len

@@ -3,6 +3,7 @@ what is sent ahead of the verdict. On the loop; while a draft is out the thread 
 nobody asks it for anything."""
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from specedge.drafting.growth_rule import PassRecord
@@ -119,7 +120,7 @@ class SessionProposer:
         """See ``Proposer.on_committed``."""
         self._stop_ahead()
         self._committed += committed.tokens
-        self._news.append(committed)
+        self._note_news(committed)
         if self._pacing is not None:
             out = self._out if committed.was_tree else None
             self._pacing.observe(committed, self._source.clock.now_s(), out)
@@ -130,6 +131,15 @@ class SessionProposer:
             self._control.observe_hosted(self._judge_hosted(committed))
         if committed.next_tree is not None:
             self._follow(committed.next_tree)
+
+    def _note_news(self, committed: Committed) -> None:
+        """What the drafter has to be told before it drafts again. Nobody drafts while tokens are
+        hosted, however many they are: of those all that counts is which."""
+        last = self._news[-1] if self._news else None
+        if last is None or last.was_tree or committed.was_tree:
+            self._news.append(committed)
+        else:
+            self._news[-1] = replace(committed, tokens=last.tokens + committed.tokens)
 
     async def close(self) -> None:
         """See ``Proposer.close``."""

@@ -24,7 +24,7 @@ from specedge.protocol.subjects import service_inbox
 from specedge.service.health import HealthState, service_routes
 from specedge.service.http import serve_http
 from specedge.service.metrics import ServiceMetrics
-from specedge.service.runtime import ServiceContext, settle_heap
+from specedge.service.runtime import DrainBegan, ServiceContext, settle_heap
 from specedge.service.spans import NO_SPANS, SpanRing, recording
 from specedge_scheduler.config import SchedulerSettings
 from specedge_scheduler.driver import Driver
@@ -33,6 +33,8 @@ from specedge_scheduler.policy.decide import SchedulerPolicy
 from specedge_scheduler.policy.types import SchedulerLimits
 
 SERVICE: Final = "scheduler"
+
+NOT_CONNECTED: Final = "not connected to the broker"
 
 _log = structlog.get_logger("specedge.scheduler")
 
@@ -57,7 +59,7 @@ async def serve(
     *,
     link: Link,
     context: ServiceContext,
-    metrics: ServiceMetrics,
+    metrics: SchedulerMetrics,
     health: HealthState,
     spans: SpanRing = NO_SPANS,
 ) -> None:
@@ -68,7 +70,7 @@ async def serve(
         policy,
         link,
         context.clock,
-        SchedulerMetrics(metrics.registry),
+        metrics,
         incarnation=who.incarnation,
         spans=spans,
     )
@@ -94,14 +96,22 @@ async def run(settings: SchedulerSettings, who: SchedulerIdentity, context: Serv
     http = await serve_http(
         app, host=settings.http_host, port=settings.http_port, tasks=context.tasks
     )
-    health.loading("connecting to the broker")
     key = UserKey.load(settings.identity_file) if settings.identity_file else None
     inbox = service_inbox(who.name)
     options = settings.nats_options(name=who.name, inbox_prefix=inbox, key=key)
-    link = await NatsLink.connect(options, tasks=context.tasks)
+    own = SchedulerMetrics(metrics.registry)
+    metrics.expect_link()
+    health.need("link", lambda: NOT_CONNECTED)
+    health.loaded()
+    try:
+        connecting = NatsLink.connect_patiently(options, tasks=context.tasks)
+        link = await context.unless_draining(connecting)
+    except DrainBegan:
+        await http.close()
+        return
     metrics.watch_link(link)
     settle_heap()
-    health.need("link", lambda: None if link.is_connected else "not connected to the broker")
+    health.need("link", lambda: None if link.is_connected else NOT_CONNECTED)
     try:
         with recording(settings.spans_file, who.name, context.clock) as spans:
             await serve(
@@ -109,7 +119,7 @@ async def run(settings: SchedulerSettings, who: SchedulerIdentity, context: Serv
                 settings.limits(),
                 link=link,
                 context=context,
-                metrics=metrics,
+                metrics=own,
                 health=health,
                 spans=spans,
             )

@@ -32,7 +32,7 @@ from specedge.service.health import HealthState, service_routes
 from specedge.service.http import serve_http
 from specedge.service.loading import LoadingStopped, LoadingWatch
 from specedge.service.metrics import ServiceMetrics
-from specedge.service.runtime import ServiceContext, settle_heap
+from specedge.service.runtime import DrainBegan, ServiceContext, settle_heap
 from specedge.service.spans import NO_SPANS, SpanRing, recording
 from specedge_verifier.config import VerifierSettings
 from specedge_verifier.drain import drain
@@ -101,16 +101,17 @@ async def run(settings: VerifierSettings, incarnation: str, context: ServiceCont
     )
     compute = ComputeThread("engine")
     own = VerifierMetrics(metrics.registry)
+    metrics.expect_link()
     try:
         # First, since what is missing should not be found after an hour of fetching weights.
         key = UserKey.load(settings.identity_file) if settings.identity_file else None
         with recording(settings.spans_file, settings.verifier_id, context.clock) as spans:
             loaded = await _load(settings, compute, health, context, own)
-            health.loading("connecting to the broker")
+            health.need("link", lambda: "no broker")
+            health.loaded()
             async with _connected(settings, key, context) as link:
                 metrics.watch_link(link)
                 health.need("link", lambda: None if link.is_connected else "no broker")
-                health.loaded()
                 await serve(
                     _options(settings, incarnation, loaded),
                     loaded,
@@ -122,6 +123,8 @@ async def run(settings: VerifierSettings, incarnation: str, context: ServiceCont
                 )
     except LoadingStopped as stopped:
         _log.info("verifier_stopped", reason=str(stopped))
+    except DrainBegan:
+        _log.info("verifier_stopped", reason="no broker was reached before")
     finally:
         await compute.close()
         await http.close()
@@ -170,7 +173,8 @@ async def _connected(
 ) -> AsyncIterator[NatsLink]:
     name = settings.verifier_id
     options = settings.nats_options(name=name, inbox_prefix=subjects.service_inbox(name), key=key)
-    link = await NatsLink.connect(options, tasks=context.tasks)
+    connecting = NatsLink.connect_patiently(options, tasks=context.tasks)
+    link = await context.unless_draining(connecting)
     try:
         yield link
     finally:

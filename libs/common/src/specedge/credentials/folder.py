@@ -249,4 +249,6 @@ def edge_env(member: Member, choices: Choices) -> str:
         f"SPECEDGE_NATS_CA_FILE={place}/{CA}\n"
         f"SPECEDGE_IDENTITY_FILE={place}/{IDENTITY}\n"
         f"SPECEDGE_API_KEY_FILE={place}/{API_KEY}\n"
+        "# An answer outlives a verifier that is away so long.\n"
+        "SPECEDGE_PATIENCE_S=120\n"
     )

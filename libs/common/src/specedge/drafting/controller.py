@@ -84,7 +84,9 @@ class DraftController:
         if not passes:
             self._num_levels = 0
             return
-        self._num_levels = 1 + max(int(record.depth.max()) for record in passes)
+        # Those ahead of a verdict count their levels from another root.
+        levels = [int(record.depth.max()) for record in passes if not record.is_ahead]
+        self._num_levels = 1 + max(levels) if levels else self._num_levels
         for number, record in enumerate(passes):
             self._children.add(record)
             self._pace.children.add(record)
@@ -117,6 +119,8 @@ class DraftController:
         pace.learn_step(outcome.step_rows, own_rows, outcome.step_ms, outcome.queue_ms)
         if outcome.elapsed_ms is not None and (usual_ms := pace.expected_hosted_ms()) > 0:
             ratio = outcome.elapsed_ms / outcome.num_tokens / usual_ms
+            if pace.hosted_ratio.weight >= _SETTLED:  # whoever reads may have paused
+                ratio = min(ratio, _OUTLIER * pace.hosted_ratio.mean)
             pace.hosted_ratio.add(ratio, share=outcome.num_tokens)
             pace.allowance.earn(outcome.elapsed_ms)
         self._switch.note_verdict(outcome.num_tokens, was_hosted=True)
@@ -141,7 +145,11 @@ class DraftController:
         """The tokens of a round, and its time beside the network's."""
         pace, seen = self._pace, self._seen
         if seen.weight >= _SETTLED:
-            own_ms = min(own_ms, _OUTLIER * seen.own_ms.mean)  # a stall
+            # A stall is told by the whole time: beside the network's, rounds that were begun ahead
+            # take less than nothing on a long link, and four times that would be ever less.
+            network_ms = pace.network_ms.mean
+            whole_ms = max(seen.own_ms.mean + network_ms, 0.0)
+            own_ms = min(own_ms, _OUTLIER * whole_ms - network_ms)
         expected = 1.0 + pace.trust * outcome.expected
         for each in (seen, pace.usual):
             each.add(expected, own_ms, pace.step_ms)

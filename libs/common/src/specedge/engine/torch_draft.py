@@ -148,10 +148,10 @@ class TorchDraftSession:
     def __init__(self, drafter: TorchDrafter, committed: IntArray, params: SamplingParams) -> None:
         self._drafter = drafter
         self._cache: SlottedKVCache = drafter.tree_model.cache
-        self._slot = self._cache.lease(len(committed) + TREE_ROOM_ROWS)
         self._committed: IntArray = np.array(committed, dtype=np.int32)
         self._ranking = drafter.ranking(params)
         self._recollection = drafter.recollection(self._committed)
+        self._slot = self._cache.lease(len(committed) + TREE_ROOM_ROWS)  # last: nothing raises now
         self._num_valid = 0
         self._node_rows: IntArray = np.empty(0, dtype=np.int32)
         self._is_open = True

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import nats.aio.client
 import nats.protocol.parser
+import structlog
 from nats import errors
 from nats.aio.transport import TcpTransport
 from nats.protocol import command
@@ -56,6 +57,8 @@ CURED_VERSION: Final = "2.16."
 END_TIMEOUT_S: Final = 0.5  # for each step of closing that waits for the peer
 CRLF: Final = b"\r\n"
 PING: Final = b"PING\r\n"
+
+_log = structlog.get_logger("specedge.link")
 
 _NAME: Final = rb"([^ \t\r\n]+)[ \t]+"
 nats.protocol.parser.MSG_RE = re.compile(rb"\AMSG[ \t]+" + _NAME * 2 + rb"(%b)?(\d+)\r\n" % _NAME)
@@ -97,6 +100,16 @@ class NatsLink(ReconnectingLink):
         link = cls(open_connection, options.recovery)
         await link.start(tasks)
         return link
+
+    @classmethod
+    async def connect_patiently(cls, options: NatsOptions, *, tasks: TaskStarter) -> "NatsLink":
+        """As ``connect``, again and again while no broker can be reached, until it is cancelled:
+        what was loaded meanwhile is worth waiting with. Raises what no waiting mends."""
+        while True:
+            try:
+                return await cls.connect(options, tasks=tasks)
+            except LinkDown as error:
+                _log.warning("broker_unreachable", reason=str(error))
 
 
 class _Transport(TcpTransport):

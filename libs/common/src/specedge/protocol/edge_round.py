@@ -75,7 +75,8 @@ class EdgeRound:
     def has_tried(self, verdict: Verdict) -> bool:
         """Whether ``verdict`` looked at the tree that is out: a grant that ran ahead may have
         answered the round before the tree got there."""
-        return verdict.kept > 0 or self.tree is None or self.tree.num_drafted == 0
+        is_empty = self.tree is None or self.tree.num_drafted == 0
+        return verdict.kept > 0 or (is_empty and verdict.own == 0)
 
     def say(
         self, log: TokenLog, at: str, max_nodes: int, wait_s: float, now_s: float, is_repeat: bool

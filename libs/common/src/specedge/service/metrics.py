@@ -34,10 +34,16 @@ class ServiceMetrics:
         ProcessCollector(registry=self.registry)
         build = Info("specedge_build", "Which build runs.", registry=self.registry)
         build.info({"version": __version__, "service": service})
+        self._link = _LinkCollector()
+        self.registry.register(self._link)
+
+    def expect_link(self) -> None:
+        """Say that there is no connection, until there is a link to watch: alerts ask for it."""
+        self._link.is_expected = True
 
     def watch_link(self, link: Link) -> None:
         """Export a link's counters. One link for each registry."""
-        self.registry.register(_LinkCollector(link))
+        self._link.link = link
 
     def watch_loop(self, watchdog: LoopWatchdog) -> None:
         """Export how late the event loop runs."""
@@ -93,17 +99,22 @@ class _LinkCollector(Collector):
     specedge_nats_errors_total           by kind; ``dropped_in`` means that this process is too slow
     """
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self) -> None:
+        self.link: Link | None = None
+        self.is_expected = False
 
     def collect(self) -> Iterable[Metric]:
         """See ``Collector.collect``."""
-        counters = self._link.counters
+        if self.link is None and not self.is_expected:
+            return
         yield GaugeMetricFamily(
             "specedge_nats_connected",
             "Whether a message would be sent now.",
-            value=float(self._link.is_connected),
+            value=float(self.link is not None and self.link.is_connected),
         )
+        if self.link is None:
+            return
+        counters = self.link.counters
         yield CounterMetricFamily(
             "specedge_nats_reconnects",
             "Connections lost and won back.",

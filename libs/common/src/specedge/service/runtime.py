@@ -157,6 +157,10 @@ class LoopClock:
             )
 
 
+class DrainBegan(Exception):
+    """The service was asked to end before it had begun."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceContext:
     """What a service's ``main`` is given.
@@ -173,6 +177,20 @@ class ServiceContext:
     def on_drain(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` when draining begins, before anybody who awaits ``drain`` runs."""
         self._on_drain.append(callback)
+
+    async def unless_draining(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """What ``coroutine`` returns or raises. Raises DrainBegan, and cancels it, where the drain
+        begins first."""
+        work, drain = asyncio.create_task(coroutine), asyncio.create_task(self.drain.wait())
+        try:
+            await asyncio.wait((work, drain), return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                return work.result()
+            raise DrainBegan
+        finally:
+            work.cancel()
+            drain.cancel()
+            await asyncio.wait((work, drain))
 
     def begin_drain(self) -> None:
         """What the first signal does. Idempotent."""
