@@ -2,7 +2,7 @@
 
 import pytest
 
-from specedge.ids import VerifierId
+from specedge.ids import SessionKey, VerifierId
 from specedge.protocol.messages import Rejected
 from specedge.protocol.opening import Opened, OpenRequest, Reason, Refused
 from specedge.protocol.reports import SessionReport
@@ -177,12 +177,17 @@ def test_sessions_whose_context_is_being_computed_stay_for_it() -> None:
     for number in range(6):
         world.tell(ContextArrived(key("A", number), context(), b"chunk"))
         world.tell(DraftArrived(key("A", number), draft(0, at="v1")))
-    world.stat(V1, batches=[], last=99, steps=(step(98),), slots=64)
+    reports = tuple(filling(key("A", number)) for number in range(6))
+    world.stat(V1, batches=[], last=99, steps=(step(98),), slots=64, sessions=reports)
     world.stat(V2, slots=64)
 
     effects = world.wait(3.5, V1, V2)
 
     assert not [effect for effect in effects if isinstance(effect, Forward)]
+
+
+def filling(session: SessionKey) -> SessionReport:
+    return SessionReport(e=session.edge, s=session.session, round=-1, state="filling")
 
 
 def test_how_long_a_context_takes_is_not_how_long_an_edge_does() -> None:
@@ -191,8 +196,9 @@ def test_how_long_a_context_takes_is_not_how_long_an_edge_does() -> None:
     world.tell(ContextArrived(key(), context(), b"chunk"))
     world.tell(DraftArrived(key(), draft(0)))
     world.stat(batches=[], last=99)  # its verifier took it out, to compute the context
-    world.clock.advance(2.0)
-    world.stat(batches=[], last=99)
+    world.clock.advance(1.0)
+    world.stat(batches=[], last=99, sessions=(filling(key()),))
+    world.clock.advance(1.0)
 
     def answer_and_go_on(round_: int) -> None:
         world.tell(DraftArrived(key(), draft(round_)))

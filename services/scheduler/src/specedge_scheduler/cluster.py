@@ -64,6 +64,10 @@ class Cluster:
             if session is None:
                 continue
             session.is_used = True
+            if report.state == "filling":
+                # Its round was taken out of its batch, and is out for as long as that takes.
+                session.fill_round, session.is_out = report.round + 1, True
+                session.rhythm.note_held()
             if report.state in ("filling", "running"):
                 session.heard_s = now_s  # a long prefill or a grant: the edge has nothing to say
 
@@ -76,11 +80,10 @@ class Cluster:
             self.epoch = (theirs[0] + 1, 0)
 
     def _release(self, batch: SentBatch, now_s: float) -> None:
-        """Its rounds were answered: their edges draft again. But for a round that its verifier took
-        out of the batch to compute its context first: it is out as long as that takes."""
+        """Its rounds were answered: their edges draft again."""
         for key, pending in batch.items:
             session = self.sessions.get(key)
-            if session is None or pending.is_hosted or pending.draft.round <= session.fill_round:
+            if session is None or pending.is_hosted:
                 continue
             session.is_out = False
             if session.pending is None:

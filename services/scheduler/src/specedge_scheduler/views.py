@@ -53,7 +53,7 @@ class Session:
     is_ahead  a round of it is at the verifier that no batch brought: its draft was sent ahead
     number    grows with every session made: who was first
     is_used   a context or a round of it came; else it only holds a place
-    fill_round  the last round that waits, or waited, for its context to be computed; -1: none
+    fill_round  the last round seen to wait for its context to be computed; -1: none
     needs     what it was promised when it was opened; None if it was opened by another scheduler
     """
 

@@ -159,7 +159,7 @@ class Intake:
         if refused is not None:
             return [AnswerSession(key, _rejected(header.round, 0, *refused))]
         session = self._cluster.session(key, now_s)
-        session.is_used, session.fill_round = True, header.round
+        session.is_used = True
         params = header.params
         wants = ModelKey(params.model, params.weights, params.tokenizer)
         if session.wants is None or not wants.admits(session.wants):
