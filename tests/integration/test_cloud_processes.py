@@ -159,8 +159,14 @@ WITHOUT_A_BROKER = {
 async def test_what_is_loaded_waits_for_a_broker_says_so_and_goes_when_told(
     module: str, tmp_path: Path
 ) -> None:
-    flags = (*WITHOUT_A_BROKER[module], "--nats-url", f"nats://127.0.0.1:{free_port()}")
-    async with running(module, *flags, cwd=tmp_path) as service:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        url = f"nats://127.0.0.1:{nobody.getsockname()[1]}"
+        await _waits_and_goes(module, (*WITHOUT_A_BROKER[module], "--nats-url", url), tmp_path)
+
+
+async def _waits_and_goes(module: str, flags: tuple[str, ...], cwd: Path) -> None:
+    async with running(module, *flags, cwd=cwd) as service:
         while '"started"' not in await service.text("/started"):
             await asyncio.sleep(0.05)
 

@@ -75,6 +75,20 @@ def test_without_room_for_one_it_says_so(tmp_path: Path) -> None:
         sampled(tmp_path, LANE_ROWS // 2, 1)
 
 
+def test_a_question_about_a_long_text_is_written_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler = sampler_of(tmp_path, 9 * LANE_ROWS)
+    quoted = tuple(range(20, 60))  # longer than what the target writes of a turn
+    opening = Opening((3,), quoted, turn_from=4, follows=True)
+    monkeypatch.setattr(sampler._openings, "fresh", lambda seed: opening)
+    sampler._turn_ends = frozenset()
+    one = next(sampler.sample([1]))
+
+    asked = one.prompt_len - len(quoted) - len(sampler._frame.between)
+    assert asked == PLAN.max_prompt_tokens
+
+
 @pytest.mark.parametrize("is_asked", [True, False])
 def test_what_stands_before_is_context_and_what_the_target_writes_is_learned(
     is_asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

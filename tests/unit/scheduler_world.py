@@ -54,6 +54,8 @@ class World:
                 known = self.policy.cluster.verifiers.get(verifier)
                 last = known.stat if known is not None else Stat.model_construct()
                 fields = {"batches": last.batches, "last": last.last, "inc": last.inc}
+                if known is not None:
+                    fields |= {"limits": last.limits, "slots": last.slots[1]}
                 effects += self.stat(verifier, **fields)
             effects += self.tell()
         return effects

@@ -17,6 +17,7 @@ from specedge.distill.openings import (
     TurnFrame,
     ids_of,
 )
+from specedge.distill.self_sampling import GREEDY_SHARE
 from specedge.errors import ModelUnusable
 from tests.edge_world import END, make_tokenizer
 
@@ -142,3 +143,13 @@ def test_an_answer_of_a_word_is_quoted_by_nobody(openings: Openings, tokenizer: 
 def test_what_followed_is_followed_by_nothing(openings: Openings, tokenizer: Any) -> None:
     for one in followers(openings, tokenizer, PASSAGE, ended=True):
         assert openings.after(answered(tokenizer, one, PASSAGE), one) is None
+
+
+def test_how_a_conversation_begins_says_nothing_of_how_it_goes_on(openings: Openings) -> None:
+    greedy: dict[bool, list[bool]] = {True: [], False: []}
+    for seed in SEEDS:
+        first = openings.fresh(seed)
+        is_unprompted = len(first.token_ids) == first.turn_from
+        greedy[is_unprompted].append(np.random.default_rng(first.seed).random() < GREEDY_SHARE)
+
+    assert all(0.3 < np.mean(of_a_kind) < 0.7 for of_a_kind in greedy.values())

@@ -355,26 +355,53 @@ def test_rounds_begun_ahead_on_a_long_link_tell_the_pace_as_it_is(
 ) -> None:
     pace = DevicePace()
     controller = DraftController(pace, BOUNDS, grant_tokens=16)
-    waited = RoundOutcome(
-        expected=0.8,
-        num_tried=NODES,
-        num_accepted=1,
-        draft_ms=10.0,
-        round_trip_ms=network_ms + step_ms,
-        queue_ms=0.0,
-        step_ms=step_ms,
-        step_rows=1 + NODES,
-    )
-    begun = replace(waited, round_trip_ms=None, gap_ms=step_ms + 1.0)
     for number in range(400):
         controller.decide(32, 0)
-        controller.observe_verdict(begun if number % 5 in (1, 3) else waited)
+        is_ahead = number % 5 in (1, 3)
+        controller.observe_verdict(a_round(network_ms, step_ms, is_ahead=is_ahead))
 
     round_ms = 0.6 * (10.0 + network_ms + step_ms) + 0.4 * (step_ms + 1.0)
     assert controller.rate == pytest.approx(1.8 / round_ms, rel=0.35)
     fresh = DraftController(pace, BOUNDS, grant_tokens=16)
     fresh.decide(32, 0)
     assert fresh.rate == pytest.approx(1.8 / round_ms, rel=0.35)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((60.0, 8.0, 0.7), (15.0, 8.0, 0.0)),  # the link gets shorter, and nothing is begun ahead
+        ((150.0, 8.0, 0.9), (150.0, 24.0, 0.9)),  # the verifier gets slower
+    ],
+)
+def test_whatever_changes_the_pace_is_found_again(
+    before: tuple[float, float, float], after: tuple[float, float, float]
+) -> None:
+    pace = DevicePace()
+    controller = DraftController(pace, BOUNDS, grant_tokens=16)
+    for network_ms, step_ms, ahead in (before, after):
+        for number in range(400):
+            controller.decide(32, 0)
+            is_ahead = int(number * ahead) != int((number + 1) * ahead)
+            controller.observe_verdict(a_round(network_ms, step_ms, is_ahead=is_ahead))
+
+    network_ms, step_ms, ahead = after
+    round_ms = (1 - ahead) * (10.0 + network_ms + step_ms) + ahead * (step_ms + 1.0)
+    assert controller.rate == pytest.approx(1.8 / round_ms, rel=0.5)
+
+
+def a_round(network_ms: float, step_ms: float, *, is_ahead: bool) -> RoundOutcome:
+    return RoundOutcome(
+        expected=0.8,
+        num_tried=NODES,
+        num_accepted=1,
+        draft_ms=10.0,
+        round_trip_ms=None if is_ahead else network_ms + step_ms,
+        queue_ms=0.0,
+        step_ms=step_ms,
+        step_rows=1 + NODES,
+        gap_ms=step_ms + 1.0 if is_ahead else None,
+    )
 
 
 def test_a_pause_of_whoever_reads_is_not_the_verifiers() -> None:

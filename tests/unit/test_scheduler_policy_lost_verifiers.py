@@ -169,7 +169,8 @@ def test_a_later_term_heard_first_is_of_a_scheduler_before_this_one() -> None:
 
 def test_a_later_term_heard_afterwards_is_of_its_successor() -> None:
     world = World()
-    world.stat(V1, epoch=(1, 0))
+    world.stat(V1)
+    world.stat(V1, epoch=(50, 3))
     world.stat(V1, epoch=(50, 3))
 
     assert world.policy.cluster.epoch == (1, 0)

@@ -239,6 +239,38 @@ def test_nobody_moves_to_where_less_is_allowed() -> None:
         world.stat(V1, batches=[], last=99, steps=(step(98 + round_),), slots=64)
     world.stat(V2, slots=64, limits=LIMITS.model_copy(update={"context": 50}))
 
-    effects = world.wait(3.5, V1)
+    effects = world.wait(3.5, V1, V2)
 
+    assert V2 in world.policy.cluster.verifiers
     assert not [effect for effect in effects if isinstance(effect, Forward)]
+
+
+def test_a_context_that_is_on_its_way_is_waited_for_before_anybody_is_moved() -> None:
+    world = World()
+    learn(world, V1)
+    for number in range(6):
+        world.tell(DraftArrived(key("A", number), draft(0, at="v1")))
+        world.tell(DraftArrived(key("A", number), draft(1, at="v1")))
+        world.tell(ContextArrived(key("A", number), context(), b"chunk"))
+    cluster = world.policy.cluster
+    for session in cluster.sessions.values():
+        session.fill_round = session.rhythm.round  # a resync: the verifier lost it
+    world.stat(V1, batches=[], last=99, steps=(step(98),), slots=64)
+    world.stat(V2, slots=64)
+
+    effects = world.wait(3.5, V1, V2)
+
+    assert not any(session.is_out for session in cluster.sessions.values())
+    assert not [effect for effect in effects if isinstance(effect, Forward)]
+
+
+def test_what_a_verifier_says_of_a_session_that_lives_elsewhere_is_its_past() -> None:
+    world = World()
+    world.stat(V1)
+    world.open(key())
+    world.tell(DraftArrived(key(), draft(0)))
+    world.stat(V2, sessions=(filling(key()),))
+
+    session = world.policy.cluster.sessions[key()]
+    assert session.verifier == V1
+    assert session.fill_round == -1

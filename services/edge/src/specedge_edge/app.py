@@ -171,7 +171,11 @@ class Edge:
 
     def _on_link_state(self, state: LinkState) -> None:
         if state is LinkState.CLOSED and not self._is_leaving:
-            self._context.tasks.start(_turned_away(), name="turned-away")
+            leaving = _turned_away()
+            try:
+                self._context.tasks.start(leaving, name="turned-away")
+            except RuntimeError:  # the service is ending already, and the link with it
+                leaving.close()
 
     async def connect_nats(self, key: UserKey) -> Link:
         """Connect over NATS, for as long as it takes. All that is loaded is here by then."""

@@ -76,6 +76,7 @@ async def serve(
     )
     context.watchdog.on_stall(driver.note_stall)
     await driver.start()
+    health.need("link", lambda: None if link.is_connected else NOT_CONNECTED)
     task = context.tasks.start(driver.run(), name="scheduler-driver")
     health.loaded()
     _log.info("scheduler_started", scheduler=who.name, group=who.group, epoch=list(who.epoch))
@@ -111,7 +112,6 @@ async def run(settings: SchedulerSettings, who: SchedulerIdentity, context: Serv
         return
     metrics.watch_link(link)
     settle_heap()
-    health.need("link", lambda: None if link.is_connected else NOT_CONNECTED)
     try:
         with recording(settings.spans_file, who.name, context.clock) as spans:
             await serve(

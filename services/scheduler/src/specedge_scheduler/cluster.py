@@ -17,7 +17,6 @@ class Cluster:
 
     def __init__(self, epoch: tuple[int, int]) -> None:
         self.epoch = epoch
-        self._was_followed = False  # a verifier took work of this term
         self.verifiers: dict[VerifierId, Verifier] = {}
         self.models: set[str] = set()  # of all verifiers that were ever known
         self.sessions: dict[SessionKey, Session] = {}
@@ -44,6 +43,7 @@ class Cluster:
         """
         verifier = self.verifiers.get(name)
         if verifier is None:
+            self._note_term(stat.epoch)
             verifier = Verifier(name, stat, now_s, GapWindow(now_s), ModelKey.of(stat.identity))
             self.verifiers[name] = verifier
             self.models.add(stat.identity.model)
@@ -54,7 +54,6 @@ class Cluster:
         verifier.stat, verifier.seen_s = stat, now_s
         verifier.deaf_until_s = -math.inf
         self.changed.add(name)
-        self._note_term(stat.epoch)
         for batch in verifier.pipeline.note_stat(stat, stat.epoch == self.epoch, now_s):
             self._release(batch, now_s)
         if stat.ahead or verifier.ahead:
@@ -64,23 +63,24 @@ class Cluster:
             if session is None:
                 continue
             session.is_used = True
-            if report.state == "filling":
+            if report.state == "filling" and session.verifier == name:
                 # Its round was taken out of its batch, and is out for as long as that takes.
-                session.fill_round, session.is_out = report.round + 1, True
+                session.fill_round = max(report.round + 1, session.rhythm.round)
+                session.is_out = True
                 session.rhythm.note_held()
             if report.state in ("filling", "running"):
                 session.heard_s = now_s  # a long prefill or a grant: the edge has nothing to say
 
     def _note_term(self, theirs: tuple[int, int]) -> None:
-        """Terms are times of start, and clocks go back. A later one that is heard before anybody
-        followed ours is of somebody before us: ours has to be later. Heard afterwards it is of our
-        successor."""
-        self._was_followed = self._was_followed or theirs == self.epoch
-        if not self._was_followed and theirs > self.epoch:
+        """A verifier's first report to us. Terms are times of start, and clocks go back: a later
+        one that it followed before is of somebody before us, and ours has to be later. One that
+        turns up in reports that follow is of our successor."""
+        if theirs > self.epoch:
             self.epoch = (theirs[0] + 1, 0)
 
     def _release(self, batch: SentBatch, now_s: float) -> None:
-        """Its rounds were answered: their edges draft again."""
+        """Its rounds were answered, and their edges draft again; or their contexts are computed
+        first, which reports tell."""
         for key, pending in batch.items:
             session = self.sessions.get(key)
             if session is None or pending.is_hosted:

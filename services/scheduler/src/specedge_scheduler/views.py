@@ -47,13 +47,14 @@ class Session:
     verifier  where its KV is, or will be; None: to be placed with its next round
     wants     the model it was opened for; None while only drafts were seen
     pending   the one round that waits here
-    is_out    its last round is at a verifier, as far as is known
+    is_out    its last round is at a verifier, as far as is known: in a batch, or for its context
     is_hosted its last round was a grant: it goes on by itself
     ahead_round  the newest round beyond which a draft was sent ahead
     is_ahead  a round of it is at the verifier that no batch brought: its draft was sent ahead
     number    grows with every session made: who was first
+    opened_s  when it was made
     is_used   a context or a round of it came; else it only holds a place
-    fill_round  the last round seen to wait for its context to be computed; -1: none
+    fill_round  the last round that needs, or needed, a context computed before it; -1: none
     needs     what it was promised when it was opened; None if it was opened by another scheduler
     """
 
@@ -72,6 +73,12 @@ class Session:
     fill_round: int = -1
     needs: Limits | None = None
     rhythm: Rhythm = field(default_factory=Rhythm)
+
+    @property
+    def is_filling(self) -> bool:
+        """Whether its context is being computed, or will be, as far as is known: nothing is to come
+        of it before."""
+        return self.is_used and self.fill_round >= self.rhythm.round
 
 
 class GapWindow:

@@ -53,7 +53,7 @@ def read_flags() -> argparse.Namespace:
         "--max-prompt",
         type=_at_least(1),
         default=128,
-        help="tokens of a made-up user's turn at most",
+        help="tokens that the model writes of a user's turn at most",
     )
     add("--max-answer", type=_at_least(1), default=192, help="tokens of an answer at most")
     add("--piece", type=_at_least(1), default=256, help="conversations of one file of the corpus")

@@ -21,6 +21,9 @@ SHORTEST_PASSAGE: Final = 160
 LONGEST_PASSAGE: Final = 900
 SHORTEST_SENTENCE: Final = 20
 LONGEST_SENTENCE: Final = 240
+# Keeps what is opened apart from what is said, which is drawn from the seed alone: and that is the
+# seed with zeros behind it.
+_OPENING: Final = 2
 _MARKS: Final = ("\N{BLACK STAR}", "\N{WHITE STAR}", "\N{BLACK DIAMOND}")
 _SENTENCE_END: Final = re.compile(r"(?<=[.!?])\s+")
 
@@ -79,7 +82,7 @@ class Openings:
         """A first turn: from nothing, or after a few words of ours."""
         before = self._frame.before
         opener: tuple[int, ...] = ()
-        rng = np.random.default_rng([*seed, 0])
+        rng = np.random.default_rng([*seed, _OPENING])
         if self._frame.between and rng.random() > UNPROMPTED:
             opener = self._openers[rng.integers(len(self._openers))]
         return Opening(tuple(seed), (*before, *opener), len(before), not self._frame.between)
@@ -90,7 +93,7 @@ class Openings:
         if opening.follows or not self._frame.between:
             return None
         seed = (*opening.seed, 1)
-        rng = np.random.default_rng([*seed, 0])
+        rng = np.random.default_rng([*seed, _OPENING])
         luck = rng.random()
         if luck < QUOTED:
             return self._about(conversation, seed, rng)

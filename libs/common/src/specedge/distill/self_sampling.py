@@ -38,6 +38,7 @@ class SamplingPlan:
 
     lanes   conversations computed at once, or as many as fit into the memory
     top_k   likeliest tokens kept per position
+    max_prompt_tokens   that it writes of a user's turn itself: what is quoted comes on top
     """
 
     lanes: int = 64
@@ -171,7 +172,7 @@ class SelfSampler:
             return token in self._stop_ids or (
                 len(lane.tokens) - lane.prompt_len >= plan.max_answer_tokens
             )
-        written = len(lane.tokens) - lane.opening.turn_from
+        written = len(lane.tokens) - len(lane.opening.token_ids)
         if token in self._turn_ends:
             lane.tokens.pop()  # the template closes the turn; what the target expected here stays
         elif written < plan.max_prompt_tokens:

@@ -176,8 +176,10 @@ def resume_training(
 
 
 def check_start(loaded: LoadedModel, folder: Path) -> None:
-    """Raise as ``grow`` would, before anything was done."""
+    """Raise ModelUnusable or FingerprintMismatch for a folder that is no drafter of this model, or
+    cannot be read: before anything was done. Whether its layers fit is ``grow``'s to find out."""
     check_tokenizer(read_card(folder), loaded.identity.tokenizer_fingerprint, folder)
+    read_own(folder)
 
 
 def grow(loaded: LoadedModel, student: Student, folder: Path) -> None:

@@ -48,6 +48,8 @@ class Yield:
         ``step_ms``: devices get slower and faster, and a round not tried lately had another one."""
         if self.step_ms.mean <= 0.0 or step_ms <= 0.0:
             return self.own_ms.mean
+        if self.own_ms.mean <= 0.0:  # most were begun ahead, and spared more than they took
+            return self.own_ms.mean + step_ms - self.step_ms.mean
         return self.own_ms.mean * step_ms / self.step_ms.mean
 
     def add(self, tokens: float, own_ms: float, step_ms: float) -> None:

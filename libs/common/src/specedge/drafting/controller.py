@@ -148,7 +148,8 @@ class DraftController:
             # A stall is told by the whole time: beside the network's, rounds that were begun ahead
             # take less than nothing on a long link, and four times that would be ever less.
             network_ms = pace.network_ms.mean
-            whole_ms = max(seen.own_ms.mean + network_ms, 0.0)
+            # And none takes less than a step, wherever both means are on their way to.
+            whole_ms = max(seen.own_ms.mean + network_ms, pace.step_ms, _LEAST_OUTLIER_MS)
             own_ms = min(own_ms, _OUTLIER * whole_ms - network_ms)
         expected = 1.0 + pace.trust * outcome.expected
         for each in (seen, pace.usual):

@@ -129,6 +129,10 @@ class CapturedPasses:
         except torch.OutOfMemoryError as error:
             return self._refuse(shape, f"there is no memory for it: {error}")
         except RuntimeError as error:
+            if isinstance(
+                error.__context__, torch.OutOfMemoryError
+            ):  # the capture's end came over it
+                return self._refuse(shape, f"there is no memory for it: {error.__context__}")
             # What ails one pass of a model ails them all.
             self._is_off = True
             return self._refuse(shape, f"it cannot be: {error.__context__ or error}")

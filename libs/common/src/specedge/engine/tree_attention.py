@@ -1,8 +1,8 @@
 """Attention over slotted KV for many sessions in one row, as a transformers attention function.
 
 Owns how a layer's new K and V reach the arena and how each session's rows attend. Which rows see
-which is in the ``StepTable`` that comes through the model's keyword arguments; this file knows
-nothing of trees, sampling or leases.
+which is in the ``StepTable``, or the ``FixedStep``, that comes through the model's keyword
+arguments; this file knows nothing of trees, sampling or leases.
 
 Softmax attention with scaling, grouped heads, sliding windows, soft-capping and attention sinks is
 served. Everything else a model may ask of its attention is refused when the model is loaded.

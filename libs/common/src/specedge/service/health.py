@@ -39,7 +39,6 @@ class HealthState:
     percent: float | None = 0.0
     _is_loaded: bool = False
     _is_draining: bool = False
-    _fatal: str | None = None
     _needs: dict[str, Check] = field(default_factory=dict)
     _notes: dict[str, Check] = field(default_factory=dict)
 
@@ -71,15 +70,6 @@ class HealthState:
         """Not ready any more, for good."""
         self._is_draining = True
 
-    def fail(self, reason: str) -> None:
-        """Only a restart helps: not alive any more, for good."""
-        self._fatal = reason
-
-    @property
-    def fatal_reason(self) -> str | None:
-        """What ``fail`` was told."""
-        return self._fatal
-
     @property
     def is_loaded(self) -> bool:
         """Whether loading is over."""
@@ -92,7 +82,7 @@ class HealthState:
 
     def reasons(self) -> list[str]:
         """Why it is not ready; empty when it is."""
-        reasons = [] if self._fatal is None else [self._fatal]
+        reasons = []
         if self._is_draining:
             reasons.append(DRAINING)
         if not self._is_loaded:
@@ -106,8 +96,8 @@ def service_routes(
     """The routes that every service has."""
 
     async def live(_: Request) -> Response:
-        since_s, reason = watchdog.since_tick_s(), health.fatal_reason
-        if reason is None and since_s > LOOP_STUCK_S:
+        since_s, reason = watchdog.since_tick_s(), None
+        if since_s > LOOP_STUCK_S:
             reason = f"the event loop has been stuck for {since_s:.0f} s"
         body = {
             "status": "live" if reason is None else "dead",

@@ -75,7 +75,7 @@ class BackendSlot:
         """Raises RetryableError while it is not there yet."""
         if self._backend is None:
             raise RetryableError(
-                "this edge is still loading its tokenizer", retry_ms=LOADING_RETRY_MS
+                "this edge is still loading, or waits for its broker", retry_ms=LOADING_RETRY_MS
             )
         return self._backend
 

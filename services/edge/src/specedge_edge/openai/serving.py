@@ -1,8 +1,8 @@
 """Answers as ASGI responses: whole or streamed, both ended by the client's going away.
 
 A client that disconnects cancels the work at once, whether it streams or not; the work frees what
-it holds before the response is over. Nothing is sent before the first choice has its place, so that
-what fails until then has an HTTP status of its own.
+it holds before the response is over. Nothing is sent before all choices have their places, or one
+has something to show, so that what fails until then has an HTTP status of its own.
 """
 
 import asyncio

@@ -116,11 +116,12 @@ class SchedulerPolicy:
         return effects
 
     def _on_bye(self, name: VerifierId) -> list[Effect]:
-        """Of one that drained it was told already that it is lost."""
+        """Of one that drained it was told already that it is lost, but not what it had left."""
         known = self.cluster.verifiers.get(name)
         was_told = known is not None and known.stat.draining
         effects = self._lose(name, "bye")
-        return [] if was_told else effects
+        has_left = any(isinstance(one, VerifierLost) and one.num_requeued for one in effects)
+        return [] if was_told and not has_left else effects
 
     def _lose(self, name: VerifierId, why: LossReason) -> list[Effect]:
         if name not in self.cluster.verifiers:

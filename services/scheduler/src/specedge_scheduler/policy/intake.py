@@ -86,7 +86,7 @@ class Intake:
         session = self._cluster.session(event.key, now_s)
         keeping = [one for one in candidates if keeps_places(one, self._limits)]
         prefer = session.verifier or ""
-        if session.verifier is None or not keeping:
+        if session.verifier is None:
             candidates = keeping or candidates
         name = place(candidates, None, limits=self._limits, prefer=prefer)
         assert name is not None  # _refuse_open saw one that fits
@@ -160,6 +160,7 @@ class Intake:
             return [AnswerSession(key, _rejected(header.round, 0, *refused))]
         session = self._cluster.session(key, now_s)
         session.is_used = True
+        session.fill_round = max(session.fill_round, header.round)
         params = header.params
         wants = ModelKey(params.model, params.weights, params.tokenizer)
         if session.wants is None or not wants.admits(session.wants):

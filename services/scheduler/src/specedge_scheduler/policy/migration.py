@@ -74,5 +74,4 @@ class Migration:
 
 def _may_move(session: Session) -> bool:
     """Nothing of it is under way: no round, and no context that would be computed in vain."""
-    is_filling = session.fill_round >= session.rhythm.round
-    return not (session.is_out or session.is_hosted or (session.is_used and is_filling))
+    return not (session.is_out or session.is_hosted or session.is_filling)

@@ -58,7 +58,7 @@ def outlook(verifier: Verifier, now_s: float, places: int) -> Outlook:
             waiting.append((pending.arrived_s, rhythm.tokens, pending.num_rows, pending.context))
             continue
         released_s = rhythm.released_s
-        if released_s is None and session.is_out:
+        if released_s is None and session.is_out and not session.is_filling:
             released_s = ends_s
         if released_s is None or session.is_hosted or rhythm.is_late(now_s):
             continue
