@@ -16,6 +16,8 @@ _SPELLED: Final = {"bf16": "bfloat16", "int8": "int8, each output with a scale o
 _BEGINNING = """;
   {} of them, the first ones and the last, went on from an earlier drafter's, and the
   others began by adding nothing"""
+_GONE_ON = """;
+  all of them went on from an earlier drafter's"""
 _EARLIER = """
 The earlier drafter, its folder's name as above, was made from the target alone too:
 
@@ -112,7 +114,7 @@ def model_card(
         target=plan.target,
         num_layers=len(plan.layers),
         layers=", ".join(str(layer) for layer in plan.layers),
-        beginning=_BEGINNING.format(earlier.num_layers) if earlier else "",
+        beginning=_beginning(earlier, len(plan.layers)),
         earlier=_EARLIER.format(earlier.command) if earlier else "",
         stored_as=_SPELLED[stored_as],
         card=CARD,
@@ -131,3 +133,9 @@ def model_card(
         held_out=plan.held_out,
         history=history,
     )
+
+
+def _beginning(earlier: Earlier | None, num_layers: int) -> str:
+    if earlier is None:
+        return ""
+    return _GONE_ON if earlier.num_layers == num_layers else _BEGINNING.format(earlier.num_layers)
