@@ -39,6 +39,19 @@ def start_service(body: str) -> "subprocess.Popen[str]":
     )
 
 
+def wait_for_its_loop(process: "subprocess.Popen[str]") -> None:
+    assert process.stdout is not None
+    process.stdout.readline()
+
+
+def signal_until(process: "subprocess.Popen[str]", number: signal.Signals, said: str) -> None:
+    """Send it the signal, and wait until it says so."""
+    assert process.stdout is not None
+    process.send_signal(number)
+    while said not in process.stdout.readline():
+        pass
+
+
 def finish(process: "subprocess.Popen[str]") -> tuple[int, list[str], str]:
     out, err = process.communicate(timeout=20)
     return process.returncode, out.splitlines(), err
@@ -63,12 +76,9 @@ def test_the_first_signal_drains(number: signal.Signals) -> None:
 
 def test_the_second_signal_stops_at_once() -> None:
     process = start_service("await asyncio.Event().wait()")
-    assert process.stdout is not None
-    process.stdout.readline()
+    wait_for_its_loop(process)
 
-    process.send_signal(signal.SIGTERM)
-    while "draining" not in process.stdout.readline():
-        pass
+    signal_until(process, signal.SIGTERM, "draining")
     process.send_signal(signal.SIGTERM)
 
     code, lines, _ = finish(process)
@@ -86,15 +96,10 @@ def test_the_third_signal_ends_what_cannot_be_cancelled() -> None:
                 print("cancelled", flush=True)
         """
     )
-    assert process.stdout is not None
-    process.stdout.readline()
+    wait_for_its_loop(process)
 
-    process.send_signal(signal.SIGINT)
-    while "draining" not in process.stdout.readline():
-        pass
-    process.send_signal(signal.SIGINT)
-    while "cancelled" not in process.stdout.readline():
-        pass
+    signal_until(process, signal.SIGINT, "draining")
+    signal_until(process, signal.SIGINT, "cancelled")
     process.send_signal(signal.SIGINT)
 
     code, _, _ = finish(process)
