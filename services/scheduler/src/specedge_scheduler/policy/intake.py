@@ -84,11 +84,10 @@ class Intake:
             return [AnswerOpen(event.reply_to, reply)]
         candidates = serving(event.request, self._cluster.verifiers.values())
         session = self._cluster.session(event.key, now_s)
-        keeping = [one for one in candidates if keeps_places(one, self._limits)]
-        prefer = session.verifier or ""
         if session.verifier is None:
+            keeping = [one for one in candidates if keeps_places(one, self._limits)]
             candidates = keeping or candidates
-        name = place(candidates, None, limits=self._limits, prefer=prefer)
+        name = place(candidates, None, limits=self._limits, prefer=session.verifier or "")
         assert name is not None  # _refuse_open saw one that fits
         verifier = self._cluster.verifiers[name]
         self._cluster.move(session, name)
