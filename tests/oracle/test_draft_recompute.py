@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from transformers import PreTrainedModel
 
-from specedge.engine.ports import DraftSession
+from specedge.engine.ports import DraftSession, ReadingSession
 from specedge.engine.torch_draft import TorchDrafter
 from specedge.errors import Busy, ProtocolViolation
 from specedge.params import SamplingParams
@@ -198,6 +198,23 @@ def test_a_long_context_is_computed_in_pieces_that_change_nothing(
     Drafting("gemma2", random_tokens(np.random.default_rng(5), 70)).grown()
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_was_read_before_its_first_pass_changes_nothing(family: str) -> None:
+    drafting = Drafting(family, random_tokens(np.random.default_rng(9), 40))
+    session = drafting.session
+    assert isinstance(session, ReadingSession)
+
+    session.read(16)
+    assert session.num_unread == 24
+    drafting.verdict(0, 5, 6)  # hosted meanwhile
+    session.read(16)
+    assert session.num_unread == 10
+
+    drafting.grown()
+    assert session.num_unread == 0
+    drafting.go_on()
+
+
 def test_nothing_is_proposed_beyond_the_models_positions() -> None:
     drafting = Drafting("llama", random_tokens(np.random.default_rng(6), 31), 32)
     drafting.expand(0)
@@ -206,6 +223,14 @@ def test_nothing_is_proposed_beyond_the_models_positions() -> None:
     beyond = drafting.session.expand(drafting.tree, np.array([4], dtype=np.int32))
 
     assert (beyond.token == -1).all() and np.isneginf(beyond.logprob).all()
+    assert beyond.is_beyond
+
+
+def test_a_context_that_no_pass_will_see_is_not_read() -> None:
+    drafting = Drafting("llama", random_tokens(np.random.default_rng(6), 33), 32)
+
+    assert isinstance(drafting.session, ReadingSession)
+    assert drafting.session.num_unread == 0
 
 
 def test_a_node_whose_parent_was_never_expanded_is_a_callers_bug() -> None:

@@ -61,9 +61,15 @@ class World:
         return effects
 
     def open(
-        self, session: SessionKey, *, model: str = "big", tokenizer: str = "bb", context: int = 100
+        self,
+        session: SessionKey,
+        *,
+        model: str = "big",
+        tokenizer: str = "bb",
+        context: int = 100,
+        trial: bool = False,
     ) -> Opened | Refused:
-        request = OpenRequest(model=model, tokenizer=tokenizer, context=context)
+        request = OpenRequest(model=model, tokenizer=tokenizer, context=context, trial=trial)
         (answer,) = self.tell(OpenAsked(session, request, "inbox"))
         assert isinstance(answer, AnswerOpen)
         return answer.reply

@@ -3,7 +3,7 @@
 import pytest
 
 from specedge.protocol.effects import LinkRestored, TimerDue
-from specedge.protocol.messages import Cold, Rejected
+from specedge.protocol.messages import Cold, Progress, Rejected
 from specedge.protocol.opening import Reason
 from specedge.protocol.subjects import Up
 from tests.unit.edge_bench import Bench, draft_in, sent, timer_in
@@ -100,3 +100,28 @@ def test_a_restored_link_says_the_round_again_at_once() -> None:
     effects = bench.on(LinkRestored(), 0.1)
 
     assert (draft_in(effects).try_, draft_in(effects).budget_ms) == (2, 600)
+
+
+def test_a_round_trip_is_what_a_draft_took_and_not_what_its_prompt_did() -> None:
+    bench = Bench()
+    bench.awaiting()
+    bench.answer(Progress(round=0, progress=(16, 400)), after_s=1.0)
+    bench.answer(bench.verdict(7), after_s=1.0)
+    assert bench.session.round_trip_s is None
+
+    bench.on(bench.draft())
+    bench.answer(bench.verdict(7), after_s=0.2)
+
+    assert bench.session.round_trip_s == pytest.approx(0.2)
+
+
+def test_a_round_trip_is_not_the_time_between_two_tokens_of_a_grant() -> None:
+    bench = Bench()
+    bench.hosted(run=8)
+    bench.answer(bench.verdict(7, kept=0), after_s=0.5)
+    for _ in range(3):
+        bench.answer(bench.verdict(7, kept=0), after_s=0.01)
+    bench.on(bench.grant(8), after_s=0.005)  # half of it is over: it is extended
+    bench.answer(bench.verdict(7, kept=0), after_s=0.005)
+
+    assert bench.session.round_trip_s == pytest.approx(0.5)

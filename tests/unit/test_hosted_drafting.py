@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from specedge.drafting.reading import PIECE_TOKENS
 from specedge.engine.emulated import EmulatedDrafter, EmulatedText
 from specedge.engine.failing_drafter import FailingDrafter
 from specedge.engine.ports import ExpandAsked, Expansion
@@ -20,6 +21,7 @@ from specedge_verifier.hosted_drafting import (
     LeaveCall,
 )
 from specedge_verifier.metrics import VerifierMetrics
+from tests.unit.reading_drafter import ReadingDrafter
 
 TEXT = EmulatedText()
 POLICY = DraftPolicy(depth=4, budget=12, beams=4, branch=3, floor=0.0)
@@ -31,6 +33,18 @@ def truth(committed: Sequence[int], num_tokens: int) -> list[int]:
     for _ in range(num_tokens):
         tokens.append(TEXT.choice(TEXT.fold_all(tokens), SamplingParams()))
     return tokens
+
+
+def a_round(prompt: Sequence[int]) -> HostedRound:
+    """The first of a session that may draft as it likes."""
+    return HostedRound(
+        DraftSeat(),
+        np.array(prompt, dtype=np.int32),
+        SamplingParams(),
+        StopRule(max_tokens=99),
+        max_nodes=99,
+        max_depth=99,
+    )
 
 
 class Bench:
@@ -148,6 +162,21 @@ def test_a_drafter_that_raises_breaks_its_seat_and_no_other() -> None:
     assert bench.counts.num_open == 1, "the broken one was closed"
 
 
+def test_long_contexts_are_read_a_piece_before_each_step_one_after_the_other() -> None:
+    drafter = ReadingDrafter()
+    hosted = HostedDrafter(drafter, POLICY)
+    prompts = [[number] * (PIECE_TOKENS + 1) for number in (1, 2)] + [[3]]
+    rounds = [a_round(prompt) for prompt in prompts]
+
+    drafted, pieces = [], []
+    for _ in range(3):
+        drafted.append([tree is not None for tree in hosted.draft(rounds).trees])
+        pieces.append(len(drafter.read))
+
+    assert drafted == [[False, False, True], [True, False, True], [True, True, True]]
+    assert pieces == [1, 2, 2], "no step waits for two"
+
+
 class Together(EmulatedDrafter):
     """Runs a pass for all its sessions; breaks in pass ``fails_at``, and has no memory for the last
     session in pass ``full_at``."""
@@ -169,17 +198,7 @@ PROMPTS = ([3, 1, 4], [1, 5, 9, 2], [6, 5])
 
 
 def three_rounds() -> list[HostedRound]:
-    return [
-        HostedRound(
-            DraftSeat(),
-            np.array(prompt, dtype=np.int32),
-            SamplingParams(),
-            StopRule(max_tokens=99),
-            max_nodes=99,
-            max_depth=99,
-        )
-        for prompt in PROMPTS
-    ]
+    return [a_round(prompt) for prompt in PROMPTS]
 
 
 def test_a_drafter_that_can_runs_each_pass_for_all_sessions() -> None:

@@ -61,15 +61,17 @@ class Desk:
             events.append(DraftArrived(session, one))
         return self.tell(*events)
 
-    def report(self, step_s: float | None = None, running: int = 0) -> list[SendBatch]:
-        """A heartbeat, or the end of a step that took so long; ``running`` rows are in the next."""
+    def report(
+        self, step_s: float | None = None, running: int = 0, **more: float
+    ) -> list[SendBatch]:
+        """A heartbeat, or the end of a step that took so long, of which ``more`` is reported;
+        ``running`` rows are in the next."""
         steps: Sequence[StepReport] = ()
         if step_s is not None:
-            steps = (
-                StepReport(
-                    seq=self._steps, rows=4, prefill=0, context=9, sessions=1, ms=1000 * step_s
-                ),
+            step = StepReport(
+                seq=self._steps, rows=4, prefill=0, context=9, sessions=1, ms=1000 * step_s
             )
+            steps = (step.model_copy(update=more),)
             self._steps += 1
         self._stats += 1
         told = stat(
@@ -131,6 +133,18 @@ def test_while_a_step_runs_rounds_wait_until_just_before_its_end() -> None:
     assert sessions_in(batch) == {C}
     assert batch.reason == "due"
     assert 60 <= batch.batch.items[0].held_ms < 70
+
+
+def test_rounds_wait_too_while_the_verifier_drafts_for_sessions_of_its_own() -> None:
+    desk = Desk()
+    desk.report(STEP_S, running=4, draft_ms=50.0)
+    desk.now_s += 0.06
+    desk.draft(C)
+
+    assert not desk.wake(0.07)
+    (batch,) = desk.wake(0.03)
+
+    assert batch.reason == "due"
 
 
 def test_who_comes_before_the_step_begins_still_finds_a_place() -> None:
@@ -290,6 +304,20 @@ def test_a_batch_attends_over_no_more_context_than_is_allowed() -> None:
     assert len(batch.batch.items) == 2
 
 
+@pytest.mark.parametrize(("kept", "rows"), [({}, 16), ({"prefill": 3}, 14), ({"hosted": 1}, 15)])
+def test_a_batch_leaves_room_for_what_else_its_verifier_goes_on_with(
+    kept: dict[str, int], rows: int
+) -> None:
+    desk = Desk(sessions=0)
+    desk.step_rows = 16
+    desk.report(STEP_S, **kept)
+
+    (batch,) = desk.draft(A, B, C, D)  # four rows each
+
+    assert batch.num_nodes <= rows
+    assert batch.num_nodes > rows - 4
+
+
 def test_the_barrier_waits_for_its_group_but_not_for_ever() -> None:
     desk = Desk(policy="static")
     desk.draft(B, C)
@@ -305,6 +333,17 @@ def test_the_barrier_waits_for_its_group_but_not_for_ever() -> None:
 
     assert sessions_in(sent[0]) == {B}
     assert 9.8 < waited_s < 10.2  # half of the twenty seconds that B's round has
+
+
+def test_the_barrier_does_not_wait_for_who_is_hosted() -> None:
+    desk = Desk(policy="static")
+    desk.draft(B, run=16)  # it goes at once, and on by itself
+    desk.held.clear()
+    desk.beat()
+
+    (batch,) = desk.draft(C)
+
+    assert sessions_in(batch) == {C}
 
 
 def dear_rows(desk: Desk, row_ms: float) -> None:

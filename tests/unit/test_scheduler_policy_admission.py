@@ -1,5 +1,6 @@
 """The scheduler's decisions: who is let in, and when those refused may come again."""
 
+from specedge.ids import EdgeId
 from specedge.protocol.opening import Limits, Opened, OpenRequest, Reason, Refused
 from specedge_scheduler.policy.admission import WaitingLine
 from specedge_scheduler.policy.pace import FIRST_SESSIONS
@@ -111,7 +112,7 @@ def test_at_most_a_few_sessions_come_to_a_verifier_of_which_nothing_is_known() -
     world = World(objective_ms=50.0)
     world.stat(slots=64)
 
-    answers = [world.open(key("A", number)) for number in range(10)]
+    answers = [world.open(key(letter)) for letter in "ABCDEFGHIJ"]
 
     assert [isinstance(answer, Opened) for answer in answers] == [True] * 8 + [False] * 2
     refused = [answer for answer in answers if isinstance(answer, Refused)]
@@ -123,24 +124,57 @@ def test_at_most_a_few_sessions_come_to_a_verifier_of_which_nothing_is_known() -
 
 def test_who_is_refused_waits_for_less_when_sessions_end_faster() -> None:
     line = WaitingLine(0.5)
-    slow_ms = [line.refuse_ms(0.0) for _ in range(4)][-1]
+    slow_ms = [line.refuse_ms(key(letter).edge, 0.0) for letter in "ABCD"][-1]
     for number in range(60):
         line.note_end(number * 0.02)
 
-    assert line.refuse_ms(1.2) < slow_ms
+    assert line.refuse_ms(key("D").edge, 1.2) < slow_ms
 
 
 def test_refusals_of_long_ago_make_nobody_wait() -> None:
     line = WaitingLine(0.5)
-    for number in range(7200):  # somebody who asks twice a second for an hour
-        line.refuse_ms(number * 0.5)
+    for number in range(7200):  # one edge after another, twice a second for an hour
+        line.refuse_ms(EdgeId(f"U{number:055}"), number * 0.5)
     for number in range(20):
         line.note_end(3600 + number * 0.05)
 
-    assert line.refuse_ms(3660.0) <= 500
+    assert line.refuse_ms(key().edge, 3660.0) <= 500
 
 
-def test_trial_openings_that_are_closed_again_are_no_places_that_came_free() -> None:
+def test_who_asks_again_and_again_makes_nobody_else_wait() -> None:
+    line = WaitingLine(0.5)
+    for number in range(100):
+        line.refuse_ms(key("A").edge, number * 0.05)
+
+    assert line.refuse_ms(key("B").edge, 5.0) == 1000, "two edges want the next places"
+
+
+def test_an_edge_that_got_a_place_is_not_waited_for() -> None:
+    line = WaitingLine(0.5)
+    for letter in "ABC":
+        line.refuse_ms(key(letter).edge, 0.0)
+    line.note_place(key("A").edge)
+
+    assert line.refuse_ms(key("D").edge, 0.1) == 1500
+
+
+def test_a_trial_opening_is_answered_like_a_real_one_and_takes_nothing() -> None:
+    world = World()
+    world.stat(slots=1)
+
+    for number in range(3):
+        assert isinstance(world.open(key("T", number), trial=True), Opened)
+    assert not world.policy.cluster.sessions
+    assert isinstance(world.open(key("A")), Opened)
+    full = world.open(key("T", 9), trial=True)
+    real = world.open(key("B"))
+
+    assert isinstance(full, Refused) and isinstance(real, Refused)
+    assert full.refused is real.refused is Reason.BUSY
+    assert real.retry_ms == SchedulerLimits.busy_retry_ms, "the trial wants no place"
+
+
+def test_sessions_that_are_closed_unused_are_no_places_that_came_free() -> None:
     world = World(objective_ms=50.0)
     world.stat(slots=64)
     for number in range(50):

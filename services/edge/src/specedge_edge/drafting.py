@@ -37,6 +37,8 @@ class DraftSource:
     is_sent_ahead whether what comes of that is sent before the verdict, where the cloud takes it
     spans, lane   where the device's work beside the rounds is recorded, and under which name
     is_paced      whether a round has as many passes as there is time for before it is wanted
+    read_patience_s  how long a first round waits for a long prompt that the drafter reads, before
+                  it is left to the verifier
     pace          what the sessions' controllers learned together; None: every round drafts all
                   that ``policy`` allows
     """
@@ -57,6 +59,7 @@ class DraftSource:
     spans: SpanRing = NO_SPANS
     lane: str = ""
     is_sent_ahead: bool = False
+    read_patience_s: float = 0.3
 
     @property
     def name(self) -> str:

@@ -21,10 +21,9 @@ from specedge.errors import (
 from specedge.ids import EdgeId, SessionId, SessionKey
 from specedge.link.base import Link
 from specedge.protocol.codec import decode_open_reply, encode
-from specedge.protocol.messages import Ending
 from specedge.protocol.opening import Identity, Limits, Opened, OpenRequest, Refused
 from specedge.protocol.refusals import error_of
-from specedge.protocol.subjects import up_close, up_open
+from specedge.protocol.subjects import up_open
 
 OPEN_TIMEOUT_S: Final = 1.0
 RETRY_S: Final = 0.5
@@ -48,7 +47,7 @@ class Served:
 
 
 class ServedModel:
-    """Finds out by opening a session and closing it again. Lives on the event loop.
+    """Finds out by trial openings, which take no place. Lives on the event loop.
 
     problem       why the last trial failed; None after one that succeeded
     round_trip_s  usual time from a draft to its verdict, as the last session measured it
@@ -59,7 +58,9 @@ class ServedModel:
     ) -> None:
         self._link = link
         self._edge = edge
-        self._request = OpenRequest(model=model, tokenizer=tokenizer, context=1, drafter=drafter)
+        self._request = OpenRequest(
+            model=model, tokenizer=tokenizer, context=1, drafter=drafter, trial=True
+        )
         self._served: Served | None = None
         self.round_trip_s: float | None = None
         self.problem: SpecEdgeError | None = RetryableError("no verifier was asked yet")
@@ -88,7 +89,6 @@ class ServedModel:
             opened = decode_open_reply(answer)
             if isinstance(opened, Refused):
                 raise error_of(opened, self._request.tokenizer)
-            await self._link.publish(up_close(key), encode(Ending()))
         except NoResponders as error:
             self.problem = RetryableError("no scheduler answers")
             raise self.problem from error

@@ -5,14 +5,15 @@ Synchronous. Called on the compute thread only, but for its figures, which anyon
 """
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from specedge.drafting.counts import DraftCounts
 from specedge.drafting.growth_rule import PassRecord
+from specedge.drafting.reading import read_piece
 from specedge.drafting.rounds import Decision
 from specedge.drafting.tree_drafter import TreeDrafter
 from specedge.engine.ports import Drafter
@@ -73,22 +74,24 @@ class SessionDrafter:
 
     def draft(
         self, committed: Sequence[int], news: Sequence[Committed], decision: Decision
-    ) -> DraftedRound:
-        """The next round's tree. ``news`` is what came since the last call that returned;
-        ``committed`` all tokens, to start from where the drafter holds nothing yet.
+    ) -> DraftedRound | None:
+        """The next round's tree; None where the drafter's positions are at their end. ``news`` is
+        what came since the last call that returned; ``committed`` all tokens, to start from where
+        the drafter holds nothing yet.
 
         Raises Busy when there is no room, and whatever else the drafter raises, also what it raised
         in ``step_ahead``; the session then starts anew when it is asked again.
         """
-        try:
-            self._raise_earlier_failure()
+        with self._giving_up_on_failure():
             self._catch_up(committed, news)
             return self._grow(decision)
-        except Busy:
-            raise
-        except Exception:
-            self._give_up()
-            raise
+
+    def read(self, committed: Sequence[int], news: Sequence[Committed]) -> bool:
+        """Before ``draft``, where much is new: read a piece of it, if it is more than that; whether
+        it was. The arguments, and what is raised, are as there."""
+        with self._giving_up_on_failure():
+            self._catch_up(committed, news)
+            return read_piece(self._drafter.session)
 
     def step_ahead(self, policy: AheadPolicy, due_s: float | None) -> bool:
         """One pass beyond what was sent, as wide as it may be to be over before ``due_s``; whether
@@ -135,10 +138,19 @@ class SessionDrafter:
         """Give the drafter's slot back. Idempotent; never raises: the session is over."""
         self._give_up()
 
-    def _raise_earlier_failure(self) -> None:
-        error, self._failure = self._failure, None
-        if error is not None:
-            raise error
+    @contextmanager
+    def _giving_up_on_failure(self) -> Iterator[None]:
+        """Raises an earlier failure first."""
+        try:
+            error, self._failure = self._failure, None
+            if error is not None:
+                raise error
+            yield
+        except Busy:
+            raise
+        except Exception:
+            self._give_up()
+            raise
 
     def _catch_up(self, committed: Sequence[int], news: Sequence[Committed]) -> None:
         if not self._is_open:
@@ -170,7 +182,7 @@ class SessionDrafter:
         self._is_open = True
         self._has_prompt_behind = False
 
-    def _grow(self, decision: Decision) -> DraftedRound:
+    def _grow(self, decision: Decision) -> DraftedRound | None:
         assert decision.policy is not None
         saved = self.counts.passes_saved
         self._drafter.begin(decision.policy, decision.rule)
@@ -185,6 +197,8 @@ class SessionDrafter:
         tree = self._drafter.finish().tree
         if full is not None and tree.num_drafted == 0:
             raise full
+        if self._drafter.is_at_end and tree.num_drafted == 0:
+            return None
         return DraftedRound(tree, self._drafter.take_records(), levels_there)
 
     def _step(self) -> bool:

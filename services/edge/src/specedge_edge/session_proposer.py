@@ -15,6 +15,7 @@ from specedge.protocol.opening import Limits
 from specedge.service.compute import IdleWork
 from specedge.tree.ahead import AheadPolicy
 from specedge.tree.token_tree import IntArray, TokenTree
+from specedge_edge.context_reading import READING_GRANT_TOKENS, ContextReading
 from specedge_edge.pacing import RoundPacing
 from specedge_edge.proposer import OnAhead, ProposerFigures
 from specedge_edge.round_control import RoundControl
@@ -30,7 +31,7 @@ NO_LIMITS: Final = Limits(nodes=0, append=0, context=0, grant=0)
 
 class SessionProposer:
     """Round by round a tree or a grant, as ``control`` decides; a grant too where the drafter has
-    no room, fails or rests, and an empty tree where the verifier grants nothing.
+    no room, fails, rests or has much to read, and an empty tree where the verifier grants nothing.
 
     A whole round is drafted in one visit of the compute thread: sessions that take turns by round
     finish sooner, on average, than if they took turns by pass.
@@ -48,12 +49,16 @@ class SessionProposer:
         self._control = control
         self._session = session  # the compute thread's
         self._committed: list[int] = prompt.tolist()
+        self._prompt_len = len(prompt)
+        self._reading = ContextReading(source.compute, session)
+        self._read_patience_s: float | None = None  # while it reads: for this round
+        self._num_told = 0  # of the committed ones, as far as the drafter did not fail since
         self._news: list[Committed] = []  # that the drafter does not know yet
         self._trips = source.trips.session()
         self._pacing = RoundPacing(source.pass_time) if source.is_paced else None
         self._decision = Decision(policy=None)
         self._grant = Drafted(TokenTree.root_only(self._committed[-1]))
-        self._drafting: asyncio.Future[DraftedRound] | None = None
+        self._drafting: asyncio.Future[DraftedRound | None] | None = None
         self._was_asked = False
         self._out: TokenTree | None = None  # the tree that is out; None: a grant is
         self._ahead: IdleWork | None = None
@@ -82,22 +87,44 @@ class SessionProposer:
             self._decision = self._pacing.paced(self._decision, self._begun_s)
         run = min(self._decision.run or source.grant_tokens, limits.grant)
         self._grant = Drafted(TokenTree.root_only(root), run=run)
-        self._drafting = None
+        self._drafting = self._read_patience_s = None
         if self._decision.is_hosted or not source.standing.may_draft(self._begun_s):
             return
         try:
-            self._drafting = source.compute.start(
-                self._session.draft, self._committed, tuple(self._news), self._decision
-            )
+            self._start()
         except Busy:
             source.standing.on_refusal()
-        else:
-            self._was_asked = True
-            self._news.clear()
+
+    def _start(self) -> None:
+        """A draft, or what comes before it: much to read. Raises Busy."""
+        reading, num_new = self._reading, len(self._committed) - self._num_told
+        if not reading.is_under_way and not reading.is_worth_while(num_new):
+            self._start_draft()
+            return
+        if not reading.is_under_way:
+            reading.start(tuple(self._committed), tuple(self._news))
+            self._note_told()
+        # Before the first token the verifier has the prompt to read, too.
+        is_first = len(self._committed) == self._prompt_len
+        self._read_patience_s = self._source.read_patience_s if is_first else 0.0
+        run = min(self._grant.run, READING_GRANT_TOKENS)
+        self._grant = replace(self._grant, run=run)
+
+    def _start_draft(self) -> None:
+        self._drafting = self._source.compute.start(
+            self._session.draft, self._committed, tuple(self._news), self._decision
+        )
+        self._note_told()
+
+    def _note_told(self) -> None:
+        """All that is committed is on its way to the drafter."""
+        self._was_asked = True
+        self._num_told = len(self._committed)
+        self._news.clear()
 
     async def drafted(self) -> Drafted:
         """See ``Proposer.drafted``."""
-        drafted = None if self._drafting is None else await self._outcome(self._drafting)
+        drafted = await self._outcome()
         self._out, self._hosted_s = None, None
         if drafted is None:
             return self._grant
@@ -144,6 +171,7 @@ class SessionProposer:
     async def close(self) -> None:
         """See ``Proposer.close``."""
         self._stop_ahead()
+        self._reading.stop()
         if self._drafting is not None:
             self._drafting.add_done_callback(_forget)
             self._drafting.cancel()
@@ -158,15 +186,18 @@ class SessionProposer:
             self._source.patience.note(outcome, had_head_start=self._had_head_start)
         self._has_prompt_behind = True
 
-    async def _outcome(self, drafting: "asyncio.Future[DraftedRound]") -> DraftedRound | None:
-        """The round, or None: the reason is noted."""
-        standing = self._source.standing
+    async def _outcome(self) -> DraftedRound | None:
+        """The round, or None: the reason, if it is one that matters to others, is noted."""
+        standing, patience_s = self._source.standing, self._read_patience_s
         try:
-            return await drafting
+            if patience_s is not None and await self._reading.is_over(patience_s):
+                self._start_draft()
+            return None if self._drafting is None else await self._drafting
         except Busy:
             standing.on_refusal()
         except Exception as error:  # noqa: BLE001, RUF100 - a drafter must not end a stream
             standing.on_failure(error, self._source.clock.now_s())
+        self._num_told = 0  # it begins anew, unless it had no room for the tree alone
         return None
 
     def _follow(self, tree: TokenTree) -> None:
@@ -178,7 +209,7 @@ class SessionProposer:
         except Busy:
             self._source.standing.on_refusal()
             return
-        self._news.clear()
+        self._note_told()
         self._draft_on(self._trips.due_after_s(self._sent_s))
 
     def _draft_on(self, due_s: float | None) -> None:
@@ -253,7 +284,7 @@ class SessionProposer:
         )
 
 
-def _forget(drafting: "asyncio.Future[DraftedRound]") -> None:
+def _forget(drafting: "asyncio.Future[DraftedRound | None]") -> None:
     """Of a round that nobody waits for any more: that it failed is nothing to report."""
     if not drafting.cancelled():
         drafting.exception()

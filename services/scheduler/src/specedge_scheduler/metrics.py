@@ -119,7 +119,7 @@ class SchedulerMetrics:
                 self._held.observe_all([item.held_ms / 1000 for item in effect.batch.items])
             case AnswerSession(message=Rejected() as message):
                 self.rejected.labels(str(message.rejected)).inc()
-            case AnswerOpen(reply=Refused() as reply):
+            case AnswerOpen(reply=Refused() as reply, is_trial=False):
                 self.num_refused += 1
                 self._refused.labels(str(reply.refused)).inc()
             case VerifierLost():

@@ -161,7 +161,7 @@ class Pipeline:
             # it: when that is finished, the step that runs is known better.
             if has_ended or has_finished or self.ends_s is None:
                 step_s = self._predict_s(stat.running, _own_rows(stat))
-                self.ends_s = self.began_s + step_s
+                self.ends_s = self.began_s + _own_draft_s(stat) + step_s
             return
         coming = [batch for batch in self.sent.values() if not batch.is_hosted]
         if not coming:
@@ -193,6 +193,12 @@ class Pipeline:
         # All but the one slowest of the last few dozen.
         slow_s = sorted(self._trips_s)
         self._slow_trip_s = slow_s[-2] if len(slow_s) > 1 else max(slow_s[0], FIRST_TRIP_S)
+
+
+def _own_draft_s(stat: Stat) -> float:
+    """How long the verifier drafts for its hosted sessions before a step, most likely: as long as
+    before the last one."""
+    return stat.steps[-1].draft_ms / 1000 if stat.steps else 0.0
 
 
 def _own_rows(stat: Stat) -> int:

@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 
+from specedge.drafting.reading import is_behind, read_piece
 from specedge.drafting.tree_drafter import TreeDrafter
 from specedge.engine.ports import (
     BatchingDrafter,
@@ -126,6 +127,7 @@ class HostedDrafter:
         self.policy = policy
         self._drafter = drafter
         self._tally = Tally() if tally is None else tally
+        self._has_read = False  # before this step
 
     @property
     def name(self) -> str:
@@ -136,6 +138,7 @@ class HostedDrafter:
         """Draft them all, level by level, so that a drafter that can runs one pass for all. Asked
         again for the same round it answers the same. Raises nothing."""
         errors: list[Exception] = []
+        self._has_read = False
         begun = [one.seat for one in rounds if self._begin(one, errors)]
         growing = begun
         while growing:
@@ -154,13 +157,24 @@ class HostedDrafter:
         if seat.is_passed_over() or policy.depth < 1 or policy.budget < 1:
             return False
         try:
-            self._seated(wanted).begin(policy)
+            drafter = self._seated(wanted)
+            if self._reads(drafter):
+                return False
+            drafter.begin(policy)
         except Busy:
             seat.go_without()
         except Exception as error:
             seat.give_up()
             errors.append(error)
         return seat.drafter is not None
+
+    def _reads(self, drafter: TreeDrafter) -> bool:
+        """Whether the session goes without a draft, since there is much that the drafter does not
+        know yet. Of that it reads a piece before each step, of one session: all wait for it."""
+        if self._has_read:
+            return is_behind(drafter.session)
+        self._has_read = read_piece(drafter.session)
+        return self._has_read
 
     def _seated(self, wanted: HostedRound) -> TreeDrafter:
         """The session's drafter, on today's root: it is told what was committed since, all of it

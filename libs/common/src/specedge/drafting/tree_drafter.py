@@ -49,6 +49,8 @@ class TreeDrafter:
     drafter, so a caller may stop between any two. Between ``finish`` and the verdict come as many
     ``step_ahead``, one pass each, as there is time for. After an error of the drafter only
     ``close`` may be called, and then ``start``.
+
+    is_at_end  the last pass found the drafter's positions at their end
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class TreeDrafter:
         self._rule: GrowthRule | None = None
         self._kind = ScoreKind.LOGPROB
         self._sent = select(self._growing.tree, 0)
+        self.is_at_end = False
         self._now_s = now_s
         self._records: deque[PassRecord] = deque(maxlen=MAX_RECORDS)
         self._totals = asdict(DraftCounts())
@@ -121,14 +124,15 @@ class TreeDrafter:
         self._count(passes_saved=there)
 
     def step(self) -> int:
-        """Run one pass, if one can still improve what this round sends: how many nodes it expanded.
+        """Run one pass, if one can still improve what this round sends: how many nodes it expanded;
+        0 too where the drafter's positions end.
 
         Raises what the drafter raises, and ModelUnusable if it proposes nonsense.
         """
         nodes = self.plan_step()
         if len(nodes):
             self.take_step(nodes, *self._run(nodes))
-        return len(nodes)
+        return 0 if self.is_at_end else len(nodes)
 
     def plan_step(self) -> IntArray:
         """What ``step`` would expand, (m,) int32 ids into ``growing.tree``: none if the round is as
@@ -162,7 +166,7 @@ class TreeDrafter:
         if len(nodes):
             self._absorb(nodes, *self._run(nodes), policy.branch, is_ahead=True)
             self._count(passes_ahead=1)
-        return len(nodes)
+        return 0 if self.is_at_end else len(nodes)
 
     def offer(self, policy: OfferPolicy) -> TokenTree:
         """What to send before the verdict on what ``finish`` returned: the root alone if nothing is
@@ -260,7 +264,9 @@ class TreeDrafter:
         self._kind = expansion.kind
         accept = self._calibration.accept(logprob, tree.depth[nodes] + 1, self._kind)
         self._growing = add_children(self._growing, nodes, Proposals(token, logprob, accept))
-        self._records.append(PassRecord(len(nodes), ms, accept, tree.depth[nodes], is_ahead))
+        self.is_at_end = expansion.is_beyond
+        if not self.is_at_end:  # else it took no time
+            self._records.append(PassRecord(len(nodes), ms, accept, tree.depth[nodes], is_ahead))
         self._count(nodes_drafted=len(self._growing.tree) - len(tree))
 
     def _restart(self, committed: IntArray) -> None:

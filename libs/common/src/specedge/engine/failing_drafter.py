@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from specedge.engine.ports import Drafter, DraftSession, Expansion
+from specedge.engine.ports import Drafter, DraftSession, Expansion, ReadingSession
 from specedge.params import SamplingParams
 from specedge.tree.path import Rerooting
 from specedge.tree.token_tree import IntArray, TokenTree
@@ -66,6 +66,16 @@ class FailingSession:
         if fault == NAN:
             return replace(expansion, logprob=np.full_like(expansion.logprob, np.nan))
         return expansion
+
+    @property
+    def num_unread(self) -> int:
+        """See ``ReadingSession.num_unread``."""
+        return self._inner.num_unread if isinstance(self._inner, ReadingSession) else 0
+
+    def read(self, num_tokens: int) -> None:
+        """See ``ReadingSession.read``: no pass of those that fail."""
+        if isinstance(self._inner, ReadingSession):
+            self._inner.read(num_tokens)
 
     def reroot(self, rerooting: Rerooting) -> None:
         """See ``DraftSession.reroot``."""

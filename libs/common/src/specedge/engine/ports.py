@@ -167,11 +167,13 @@ class Expansion:
     token    (m, k) int32    -1 where a node has fewer than k children
     logprob  (m, k) float32  score, falling along a row; -inf where token is -1
     kind     what the scores are; the same for all of a session
+    is_beyond  nothing was computed: the model's positions end before these nodes'
     """
 
     token: IntArray
     logprob: FloatArray
     kind: ScoreKind = ScoreKind.LOGPROB
+    is_beyond: bool = False
 
 
 class DraftSession(Protocol):
@@ -193,6 +195,22 @@ class DraftSession(Protocol):
 
     def close(self) -> None:
         """Free what the session holds. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class ReadingSession(Protocol):
+    """What a ``DraftSession`` may also be: one that computes a long context in pieces."""
+
+    @property
+    def num_unread(self) -> int:
+        """Committed tokens that a pass over the root would have to compute, the root included; 0
+        where there will be no such pass, since the model's positions end before."""
+        ...
+
+    def read(self, num_tokens: int) -> None:
+        """Compute the first ``num_tokens`` of them, fewer than all. Raises Busy when the cache is
+        full."""
         ...
 
 

@@ -192,7 +192,19 @@ class TorchDraftSession:
             self._num_valid = len(self._committed)
             computed = nodes[answered]
             self._node_rows = np.concatenate([self._node_rows, computed[computed > 0]])
-        return Expansion(token, logprob, self._ranking.kind)
+        return Expansion(token, logprob, self._ranking.kind, is_beyond=logits is None)
+
+    @property
+    def num_unread(self) -> int:
+        """See ``ReadingSession.num_unread``."""
+        base = len(self._committed)
+        return base - self._num_valid if base <= self._drafter.max_context_tokens else 0
+
+    @torch.inference_mode()
+    def read(self, num_tokens: int) -> None:
+        """See ``ReadingSession.read``."""
+        self._make_room(len(self._committed))
+        self._compute(num_tokens)
 
     @torch.inference_mode()
     def reroot(self, rerooting: Rerooting) -> None:
@@ -231,12 +243,17 @@ class TorchDraftSession:
         computed up to its last piece here."""
         base = len(self._committed)
         self._make_room(base)
+        while base - self._num_valid > PREFILL_CHUNK_TOKENS:
+            self._compute(PREFILL_CHUNK_TOKENS)
         start = min(self._num_valid, base - 1)
-        while base - start > PREFILL_CHUNK_TOKENS:
-            chunk = self._committed[start : start + PREFILL_CHUNK_TOKENS]
-            self._drafter.tree_model.forward([self._chain(chunk, start, num_logits=0)])
-            self._num_valid = start = start + len(chunk)
         return self._chain(self._committed[start:], start, num_logits=1)
+
+    def _compute(self, num_tokens: int) -> None:
+        """The next ``num_tokens`` committed ones, for which there is room."""
+        start = self._num_valid
+        chunk = self._committed[start : start + num_tokens]
+        self._drafter.tree_model.forward([self._chain(chunk, start, num_logits=0)])
+        self._num_valid = start + len(chunk)
 
     def _chain(self, chain: IntArray, start: int, *, num_logits: int) -> Span:
         offset = self._cache.offset(self._slot)

@@ -50,7 +50,8 @@ def _take_verdict(books: EdgeBooks, verdict: Verdict, now_s: float) -> None:
         return
     was_tree = books.state is EdgeState.AWAITING and books.current.has_tried(verdict)
     sent_s = books.current.sent_s.get(verdict.try_)
-    books.timer.observe(now_s - (books.heard_s if sent_s is None else sent_s))
+    if sent_s is not None and books.current.is_timed:
+        books.timer.observe(now_s - sent_s)
     was_sent = was_tree and not (books.current.is_ahead and verdict.try_ == 0)
     round_trip_s = now_s - sent_s if was_sent and sent_s is not None else None
     next_tree = books.current.next_tree(verdict)
@@ -130,6 +131,7 @@ def _take_progress(books: EdgeBooks, progress: Progress, now_s: float) -> None:
         return
     books.verifier = progress.at or books.verifier
     books.no_verifier_since_s = None
+    books.current.is_timed = False
     if progress.progress != books.progress:
         books.progress = progress.progress
         books.advanced_s = now_s

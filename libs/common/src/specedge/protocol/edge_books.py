@@ -32,7 +32,6 @@ class EdgeBooks:
     ask_base       base of the open AskDraft; None: none is open
     timer_at_s     when the driver was told to ring; None: never
     is_backing_off the timer ends a pause that was asked for, not a silence
-    heard_s        last send or verdict: where a hosted round's time starts
     advanced_s     last verdict, or progress that moved
     """
 
@@ -51,7 +50,6 @@ class EdgeBooks:
     timer: RoundTimer = field(init=False)
     timer_at_s: float | None = None
     is_backing_off: bool = False
-    heard_s: float = 0.0
     advanced_s: float = 0.0
     progress: tuple[int, int] = (-1, -1)
     no_verifier_since_s: float | None = None
@@ -80,7 +78,7 @@ class EdgeBooks:
     def note_advance(self, now_s: float) -> None:
         """A round was answered: whoever answers is there, and in time."""
         self.timer.reset()
-        self.heard_s = self.advanced_s = now_s
+        self.advanced_s = now_s
         self.no_verifier_since_s = None
 
     def wait(self, now_s: float) -> None:

@@ -23,6 +23,8 @@ class EdgeRound:
     has_asked_for_gap  a verdict beyond this round came, and the round was asked for
     sent_ahead what was sent beyond ``tree``, on the same root; None: nothing
     is_ahead   this round's own draft was sent ahead, with the round before
+    is_timed   its answer tells what a round trip takes: nothing of it was on its way when it was
+               sent, and no context is computed for it
     """
 
     number: Round = FIRST_ROUND
@@ -34,6 +36,7 @@ class EdgeRound:
     has_asked_for_gap: bool = False
     sent_ahead: TokenTree | None = None
     is_ahead: bool = False
+    is_timed: bool = False
 
     def advance(self) -> None:
         """The round was answered."""
@@ -41,7 +44,7 @@ class EdgeRound:
         self.try_ = -1
         self.sent_s.clear()
         self.has_asked_for_gap = False
-        self.sent_ahead, self.is_ahead = None, False
+        self.sent_ahead, self.is_ahead, self.is_timed = None, False, False
 
     def say_ahead(self, log: TokenLog, tree: TokenTree, nodes: int, max_nodes: int) -> Ahead:
         """The first ``max_nodes`` of ``tree``, which was drafted beyond what is out."""

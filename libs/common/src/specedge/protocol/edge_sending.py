@@ -25,6 +25,7 @@ def take_draft(books: EdgeBooks, event: Drafted, now_s: float) -> None:
     base = books.ask_base if event.base is None else event.base
     books.current.tree = None if event.run else _carry_over(books, event.tree, base)
     books.current.run = min(event.run, limits.grant)
+    books.current.is_timed = books.state is not EdgeState.HOSTED  # else it extends what runs
     books.ask_base = None
     books.state = EdgeState.HOSTED if event.run else EdgeState.AWAITING
     say_round(books, now_s)
@@ -57,7 +58,6 @@ def say_round(books: EdgeBooks, now_s: float, *, is_repeat: bool = False) -> Non
         books.advanced_s = now_s
     max_nodes, wait_s = books.opened.limits.nodes, books.timer.wait_s
     draft = books.current.say(books.log, books.verifier, max_nodes, wait_s, now_s, is_repeat)
-    books.heard_s = now_s
     books.out.append(SendUp(Up.DRAFT, encode(draft)))
     books.wait(now_s)
 

@@ -54,13 +54,17 @@ class Limits(Part):
 
 
 class OpenRequest(Body):
-    """Edge → scheduler. Idempotent: asking again gives the same session a place again."""
+    """Edge → scheduler. Idempotent: asking again gives the same session a place again.
+
+    trial  only asks what would be answered: no place is taken, and none is given back
+    """
 
     model: Name
     tokenizer: Fingerprint
     versions: tuple[Count, ...] = Field(default=(PROTOCOL_VERSION,), max_length=16, fail_fast=True)
     context: Annotated[int, Field(ge=1, lt=2**31)]
     drafter: str = Field(default="", max_length=200)
+    trial: bool = False
 
 
 class Opened(Body):

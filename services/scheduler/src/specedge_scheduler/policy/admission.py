@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import Final
 
-from specedge.ids import GroupId
+from specedge.ids import EdgeId, GroupId
 from specedge.protocol.body import PROTOCOL_VERSION
 from specedge.protocol.messages import Draft, Rejected
 from specedge.protocol.opening import Identity, Limits, Opened, OpenRequest, Reason, Refused
@@ -127,27 +127,34 @@ def keeps_places(verifier: Verifier, limits: SchedulerLimits) -> bool:
 
 class WaitingLine:
     """How long somebody who is refused had better wait: nobody stands in line, but places come free
-    one after another, and those refused lately want them too."""
+    one after another, and the edges that were refused lately want them too. However often an edge
+    asks, and for however many sessions, it is one of these."""
 
     def __init__(self, first_s: float) -> None:
         self._gap_s = first_s  # between two sessions that end
         self._ended_s: float | None = None
-        self._num_refused = 0.0  # who still wants a place, most likely
-        self._refused_s = 0.0
+        self._refused_s: dict[EdgeId, float] = {}  # when, the latest last
 
     def note_end(self, now_s: float) -> None:
         """A session ended: a place is free."""
         if self._ended_s is not None:
             self._gap_s += LINE_WEIGHT * (min(now_s - self._ended_s, LONGEST_S) - self._gap_s)
         self._ended_s = now_s
-        self._num_refused = max(0.0, self._num_refused - 1)
 
-    def refuse_ms(self, now_s: float) -> int:
-        """Somebody is refused: when to ask again, in milliseconds. Those refused before were told
-        the same, so they count for as long as that: who comes back is counted then."""
-        self._num_refused *= math.exp((self._refused_s - now_s) / LONGEST_S)
-        self._num_refused, self._refused_s = self._num_refused + 1, now_s
-        wait_s = self._gap_s * self._num_refused
+    def note_place(self, edge: EdgeId) -> None:
+        """The edge got one."""
+        self._refused_s.pop(edge, None)
+
+    def refuse_ms(self, edge: EdgeId, now_s: float) -> int:
+        """The edge is refused: when to ask again, in milliseconds. Those refused before were told
+        no longer than ``LONGEST_S``, and count for as long: who comes back is counted then."""
+        self._refused_s.pop(edge, None)
+        self._refused_s[edge] = now_s
+        for other, refused_s in list(self._refused_s.items()):
+            if refused_s > now_s - LONGEST_S:
+                break
+            del self._refused_s[other]
+        wait_s = self._gap_s * len(self._refused_s)
         return round(1000 * min(LONGEST_S, max(SHORTEST_S, wait_s)))
 
 

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple, Protocol
 
 from specedge.ids import SessionKey
 from specedge.protocol.messages import MAX_NODES
+from specedge.protocol.reports import Stat
 from specedge_scheduler.pipeline import PendingDraft
 from specedge_scheduler.policy.batching import (
     BATCH_BYTES,
@@ -23,6 +24,7 @@ from specedge_scheduler.policy.types import SchedulerLimits
 from specedge_scheduler.views import Verifier
 
 Rounds = tuple[tuple[SessionKey, PendingDraft], ...]
+KEPT_SHARE: Final = 8  # verifiers keep 1/8 of a step for prefill, and for hosted rounds
 BARRIER_SHARE: Final = 0.5  # of a round's time that it waits for the others of its group at most
 
 
@@ -56,13 +58,23 @@ class Dispatch(Protocol):
 
 
 def room_of(verifier: Verifier, limits: SchedulerLimits) -> BatchRoom:
-    """The largest batch that this verifier is given."""
+    """The largest batch that this verifier is given: what a step of its takes, but for the rows
+    that it keeps for others."""
     rows = limits.max_batch_nodes
     if verifier.stat.step_rows:
-        rows = min(rows, verifier.stat.step_rows)
+        rows = max(1, min(rows, verifier.stat.step_rows - _kept_rows(verifier.stat)))
     return BatchRoom(
         rows, limits.max_batch_sessions or UNBOUNDED, limits.max_batch_context or UNBOUNDED
     )
+
+
+def _kept_rows(stat: Stat) -> int:
+    """However many rounds of edges wait, a verifier goes on with prefill and with hosted rounds, as
+    it did in its last step; what a batch has beyond that would wait there, out of turn."""
+    if not stat.steps:
+        return 0
+    last, share = stat.steps[-1], max(1, stat.step_rows // KEPT_SHARE)
+    return (share if last.prefill else 0) + min(last.hosted, share)
 
 
 def has_room_for_all(verifier: Verifier, limits: SchedulerLimits) -> bool:
@@ -122,9 +134,11 @@ class StaticDispatch:
         return Plan(reason="barrier", wake_s=wake_s)
 
     def _groups(self, verifier: Verifier, size: int) -> list[list[SessionKey]]:
-        """Those who wait for each other. One whose round is complete first comes first."""
+        """Those who wait for each other. One whose round is complete first comes first. Of hosted
+        sessions, which go on by themselves, only those that draft again."""
         ordered = sorted(verifier.sessions.values(), key=lambda session: session.number)
-        keys = [session.key for session in ordered]
+        waiting = verifier.waiting
+        keys = [one.key for one in ordered if not one.is_hosted or one.key in waiting]
         groups = [keys[start : start + size] for start in range(0, len(keys), size)]
         return sorted(groups, key=lambda group: _complete_s(verifier, group))
 

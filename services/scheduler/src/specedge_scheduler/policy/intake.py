@@ -5,7 +5,7 @@ Changes the cluster's state; what is to be sent to verifiers in batches is decid
 
 from specedge.ids import EdgeId, GroupId, SessionKey
 from specedge.protocol.messages import Rejected
-from specedge.protocol.opening import Reason, Refused
+from specedge.protocol.opening import Opened, OpenRequest, Reason, Refused
 from specedge_scheduler.cluster import Cluster
 from specedge_scheduler.pipeline import PendingDraft
 from specedge_scheduler.policy.admission import (
@@ -79,6 +79,12 @@ class Intake:
 
     def on_open(self, event: OpenAsked, now_s: float) -> list[Effect]:
         """Find the session a place, or say why not."""
+        wait_ms = self._allowance(event.key.edge, now_s).take(0, now_s)
+        if wait_ms:
+            busy = Refused(refused=Reason.BUSY, message="too many messages", retry_ms=wait_ms)
+            return [AnswerOpen(event.reply_to, busy, event.request.trial)]
+        if event.request.trial:
+            return [AnswerOpen(event.reply_to, self._try_open(event), is_trial=True)]
         reply = self._refuse_open(event, now_s)
         if reply is not None:
             return [AnswerOpen(event.reply_to, reply)]
@@ -91,21 +97,30 @@ class Intake:
         assert name is not None  # _refuse_open saw one that fits
         verifier = self._cluster.verifiers[name]
         self._cluster.move(session, name)
+        self._line.note_place(event.key.edge)
         session.wants = verifier.model
         reply_with = opened(verifier, self._group, self._limits.max_batch_nodes)
         session.needs = reply_with.limits.model_copy(update={"context": event.request.context})
         return [AnswerOpen(event.reply_to, reply_with)]
 
+    def _try_open(self, event: OpenAsked) -> Opened | Refused:
+        """What a session that asked would be answered, as far as the pool goes."""
+        refused = self._refuse_by_pool(event.request)
+        if refused is not None:
+            return refused
+        candidates = serving(event.request, self._cluster.verifiers.values())
+        name = place(candidates, None, limits=self._limits)
+        assert name is not None  # _refuse_by_pool saw one that fits
+        verifier = self._cluster.verifiers[name]
+        return opened(verifier, self._group, self._limits.max_batch_nodes)
+
+    def _refuse_by_pool(self, request: OpenRequest) -> Refused | None:
+        limits, verifiers = self._limits, self._cluster.verifiers.values()
+        is_away = self._cluster.is_away(request.model)
+        return refuse_open(request, verifiers, limits, limits.busy_retry_ms, is_away=is_away)
+
     def _refuse_open(self, event: OpenAsked, now_s: float) -> Refused | None:
-        wait_ms = self._allowance(event.key.edge, now_s).take(0, now_s)
-        if wait_ms:
-            return Refused(refused=Reason.BUSY, message="too many messages", retry_ms=wait_ms)
-        limits = self._limits
-        verifiers = self._cluster.verifiers.values()
-        is_away = self._cluster.is_away(event.request.model)
-        refused = refuse_open(
-            event.request, verifiers, limits, limits.busy_retry_ms, is_away=is_away
-        )
+        limits, refused = self._limits, self._refuse_by_pool(event.request)
         known = self._cluster.sessions.get(event.key)
         if refused is not None:
             has_place = known is not None and known.verifier is not None
@@ -113,7 +128,8 @@ class Intake:
                 return refused
             if has_place:
                 return None
-            return refused.model_copy(update={"retry_ms": self._line.refuse_ms(now_s)})
+            retry_ms = self._line.refuse_ms(event.key.edge, now_s)
+            return refused.model_copy(update={"retry_ms": retry_ms})
         if known is None and self._has_too_many(event.key.edge):
             return Refused(
                 refused=Reason.BUSY,
@@ -201,7 +217,7 @@ class Intake:
         if session is None and is_over:
             return []
         home = session.verifier if session is not None else None
-        has_spoken = session is not None and session.rhythm.has_begun  # else it was a trial
+        has_spoken = session is not None and session.rhythm.has_begun  # else it took none
         # Of a session not known here (a restart lost it) any verifier may hold the slot.
         names = [home] if home is not None else list(self._cluster.verifiers)
         self._cluster.forget(event.key)

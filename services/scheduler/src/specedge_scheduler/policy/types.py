@@ -184,10 +184,11 @@ class AnswerSession:
 
 @dataclass(frozen=True, slots=True)
 class AnswerOpen:
-    """Reply to an open request."""
+    """Reply to an open request. ``is_trial``: no session wanted a place."""
 
     reply_to: str
     reply: Opened | Refused
+    is_trial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
