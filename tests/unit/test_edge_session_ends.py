@@ -2,7 +2,7 @@
 
 import pytest
 
-from specedge.errors import FingerprintMismatch, InvalidRequest, RetryableError
+from specedge.errors import Busy, FingerprintMismatch, InvalidRequest, RetryableError
 from specedge.protocol.edge_states import EdgeState
 from specedge.protocol.effects import CancelAsked, CloseAsked, EdgeEvent, Ended, Started, TimerDue
 from specedge.protocol.messages import Progress, Rejected
@@ -91,7 +91,18 @@ def test_progress_that_does_not_move_cannot_hold_a_session_for_ever() -> None:
         bench.answer(Progress(round=0, progress=(1, 3)), 0.25)
     effects = bench.on(TimerDue())
 
-    assert isinstance(ended(effects).error, RetryableError)
+    assert isinstance(ended(effects).error, Busy), "somebody has it, and no time"
+
+
+def test_silence_is_not_taken_for_want_of_time() -> None:
+    bench = Bench(EdgeSessionConfig(give_up_s=2.0))
+    bench.awaiting()
+    bench.answer(Progress(round=0, progress=(1, 3)), 0.25)
+
+    effects = bench.on(TimerDue(), 2.5)
+
+    error = ended(effects).error
+    assert isinstance(error, RetryableError) and not isinstance(error, Busy)
 
 
 # ---------------------------------------------------------------- the client leaves

@@ -266,9 +266,9 @@ def test_metrics_tell_own_drafts_from_edges_drafts() -> None:
     metrics = VerifierMetrics(registry)
     hash_ = "0" * 16
 
-    metrics.note_verdict(Verdict(round=0, path=(1, 2), bonus=3, kept=7, base=9, hash=hash_))
-    metrics.note_verdict(Verdict(round=1, path=(1,), bonus=3, own=5, base=9, hash=hash_))
-    metrics.note_verdict(Verdict(round=2, bonus=3, base=9, hash=hash_))
+    metrics.note_verdict(Verdict(round=0, path=(1, 2), bonus=3, kept=7, base=9, hash=hash_), 3)
+    metrics.note_verdict(Verdict(round=1, path=(1,), bonus=3, own=5, base=9, hash=hash_), 2)
+    metrics.note_verdict(Verdict(round=2, bonus=3, base=9, hash=hash_), 1)
     metrics.note_turn(busy_s=0.5, draft_s=0.2, num_failed_drafts=1)
     metrics.note_turn(busy_s=0.25, draft_s=0.0, num_failed_drafts=0)
 

@@ -6,7 +6,8 @@ import pytest
 
 from specedge.ids import SessionKey
 from specedge.protocol.messages import MAX_NODES, Draft
-from specedge_scheduler.pipeline import PendingDraft, levels_of
+from specedge.protocol.wire_tree import levels_of
+from specedge_scheduler.pipeline import PendingDraft
 from specedge_scheduler.policy.row_worth import GONE_KEPT, RowWorth
 from tests.unit.scheduler_facts import draft, key
 

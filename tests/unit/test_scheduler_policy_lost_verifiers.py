@@ -174,3 +174,33 @@ def test_a_later_term_heard_afterwards_is_of_its_successor() -> None:
     world.stat(V1, epoch=(50, 3))
 
     assert world.policy.cluster.epoch == (1, 0)
+
+
+def test_a_scheduler_that_was_cut_off_does_not_outrank_its_successor_when_it_is_back() -> None:
+    world = World()
+    world.stat(V1)
+    world.wait(2.0)
+    assert not world.policy.cluster.verifiers
+
+    world.stat(V1, epoch=(50, 3))
+    world.stat(V2, epoch=(50, 3))
+
+    assert world.policy.cluster.epoch == (1, 0)
+
+
+def test_a_later_term_under_which_rounds_go_on_being_lost_is_outranked() -> None:
+    world = World()
+    world.stat(V1)
+    world.stat(V1, epoch=(50, 3))
+    said = {"epoch": (50, 3)}
+
+    terms = []
+    for number in range(6):
+        world.tell(DraftArrived(key(), draft(0, try_=number, budget_ms=9000)))
+        for _ in range(10):
+            world.clock.advance(0.1)
+            world.stat(V1, **said)
+        terms.append(world.policy.cluster.epoch)
+
+    assert terms[1] == (1, 0), "it may be of a successor that lives"
+    assert terms[-1] > (50, 3)

@@ -3,7 +3,7 @@
 import pytest
 
 from specedge.ids import SessionKey, VerifierId
-from specedge.protocol.messages import Rejected
+from specedge.protocol.messages import Cold, Rejected
 from specedge.protocol.opening import Opened, OpenRequest, Reason, Refused
 from specedge.protocol.reports import SessionReport
 from specedge_scheduler.policy.types import (
@@ -16,7 +16,7 @@ from specedge_scheduler.policy.types import (
     OpenAsked,
 )
 from tests.unit.scheduler_facts import IDENTITY, LIMITS, draft, key
-from tests.unit.scheduler_world import V1, V2, World, context, learn, sent, step
+from tests.unit.scheduler_world import V1, V2, World, context, learn, sent, sessions_in, step
 
 REQUEST = OpenRequest(model="big", tokenizer="bb", context=100)
 
@@ -75,10 +75,73 @@ def test_a_draft_of_an_unknown_session_goes_where_it_was_last() -> None:
     world.stat(V2)
 
     (batch,) = sent(world.tell(DraftArrived(key(), draft(9, at="v2"))))
-    (other,) = sent(world.tell(DraftArrived(key("B"), draft(9, at="v9"))))
 
     assert batch.verifier == V2
-    assert other.verifier == V1
+
+
+def test_a_verifier_that_a_draft_names_is_waited_for_while_verifiers_turn_up() -> None:
+    """After a restart, or an outage of the broker, who holds which context is known to edges."""
+    world = World()
+    world.stat(V1)
+    world.tell(*(DraftArrived(key(letter), draft(9, at="v2")) for letter in "AB"))
+    world.clock.advance(0.1)
+    (found,) = sent(world.stat(V2))
+
+    world.tell(DraftArrived(key("C"), draft(9, at="v9")))
+    (placed,) = sent(world.wait(0.4, V1, V2))
+
+    assert (found.verifier, sessions_in(found)) == (V2, {key("A"), key("B")})
+    assert (placed.verifier, sessions_in(placed)) == (V1, {key("C")})
+
+
+def test_a_verifier_that_left_is_not_waited_for() -> None:
+    world = World()
+    world.stat(V1)
+    world.stat(V2)
+    world.tell(ByeArrived(V2))
+
+    (batch,) = sent(world.tell(DraftArrived(key(), draft(9, at="v2"))))
+
+    assert batch.verifier == V1
+
+
+def test_what_is_not_known_to_be_of_a_verifiers_model_is_not_judged_by_its_limits() -> None:
+    world = World()
+    world.stat(V1)
+    world.wait(0.5, V1)
+    far = draft(9, at="v2").model_copy(update={"base": LIMITS.context + 1})
+
+    (answer,) = world.tell(DraftArrived(key(), far))
+
+    assert isinstance(answer, AnswerSession)
+    assert answer.message == Cold(round=9, try_=0)
+
+
+def test_a_context_that_names_the_model_moves_nobody_from_where_that_is_served() -> None:
+    world = World()
+    world.stat(V1)
+    world.stat(V2)
+    world.tell(DraftArrived(key(), draft(9, at="v2")))
+
+    world.tell(ContextArrived(key(), context(), b"chunk"))
+
+    assert world.policy.cluster.sessions[key()].verifier == V2
+
+
+def test_who_was_denied_a_slot_goes_where_one_is_free_and_leaves_nothing_behind() -> None:
+    world = World()
+    world.stat(V1, slots=1)
+    for letter in "AB":
+        world.open(key(letter))
+        world.tell(ContextArrived(key(letter), context(), b"chunk"))
+        world.tell(DraftArrived(key(letter), draft(0, at="v1")))
+    world.stat(V2)
+
+    effects = world.tell(DraftArrived(key("B"), draft(0, try_=1, at="v1")))
+
+    assert world.policy.cluster.sessions[key("B")].verifier == V2
+    closed = [one for one in effects if isinstance(one, Forward)]
+    assert [(one.kind, one.verifier) for one in closed] == [("close", V1)]
 
 
 def test_context_is_passed_on_as_it_came_to_the_sessions_verifier() -> None:

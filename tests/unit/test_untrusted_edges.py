@@ -14,10 +14,13 @@ from specedge.protocol.messages import (
     SessionParams,
 )
 from specedge.protocol.opening import Limits, Reason
+from specedge.protocol.verifier_effects import Reply
 from specedge.protocol.work_checks import find_context_fault
 from specedge_scheduler.policy.types import AnswerSession, DraftArrived, EndingArrived, StatArrived
 from tests.unit.scheduler_facts import IDENTITY, LIMITS, draft, key, stat
 from tests.unit.scheduler_world import V1, V2, World, sent, sessions_in
+from tests.unit.verifier_bench import IDENTITY as BENCH_IDENTITY
+from tests.unit.verifier_bench import PROMPT, Bench
 
 PARAMS = {
     "model": IDENTITY.model,
@@ -62,6 +65,21 @@ def test_a_bias_that_is_no_number_or_too_large_is_refused(bias: bytes) -> None:
 
     with pytest.raises(InvalidRequest):
         decode_context_header(said + b"\n" + bytes(4))
+
+
+@pytest.mark.parametrize(("num_left", "field"), [(3, None), (2, "parent")])
+def test_a_tree_that_leads_past_the_models_last_position_is_refused(
+    num_left: int, field: str | None
+) -> None:
+    """It could not be computed, and a step is everybody's."""
+    bench = Bench(max_tokens=50)
+    said = [1] * (BENCH_IDENTITY.max_context - len(PROMPT) - num_left)
+    bench.ready(*said)
+
+    effects = bench.on(bench.work(*said, token=(1, 2, 3, 4), parent=(-1, 0, 1, 0)))
+
+    refused = [one.message for one in effects if isinstance(one, Reply)]
+    assert [getattr(message, "field", "") for message in refused] == ([field] if field else [])
 
 
 # ---------------------------------------------------------------- at a scheduler

@@ -40,6 +40,12 @@ PARAMS = SessionParams(model="big", weights="aa", tokenizer="bb", prompt=4, max_
 PROMPT = [1, 2, 3, 4]
 
 
+def verdict(round_: int, *tokens: int, base: int) -> Verdict:
+    """That commits ``tokens``, the last one up to ``base``."""
+    *path, bonus = tokens
+    return Verdict(round=round_, path=tuple(path), bonus=bonus, base=base, hash="0" * 16)
+
+
 class Desk:
     """A verifier without its engine: the test makes the steps."""
 
@@ -276,7 +282,17 @@ def test_a_verdict_said_again_is_no_news() -> None:
     desk = Desk()
     desk.ready(key("A"))
 
-    said = [desk.table.is_first_time(key("A"), round_) for round_ in (0, 0, 1, 0, 2)]
+    first, second = verdict(0, 7, 8, base=5), verdict(1, 9, base=6)
+    said = [desk.table.count_new(key("A"), one) for one in (first, first, second, first)]
 
-    assert said == [True, False, True, False, True]
-    assert not desk.table.is_first_time(key("B"), 0)
+    assert said == [2, 0, 1, 0]
+    assert desk.table.count_new(key("B"), first) == 0
+
+
+def test_tokens_said_again_in_other_rounds_are_no_news() -> None:
+    desk = Desk()
+    desk.ready(key("A"))
+
+    said = [verdict(0, 7, 8, 9, base=6), verdict(0, 7, base=4), verdict(1, 8, 9, 5, base=7)]
+
+    assert [desk.table.count_new(key("A"), one) for one in said] == [3, 0, 1]

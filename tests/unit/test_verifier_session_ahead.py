@@ -15,17 +15,17 @@ from specedge.protocol.verifier_effects import (
     WantStep,
 )
 from specedge.protocol.verifier_states import VerifierState
-from tests.unit.verifier_bench import PROMPT, Bench, find, reply_in, step_in
+from tests.unit.verifier_bench import IDENTITY, PROMPT, Bench, find, reply_in, step_in
 
 
 class AheadBench(Bench):
     """A round with the draft 7 is in its step. Ahead of its verdict were drafted, below 7: 8 with
     1 and 2 below it."""
 
-    def __init__(self, **params: object) -> None:
+    def __init__(self, *said: int, **params: object) -> None:
         super().__init__(**params)
-        self.ready()
-        self.on(self.work(token=(7,), parent=(-1,)))
+        self.ready(*said)
+        self.on(self.work(*said, token=(7,), parent=(-1,)))
         self.on(StepBegun(1))
 
     def ahead(self, *tokens: int, **changed: object) -> AheadArrived:
@@ -94,6 +94,19 @@ def test_what_does_not_fit_is_as_if_it_had_never_come(
     assert reply_in(effects, Verdict).ahead == 0
     assert find(effects, WantStep) == []
     assert bench.session.state is VerifierState.READY
+
+
+@pytest.mark.parametrize(("num_left", "num_ahead"), [(3, 0), (4, 2)])
+def test_what_leads_past_the_models_last_position_is_as_if_it_had_never_come(
+    num_left: int, num_ahead: int
+) -> None:
+    said = [1] * (IDENTITY.max_context - len(PROMPT) - num_left)
+    bench = AheadBench(*said, max_tokens=50)
+    bench.on(bench.ahead(*said))
+
+    effects = bench.end_step(7, 8)
+
+    assert reply_in(effects, Verdict).ahead == num_ahead
 
 
 def test_what_comes_after_the_verdict_is_too_late() -> None:

@@ -9,6 +9,7 @@ from specedge.protocol.verifier_effects import (
     Reply,
     StepBegun,
     Stepped,
+    WantSlot,
     WantStep,
     Withdraw,
 )
@@ -172,3 +173,40 @@ def test_a_draft_for_a_round_the_grant_has_answered_gets_that_answer() -> None:
     assert reply_in(effects, Verdict).bonus == 1
     assert find(effects, Withdraw)
     assert bench.session.state is VerifierState.READY, "and the grant is over"
+
+
+@pytest.mark.parametrize("is_during_the_step", [False, True])
+@pytest.mark.parametrize(("max_tokens", "last"), [(20, 7), (3, 30)])
+def test_more_of_a_grant_that_crosses_the_last_verdict_starts_nothing(
+    max_tokens: int, last: int, is_during_the_step: bool
+) -> None:
+    bench = Bench(max_tokens=max_tokens, stop=(7,))
+    bench.ready()
+    bench.on(bench.work(run=8))
+    bench.step(1)
+    bench.step(2)
+    more = bench.work(1, round_=1, run=8)
+
+    if is_during_the_step:
+        bench.on(StepBegun(1))
+        bench.on(more)
+        effects = bench.on(Stepped(np.asarray([last], dtype=np.int32)))
+    else:
+        effects = bench.step(last)
+        effects += bench.on(more)
+
+    assert reply_in(effects, Verdict).final is not None
+    assert not find(effects, WantSlot) and not find(effects, WantStep)
+    assert bench.session.counters["outrun_grant"] == 1
+
+
+def test_a_last_verdict_that_was_lost_is_said_when_the_grant_is_asked_for_again() -> None:
+    bench = Bench(stop=(7,))
+    bench.ready()
+    bench.on(bench.work(run=8))
+    bench.step(1)
+    bench.step(7)
+
+    effects = bench.on(bench.work(1, round_=1, try_=1, run=8))
+
+    assert reply_in(effects, Verdict).final == "stop"

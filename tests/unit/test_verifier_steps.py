@@ -1,5 +1,7 @@
 """What goes into a step, and which batches still have rounds here."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -131,6 +133,44 @@ def test_hosted_rounds_that_found_no_room_are_first_in_the_next_step() -> None:
     second = [one.key for one in plan_step({**waiting, **wants}, room)]
 
     assert set(second[:2]) == set(waiting)
+
+
+def a_beginning(tokens: int, *, is_hosted: bool) -> WantStep:
+    """A round whose session's prompt was read but for so many tokens."""
+    return replace(a_round(0, is_hosted=is_hosted), chain=np.ones(tokens, dtype=np.int32))
+
+
+@pytest.mark.parametrize("is_hosted", [False, True])
+@pytest.mark.parametrize("prompt_rows", [None, 32])
+def test_newcomers_with_short_prompts_stop_nobody_and_all_get_their_turn(
+    is_hosted: bool, prompt_rows: int | None
+) -> None:
+    going_on = key("Z")
+    waiting = {key("A", n): a_beginning(60, is_hosted=is_hosted) for n in range(24)}
+    room, steps = StepRoom(128, prompt_rows=prompt_rows), 0
+
+    while waiting:
+        # It asks anew after each step, so that all others stand before it.
+        wants = waiting | {going_on: a_round(0, is_hosted=is_hosted)}
+        plan = plan_step(wants, room)
+        assert plan[0].key == going_on
+        assert sum(num_rows(wants[one.key]) for one in plan) <= 128
+        first = next(iter(waiting))
+        assert plan[1].key == first, "those that begin take turns"
+        for one in plan[1:]:
+            del waiting[one.key]
+        steps += 1
+
+    assert steps == (12 if prompt_rows is None else 24)
+
+
+def test_where_nobody_generates_prompts_have_the_whole_step() -> None:
+    keys = {key("A"): a_prefill(500), key("B"): a_prefill(500)}
+    room = StepRoom(128, prompt_rows=32)
+
+    assert sum(one.num_chain for one in plan_step(keys, room)) == 128
+    beside = plan_step(keys | {key("C"): a_round(3)}, room)
+    assert [one.num_chain for one in beside] == [1, 16, 16]
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,7 @@ class Generation:
         self._undone: deque[EdgeEffect] = deque()  # what the machine asked for last
         self._is_admitted = False
         self._is_enough = False
+        self._is_put_off = False  # a draft that was asked for
         self._num_drafts = 0  # rounds drafted; what was sent beyond them was said again
         self._num_sends = 0
         self._unsent: Drafted | None = None  # what was drafted and has not left yet
@@ -132,7 +133,9 @@ class Generation:
     async def _handle(self, event: EdgeEvent) -> None:
         """One event and all that follow from it at once."""
         events = deque([event])
-        while events and self._ended is None:
+        while self._ended is None and (events or self._is_draft_due()):
+            if not events:
+                events.append(await self._draft_late())
             effects = self._session.on(events.popleft(), self._up.timers.now_s())
             self._undone = deque(effects)
             self._begin_at_once(effects)
@@ -141,6 +144,16 @@ class Generation:
                 if (follows := await self._perform(self._undone[0])) is not None:
                     events.append(follows)
                 self._undone.popleft()
+
+    def _is_draft_due(self) -> bool:
+        """One was put off, and there is nothing to put it off for any more."""
+        return self._is_put_off and not self._is_enough and not self._inbox.has_answers
+
+    async def _draft_late(self) -> EdgeEvent:
+        """What was put off, on what is certain by now."""
+        self._is_put_off = False
+        self._begin_draft()
+        return replace(await self._draft(), base=self._session.base)
 
     def _begin_at_once(self, effects: Sequence[EdgeEffect]) -> None:
         """What must not wait for the listener: the next draft, on what is certain now. Everything
@@ -153,9 +166,16 @@ class Generation:
                     self.account.on_committed(effect, self._up.timers.now_s())
                     self._proposer.on_committed(effect)
                 case AskDraft():
-                    assert self._session.limits is not None
-                    self._begun_s = self._up.timers.now_s()
-                    self._proposer.begin(self._root, self._session.limits)
+                    # A grant that runs on has said more already: a draft on what came before that
+                    # would be of no use, and what was said would wait for it.
+                    self._is_put_off = self._inbox.has_answers
+                    if not self._is_put_off:
+                        self._begin_draft()
+
+    def _begin_draft(self) -> None:
+        assert self._session.limits is not None
+        self._begun_s = self._up.timers.now_s()
+        self._proposer.begin(self._root, self._session.limits)
 
     async def _perform(self, effect: EdgeEffect) -> EdgeEvent | None:
         """Do it; the event that answers it, if one does."""
@@ -167,7 +187,7 @@ class Generation:
             case SetTimer():
                 self._set_timer(effect.at_s)
             case AskDraft():
-                return None if self._is_enough else await self._draft()
+                return None if self._is_enough or self._is_put_off else await self._draft()
             case Committed():
                 return await self._commit(effect)
             case Ended():
@@ -199,7 +219,7 @@ class Generation:
         self._unsent = None
         self._proposer.on_sent()
 
-    async def _draft(self) -> EdgeEvent:
+    async def _draft(self) -> Drafted:
         self._unsent = await self._proposer.drafted()
         self._num_drafts += 1
         self.account.draft_ms += (self._up.timers.now_s() - self._begun_s) * MS_PER_S

@@ -41,6 +41,12 @@ class Inbox:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._queue: asyncio.Queue[tuple[Arrival, float]] = asyncio.Queue(MAX_INBOX)
+        self._num_answers = 0  # among them
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether the cloud said more than was taken out."""
+        return self._num_answers > 0
 
     def try_put(self, arrival: Arrival) -> bool:
         """False if it is full."""
@@ -48,11 +54,14 @@ class Inbox:
             self._queue.put_nowait((arrival, self._clock.now_s()))
         except asyncio.QueueFull:
             return False
+        self._num_answers += isinstance(arrival.event, Answered)
         return True
 
     async def get(self) -> tuple[Arrival, float]:
         """The oldest, when there is one, and when it came. Cancelling it loses nothing."""
-        return await self._queue.get()
+        arrival, came_s = await self._queue.get()
+        self._num_answers -= isinstance(arrival.event, Answered)
+        return arrival, came_s
 
 
 class SessionRouter:

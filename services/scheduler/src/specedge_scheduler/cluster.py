@@ -9,14 +9,15 @@ import math
 from specedge.ids import EdgeId, SessionId, SessionKey, VerifierId
 from specedge.protocol.reports import Stat
 from specedge_scheduler.pipeline import PendingDraft, SentBatch
-from specedge_scheduler.views import GapWindow, ModelKey, Session, Verifier
+from specedge_scheduler.term import Term
+from specedge_scheduler.views import MIN_SILENCE_S, GapWindow, ModelKey, Session, Verifier
 
 
 class Cluster:
     """Everything known. Methods change it by one fact each and keep the indexes in step."""
 
     def __init__(self, epoch: tuple[int, int]) -> None:
-        self.epoch = epoch
+        self.term = Term(epoch)
         self.verifiers: dict[VerifierId, Verifier] = {}
         self.models: set[str] = set()  # of all verifiers that were ever known
         self.sessions: dict[SessionKey, Session] = {}
@@ -26,9 +27,18 @@ class Cluster:
         self.changed: set[VerifierId] = set()  # of whom something new is known; others clear it
         self._num_sessions = 0
         self.next_deadline_s = math.inf  # no waiting round expires before
+        # Until then verifiers whose sessions speak may still turn up: nobody was known, and each
+        # is to be heard of within a few heartbeats.
+        self.settled_s = -math.inf
+        self._gone: set[VerifierId] = set()  # that said so, or came back as others
         self._next_seq: dict[VerifierId, int] = {}
 
     # ------------------------------------------------------------ verifiers
+
+    @property
+    def epoch(self) -> tuple[int, int]:
+        """Of this scheduler's term."""
+        return self.term.key
 
     def is_restart(self, name: VerifierId, stat: Stat) -> bool:
         """Whether a report comes from another incarnation than the one known."""
@@ -42,11 +52,10 @@ class Cluster:
         restart.
         """
         verifier = self.verifiers.get(name)
+        if verifier is None or stat.seq > verifier.stat.seq:
+            self.term.note_report(stat.epoch, is_first=verifier is None)
         if verifier is None:
-            self._note_term(stat.epoch)
-            verifier = Verifier(name, stat, now_s, GapWindow(now_s), ModelKey.of(stat.identity))
-            self.verifiers[name] = verifier
-            self.models.add(stat.identity.model)
+            verifier = self._find(name, stat, now_s)
         elif stat.seq <= verifier.stat.seq:
             return
         else:
@@ -58,6 +67,18 @@ class Cluster:
             self._release(batch, now_s)
         if stat.ahead or verifier.ahead:
             self._note_ahead(verifier, stat, now_s)
+        self._note_sessions(name, stat, now_s)
+
+    def _find(self, name: VerifierId, stat: Stat, now_s: float) -> Verifier:
+        self._gone.discard(name)
+        if not self.verifiers:
+            self.settled_s = now_s + MIN_SILENCE_S
+        verifier = Verifier(name, stat, now_s, GapWindow(now_s), ModelKey.of(stat.identity))
+        self.verifiers[name] = verifier
+        self.models.add(stat.identity.model)
+        return verifier
+
+    def _note_sessions(self, name: VerifierId, stat: Stat, now_s: float) -> None:
         for report in stat.sessions or ():
             session = self.sessions.get(SessionKey(EdgeId(report.e), SessionId(report.s)))
             if session is None:
@@ -70,13 +91,6 @@ class Cluster:
                 session.rhythm.note_held()
             if report.state in ("filling", "running"):
                 session.heard_s = now_s  # a long prefill or a grant: the edge has nothing to say
-
-    def _note_term(self, theirs: tuple[int, int]) -> None:
-        """A verifier's first report to us. Terms are times of start, and clocks go back: a later
-        one that it followed before is of somebody before us, and ours has to be later. One that
-        turns up in reports that follow is of our successor."""
-        if theirs > self.epoch:
-            self.epoch = (theirs[0] + 1, 0)
 
     def _release(self, batch: SentBatch, now_s: float) -> None:
         """Its rounds were answered, and their edges draft again; or their contexts are computed
@@ -108,10 +122,13 @@ class Cluster:
                 session.heard_s = now_s
                 session.rhythm.note_held()
 
-    def lose_verifier(self, name: VerifierId) -> int:
+    def lose_verifier(self, name: VerifierId, *, is_gone: bool = False) -> int:
         """Forget a verifier that is known: its rounds wait again, its sessions are to be placed
-        anew. Returns how many rounds were put back."""
+        anew. ``is_gone``: it will not turn up with what it held. Returns how many rounds were put
+        back."""
         verifier = self.verifiers.pop(name)
+        if is_gone:
+            self._gone.add(name)
         self.empty_verifier(verifier)
         return sum(self._put_back(batch) for batch in verifier.sent.values())
 
@@ -173,6 +190,11 @@ class Cluster:
             verifier.stat.identity.model == model and not verifier.stat.draining
             for verifier in self.verifiers.values()
         )
+
+    def may_turn_up(self, name: str, now_s: float) -> bool:
+        """Whether that verifier, which an edge names, is likely to be heard of presently."""
+        is_away = bool(name) and name not in self.verifiers and name not in self._gone
+        return is_away and now_s < self.settled_s
 
     # ------------------------------------------------------------ sessions
 

@@ -5,13 +5,13 @@ on its way, there and back, is one figure, ``trip_s``, and clocks are never comp
 """
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from specedge.ids import SessionKey
 from specedge.protocol.messages import Draft
 from specedge.protocol.reports import Stat, StepReport
+from specedge.protocol.wire_tree import levels_of
 from specedge_scheduler.estimator import StepEstimator
 
 FIRST_TRIP_S: Final = 0.003
@@ -69,14 +69,6 @@ class PendingDraft:
         """Rows that it adds with no more than its first ``max_nodes`` nodes."""
         too_many = self.num_nodes - max_nodes
         return self.num_rows - too_many if too_many > 0 else self.num_rows
-
-
-def levels_of(parents: Sequence[int]) -> list[int]:
-    """Of each node, how many levels it is below the root; parents as in ``Draft``."""
-    levels: list[int] = []
-    for parent in parents:
-        levels.append(1 if parent < 0 else levels[parent] + 1)
-    return levels
 
 
 @dataclass(slots=True, eq=False)

@@ -56,6 +56,7 @@ class Session:
     is_used   a context or a round of it came; else it only holds a place
     fill_round  the last round that needs, or needed, a context computed before it; -1: none
     needs     what it was promised when it was opened; None if it was opened by another scheduler
+    at        where it was last, by its own word
     """
 
     key: SessionKey
@@ -72,6 +73,7 @@ class Session:
     is_used: bool = False
     fill_round: int = -1
     needs: Limits | None = None
+    at: str = ""
     rhythm: Rhythm = field(default_factory=Rhythm)
 
     @property
@@ -131,7 +133,8 @@ class Verifier:
     """A live verifier: its last report, the batches it was sent, the sessions that live there and
     those of their rounds that wait here, oldest first. ``deaf_until_s``: edges' rounds that come
     before then are news to nobody while fewer than ``deaf_below`` wait, unless the verifier itself
-    is heard of. ``ahead``: whose rounds it has that no batch brought."""
+    is heard of. ``ahead``: whose rounds it has that no batch brought. ``outranked_s``: since when
+    it follows a later term than ours and loses our batches."""
 
     name: VerifierId
     stat: Stat
@@ -145,6 +148,7 @@ class Verifier:
     deaf_until_s: float = -math.inf
     deaf_below: int = 0
     ahead: tuple[SessionKey, ...] = ()
+    outranked_s: float | None = None
 
     @property
     def sent(self) -> dict[int, SentBatch]:

@@ -42,6 +42,12 @@ class VerifierSettings(ServiceSettings):
     max_step_tokens: int | None = Field(
         default=None, ge=8, description="rows of one step; 128 on a CPU, 2048 elsewhere"
     )
+    max_prefill_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="rows of a step for prompts while others generate; 32 on a CPU, all that is "
+        "left elsewhere",
+    )
     max_nodes: int = Field(default=128, ge=0, le=1024, description="drafted nodes of a round")
     max_append: int = Field(default=256, ge=0, le=8192, description="tokens appended by a draft")
     max_grant: int = Field(

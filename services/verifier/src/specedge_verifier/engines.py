@@ -19,6 +19,9 @@ from specedge_verifier.config import VerifierSettings
 from specedge_verifier.hosted_drafting import HostedDrafter
 
 CPU_STEP_TOKENS = 128
+# There a row more takes its time, however many there are: in small pieces a prompt is read about as
+# soon, and nobody waits for long meanwhile.
+CPU_PREFILL_TOKENS = 32
 DEVICE_STEP_TOKENS = 2048
 
 
@@ -30,6 +33,7 @@ class LoadedEngine:
     identity: ModelIdentity
     num_slots: int
     max_step_tokens: int
+    max_prefill_tokens: int | None = None
     drafter: HostedDrafter | None = None
 
 
@@ -106,7 +110,9 @@ def _load_emulated(settings: VerifierSettings, device: EmulatedDevice) -> Loaded
         slots=settings.slots,
     )
     step_tokens = settings.max_step_tokens or DEVICE_STEP_TOKENS
-    return LoadedEngine(engine, engine.identity, settings.slots, step_tokens)
+    return LoadedEngine(
+        engine, engine.identity, settings.slots, step_tokens, settings.max_prefill_tokens
+    )
 
 
 def _target_profile(settings: VerifierSettings) -> DeviceProfile:
@@ -164,7 +170,9 @@ def _load_torch(settings: VerifierSettings, on_progress: Progress) -> LoadedEngi
         kv_bytes=settings.kv_bytes,
         whole_weights=settings.weights == "whole",
     )
-    step_tokens = settings.max_step_tokens
+    step_tokens, prefill_tokens = settings.max_step_tokens, settings.max_prefill_tokens
     if step_tokens is None:
         step_tokens = CPU_STEP_TOKENS if device == "cpu" else DEVICE_STEP_TOKENS
-    return LoadedEngine(engine, engine.identity, settings.slots, step_tokens)
+    if prefill_tokens is None and device == "cpu":
+        prefill_tokens = CPU_PREFILL_TOKENS
+    return LoadedEngine(engine, engine.identity, settings.slots, step_tokens, prefill_tokens)

@@ -42,7 +42,7 @@ class Entry:
 
     seat     at the verifier's own drafter, while it is hosted and holds a slot
     asked_s  when the round at hand came; None once it is in a step, or answered
-    counted_round  the last one whose verdict was counted: it may be said again
+    counted_base  where the tokens end that were counted as generated
     """
 
     key: SessionKey
@@ -55,7 +55,7 @@ class Entry:
     wanted_s: float = 0.0
     running: WantStep | None = None
     asked_s: float | None = None
-    counted_round: int = -1
+    counted_base: int = 0
     timer: Cancellable | None = None
     sampled: tuple[SessionParams, SamplingParams] | None = None
 

@@ -155,10 +155,10 @@ class VerifierMetrics:
         if draft_s > 0:
             self._hosted_draft_s.observe(draft_s)
 
-    def note_verdict(self, verdict: Verdict) -> None:
-        """Count what a verdict committed."""
-        num_tokens, num_tried = len(verdict.path) + 1, verdict.kept + verdict.own
-        self._generated.inc(num_tokens)
+    def note_verdict(self, verdict: Verdict, num_new: int) -> None:
+        """Count what a verdict committed, ``num_new`` of its tokens for the first time."""
+        num_tried = verdict.kept + verdict.own
+        self._generated.inc(num_new)
         if num_tried:
             self._drafts.inc()
             self._drafted.inc(num_tried)

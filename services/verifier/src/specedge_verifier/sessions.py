@@ -17,7 +17,7 @@ from specedge.clock import Cancellable, Timers
 from specedge.ids import SessionKey
 from specedge.protocol.batch_ledger import BatchLedger
 from specedge.protocol.effects import SetTimer, TimerDue
-from specedge.protocol.messages import DownMessage, Progress
+from specedge.protocol.messages import DownMessage, Progress, Verdict
 from specedge.protocol.verifier_effects import (
     AheadArrived,
     DropSlot,
@@ -115,13 +115,15 @@ class SessionTable:
             entry.asked_s = now_s
         self.feed(entry, event)
 
-    def is_first_time(self, key: SessionKey, round_: int) -> bool:
-        """Whether the verdict that is being said was not said before."""
+    def count_new(self, key: SessionKey, verdict: Verdict) -> int:
+        """How many tokens of a verdict that is being said were said by none before. The same ones
+        may be said again, in the same rounds or, where a grant was taken back, in others."""
         entry = self._entries.get(key)
-        if entry is None or round_ <= entry.counted_round:
-            return False
-        entry.counted_round = round_
-        return True
+        if entry is None or verdict.base <= entry.counted_base:
+            return 0
+        num_new = min(len(verdict.path) + 1, verdict.base - entry.counted_base)
+        entry.counted_base = verdict.base
+        return num_new
 
     def hint(self, key: SessionKey, event: AheadArrived) -> bool:
         """The edge said what only a session that is known can use. False if it is not."""

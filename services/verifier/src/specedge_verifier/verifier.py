@@ -93,6 +93,7 @@ class Verifier:
                 loaded.max_step_tokens,
                 0 if loaded.drafter is None else loaded.drafter.policy.budget,
                 options.hosted_share,
+                loaded.max_prefill_tokens,
             ),
             on_step=self.reporter.after_step,
             spans=spans,
@@ -114,8 +115,8 @@ class Verifier:
             case Progress():
                 return
             case Verdict():
-                if self.table.is_first_time(key, message.round):
-                    self.metrics.note_verdict(message)
+                if num_new := self.table.count_new(key, message):
+                    self.metrics.note_verdict(message, num_new)
             case Cold():
                 self.metrics.cold.inc()
             case Rejected():

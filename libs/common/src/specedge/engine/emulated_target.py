@@ -186,7 +186,8 @@ class EmulatedTarget:
         base = item.start + len(item.chain)
         check(0 <= item.start <= len(rows.prefix), f"rows [0, {item.start}) are not all valid")
         check(len(item.chain) >= 1, "a chain holds at least the root")
-        check(base <= self._identity.max_context_tokens, "the context is too long")
+        depth = 0 if item.tree is None else int(item.tree.depth.max())
+        check(base + depth <= self._identity.max_context_tokens, "the context is too long")
         self._check_ids(item.chain)
         if item.tree is None or item.choosing is None:
             check(item.tree is None and item.choosing is None, "a tree needs its choosing")

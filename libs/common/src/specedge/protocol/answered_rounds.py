@@ -28,6 +28,11 @@ class AnsweredRounds:
         """Whether the newest verdict is the answer to ``draft``."""
         return self._newest is not None and self._newest.answers(draft)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the newest verdict was the session's last."""
+        return self._newest is not None and self._newest.verdict.final is not None
+
     def again(self, draft: Draft) -> tuple[Verdict, ...]:
         """What to say if ``draft`` was answered: that, and what followed upon it, which the edge
         has not heard of either. Empty if it was not."""

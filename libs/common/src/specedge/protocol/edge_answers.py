@@ -132,7 +132,8 @@ def _take_progress(books: EdgeBooks, progress: Progress, now_s: float) -> None:
     books.verifier = progress.at or books.verifier
     books.no_verifier_since_s = None
     books.current.is_timed = False
-    if progress.progress != books.progress:
+    books.is_in_line = progress.progress == books.progress
+    if not books.is_in_line:
         books.progress = progress.progress
         books.advanced_s = now_s
     books.wait(now_s)
@@ -165,5 +166,6 @@ def _back_off(books: EdgeBooks, rejected: Rejected, now_s: float) -> None:
             return
     else:
         books.no_verifier_since_s = None
+        books.is_in_line = True
     books.is_backing_off = True
     books.set_timer(min(now_s + pause_s, books.give_up_at_s))

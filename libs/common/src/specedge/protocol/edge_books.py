@@ -7,7 +7,7 @@ A record without rules of its own: ``edge_session`` and the modules that it is m
 from collections import Counter
 from dataclasses import dataclass, field
 
-from specedge.errors import SpecEdgeError
+from specedge.errors import Busy, RetryableError, SpecEdgeError
 from specedge.protocol.codec import encode
 from specedge.protocol.edge_opening import EdgeOpening
 from specedge.protocol.edge_round import EdgeRound
@@ -33,6 +33,8 @@ class EdgeBooks:
     timer_at_s     when the driver was told to ring; None: never
     is_backing_off the timer ends a pause that was asked for, not a silence
     advanced_s     last verdict, or progress that moved
+    is_in_line     since then a verifier said that it has no time: by progress that did not move,
+                   or in so many words
     """
 
     params: SessionParams
@@ -51,6 +53,7 @@ class EdgeBooks:
     timer_at_s: float | None = None
     is_backing_off: bool = False
     advanced_s: float = 0.0
+    is_in_line: bool = False
     progress: tuple[int, int] = (-1, -1)
     no_verifier_since_s: float | None = None
 
@@ -62,6 +65,14 @@ class EdgeBooks:
     def is_running(self) -> bool:
         """Whether a round or a grant is out."""
         return self.state in (EdgeState.AWAITING, EdgeState.HOSTED)
+
+    def give_up(self) -> None:
+        """Nothing advanced for too long."""
+        waited = f"for {self.config.give_up_s:g} s"
+        if self.is_in_line:
+            self.end("error", Busy(f"the verifier had no time for this request {waited}"))
+        else:
+            self.end("error", RetryableError(f"no answer from the cloud {waited}"))
 
     @property
     def give_up_at_s(self) -> float:
@@ -78,7 +89,7 @@ class EdgeBooks:
     def note_advance(self, now_s: float) -> None:
         """A round was answered: whoever answers is there, and in time."""
         self.timer.reset()
-        self.advanced_s = now_s
+        self.advanced_s, self.is_in_line = now_s, False
         self.no_verifier_since_s = None
 
     def wait(self, now_s: float) -> None:

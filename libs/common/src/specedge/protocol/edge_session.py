@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from specedge.errors import ProtocolViolation, RetryableError
+from specedge.errors import ProtocolViolation
 from specedge.ids import Round
 from specedge.protocol.codec import encode
 from specedge.protocol.edge_answers import take_answer
@@ -185,8 +185,7 @@ def _take_timer(books: EdgeBooks, now_s: float) -> None:
     elif books.state is EdgeState.OPENING:
         request_place(books, now_s)
     elif is_up(books.give_up_at_s, now_s):
-        message = f"no answer from the cloud for {books.config.give_up_s:g} s"
-        books.end("error", RetryableError(message))
+        books.give_up()
     else:
         if not books.is_backing_off:
             books.counters["resends"] += 1

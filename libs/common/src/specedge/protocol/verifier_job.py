@@ -82,15 +82,18 @@ class Job:
         return start == (self.round, self.base, self.hash) and (draft.run > 0) == self.is_hosted
 
 
-def job_ahead(job: Job, log: TokenLog, now_s: float, max_nodes: int) -> Job | None:
+def job_ahead(
+    job: Job, log: TokenLog, now_s: float, *, max_nodes: int, max_context: int
+) -> Job | None:
     """The round after ``job``, whose verdict ``log`` holds already, with the draft that was sent
-    ahead: None unless the verdict leads to nodes of it. At most ``max_nodes`` are tried."""
+    ahead: None unless the verdict leads to nodes of it, none of them past the model's last
+    position. At most ``max_nodes`` are tried."""
     if job.ahead is None:
         return None
     base, root = len(log), int(log.view(job.base - 1, job.base)[0])
     tree = from_wire(root, job.ahead)
     tree = continued(tree, log.view(job.base, base), min(job.ahead.nodes, max_nodes))
-    if tree.num_drafted == 0:
+    if not 0 < tree.depth.max() <= max_context - base:
         return None
     token, parent = to_wire(tree, max_nodes)
     own = {"round": job.round + 1, "try_": 0, "base": base, "hash": log.hash_at(base)}

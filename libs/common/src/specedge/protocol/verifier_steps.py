@@ -155,12 +155,14 @@ def _following(books: VerifierBooks, job: Job, outcome: Outcome, now_s: float) -
     """The next round, if there is one already: the grant's, or that of a draft sent ahead."""
     assert books.log is not None
     base = len(books.log)
+    if outcome.final is not None:
+        books.line.clear()
+        return None
     if job.is_hosted:
         books.line.add(job.round + 1, base)
-    if outcome.final is not None:
-        return None
     if job.ahead is not None:
-        following = job_ahead(job, books.log, now_s, books.limits.nodes)
+        most, last = books.limits.nodes, books.identity.max_context
+        following = job_ahead(job, books.log, now_s, max_nodes=most, max_context=last)
         books.counters["ahead_missed" if following is None else "ahead_used"] += 1
         return following
     if base >= job.grant_end:

@@ -85,15 +85,18 @@ def _is_outrun(books: VerifierBooks, item: BatchItem) -> bool:
 def admit_or_refuse(books: VerifierBooks, arrival: Arrival, now_s: float) -> None:
     """Admit work, or say why not. No step is under way."""
     books.waiting = None
-    item = arrival.item
+    item, most = arrival.item, books.identity.max_context
     if _refresh(books, arrival):
         return
     if books.log is None or not books.log.agrees(item.base, item.hash):
         _wait_or_say_cold(books, arrival)
-    elif (fault := find_place_fault(item, books.log.params)) is not None:
+    elif (fault := find_place_fault(item, books.log.params, most)) is not None:
         books.reject(item.round, item.try_, fault)
     elif now_s > arrival.deadline_s:
         books.reject(item.round, item.try_, EXPIRED)
+    elif item.run and item.try_ == 0 and books.answered.is_over:
+        # More of a grant, asked for before its edge heard the last verdict, which is on its way.
+        books.counters["outrun_grant"] += 1
     else:
         _admit(books, arrival)
 

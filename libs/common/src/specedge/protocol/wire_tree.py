@@ -25,6 +25,14 @@ def from_wire(root: int, draft: Draft | Ahead) -> TokenTree:
     )
 
 
+def levels_of(parents: Sequence[int]) -> list[int]:
+    """Of each node, how many levels it is below the root; parents as in ``Draft``."""
+    levels: list[int] = []
+    for parent in parents:
+        levels.append(1 if parent < 0 else levels[parent] + 1)
+    return levels
+
+
 def continued(tree: TokenTree, committed: Sequence[int] | IntArray, max_nodes: int) -> TokenTree:
     """Of a tree sent ahead: the first ``max_nodes`` nodes below the node that newly ``committed``
     tokens (one or more) lead to; the root alone if they lead out of it. Both ends ask this of the

@@ -10,6 +10,7 @@ from typing import Final
 
 from specedge.protocol.messages import Ahead, ContextHeader, Draft, Rejected, SessionParams
 from specedge.protocol.opening import Identity, Limits, Reason
+from specedge.protocol.wire_tree import levels_of
 from specedge.tree.token_tree import IntArray
 
 
@@ -76,14 +77,20 @@ def is_sound_ahead(ahead: Ahead, limits: Limits, vocab_size: int) -> bool:
     return len(ahead.token) <= limits.ahead and max(ahead.token, default=0) < vocab_size
 
 
-def find_place_fault(work: Draft, params: SessionParams) -> Fault | None:
-    """Whether work that agrees in base and hash starts where nothing may be generated: inside the
-    prompt, or past the last token."""
+def find_place_fault(work: Draft, params: SessionParams, max_context: int) -> Fault | None:
+    """Whether work that agrees in base and hash starts where nothing may be generated, inside the
+    prompt or past the last token, or leads past the model's last position: a step that it cannot
+    run fails for all who are in it."""
     first, end = params.prompt, params.prompt + params.max_tokens
-    if first <= work.base and work.base + len(work.append) < end:
-        return None
-    message = f"base {work.base} with {len(work.append)} appended is outside [{first}, {end})"
-    return Fault(Reason.INVALID, message, "base")
+    start = work.base + len(work.append)
+    if not (first <= work.base and start < end):
+        message = f"base {work.base} with {len(work.append)} appended is outside [{first}, {end})"
+        return Fault(Reason.INVALID, message, "base")
+    left = max_context - start
+    if len(work.parent) > left and (depth := max(levels_of(work.parent))) > left:
+        message = f"parent leads {depth} levels down, where {left} positions are left"
+        return Fault(Reason.INVALID, message, "parent")
+    return None
 
 
 def find_context_fault(

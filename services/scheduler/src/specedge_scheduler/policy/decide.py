@@ -86,10 +86,11 @@ class SchedulerPolicy:
 
     def next_due_s(self) -> float:
         """When ``TurnEnded`` is wanted even if nothing arrives."""
+        cluster = self.cluster
         wake_s = self._alarms[0][0] if self._alarms else math.inf
-        return min(
-            wake_s, self.cluster.next_deadline_s, self._next_silence_s, self._next_housekeeping_s
-        )
+        if cluster.homeless and cluster.settled_s > -math.inf:
+            wake_s = min(wake_s, cluster.settled_s)
+        return min(wake_s, cluster.next_deadline_s, self._next_silence_s, self._next_housekeeping_s)
 
     def _pass_on(self, event: AheadArrived | ContextArrived, now_s: float) -> list[Effect]:
         if isinstance(event, AheadArrived):
@@ -109,7 +110,8 @@ class SchedulerPolicy:
         self.cluster.note_stat(event.verifier, event.stat, now_s)
         verifier = self.cluster.verifiers[event.verifier]
         self._next_silence_s = min(self._next_silence_s, verifier.silent_s)
-        self.cluster.recover_lost(verifier, now_s - self.limits.lost_batch_s)
+        num_lost = self.cluster.recover_lost(verifier, now_s - self.limits.lost_batch_s)
+        self.cluster.term.note_lost(verifier, num_lost, now_s)
         if verifier.stat.draining and not was_draining:
             self.cluster.empty_verifier(verifier)
             effects.append(VerifierLost(event.verifier, "draining", 0))
@@ -126,7 +128,7 @@ class SchedulerPolicy:
     def _lose(self, name: VerifierId, why: LossReason) -> list[Effect]:
         if name not in self.cluster.verifiers:
             return []
-        num_requeued = self.cluster.lose_verifier(name)
+        num_requeued = self.cluster.lose_verifier(name, is_gone=why != "silent")
         self._dispatches.pop(name, None)
         self._wakes.pop(name, None)
         return [VerifierLost(name, why, num_requeued)]
@@ -135,6 +137,8 @@ class SchedulerPolicy:
 
     def _on_turn_ended(self, now_s: float) -> list[Effect]:
         effects: list[Effect] = []
+        if now_s >= self.cluster.settled_s:
+            self.cluster.settled_s = -math.inf
         if now_s >= self._next_silence_s:
             effects += self._lose_silent(now_s)
         if now_s >= self.cluster.next_deadline_s:
@@ -179,7 +183,7 @@ class SchedulerPolicy:
 
     def _send_batches(self, now_s: float) -> list[Effect]:
         """Ask about every verifier of which something new is known, or whose moment came."""
-        effects = self._place_homeless() if self.cluster.homeless else []
+        effects = self._place_homeless(now_s) if self.cluster.homeless else []
         names = self.cluster.changed
         while self._alarms and self._alarms[0][0] <= now_s:
             at_s, name = heappop(self._alarms)
@@ -196,14 +200,14 @@ class SchedulerPolicy:
                 effects += self._dispatch(verifier, now_s)
         return effects
 
-    def _place_homeless(self) -> list[Effect]:
-        """Sessions whose rounds wait get a verifier, as far as there are any. What a round may ask
-        for is known only now."""
+    def _place_homeless(self, now_s: float) -> list[Effect]:
+        """Sessions whose rounds wait get a verifier, as far as there are any, unless the one where
+        they were is likely to turn up. What a round may ask for is known only now."""
         refusals: list[Effect] = []
         for session in list(self.cluster.homeless.values()):
             pending = session.pending
             assert pending is not None
-            name = home(self.cluster, session, self.limits, prefer=pending.draft.at)
+            name = home(self.cluster, session, self.limits, now_s)
             if name is None:
                 continue
             over = self._intake.judge(session, pending, self.cluster.verifiers[name])

@@ -3,13 +3,13 @@
 Changes the cluster's state; what is to be sent to verifiers in batches is decided elsewhere.
 """
 
-from specedge.ids import EdgeId, GroupId, SessionKey
-from specedge.protocol.messages import Rejected
+from specedge.ids import EdgeId, GroupId, SessionKey, VerifierId
+from specedge.protocol.codec import encode
+from specedge.protocol.messages import Cold, Ending, Rejected
 from specedge.protocol.opening import Opened, OpenRequest, Reason, Refused
 from specedge_scheduler.cluster import Cluster
 from specedge_scheduler.pipeline import PendingDraft
 from specedge_scheduler.policy.admission import (
-    TokenBucket,
     WaitingLine,
     keeps_places,
     opened,
@@ -17,8 +17,9 @@ from specedge_scheduler.policy.admission import (
     refuse_open,
     serving,
 )
+from specedge_scheduler.policy.allowances import Allowances
 from specedge_scheduler.policy.dispatch import has_room_for_all
-from specedge_scheduler.policy.placement import home, place
+from specedge_scheduler.policy.placement import better_place, home, place
 from specedge_scheduler.policy.types import (
     AheadArrived,
     AnswerOpen,
@@ -35,27 +36,6 @@ from specedge_scheduler.policy.types import (
 from specedge_scheduler.views import ModelKey, Session, Verifier
 
 
-class _Allowance:
-    """One edge's two buckets."""
-
-    def __init__(self, limits: SchedulerLimits, now_s: float) -> None:
-        burst_s = limits.burst_s
-        self.messages = TokenBucket(limits.messages_per_s, limits.messages_per_s * burst_s, now_s)
-        self.nodes = TokenBucket(limits.nodes_per_s, limits.nodes_per_s * burst_s, now_s)
-
-    def take(self, num_nodes: int, now_s: float) -> int:
-        """Pay for a message; 0, or the milliseconds to wait: then nothing was paid."""
-        if self.messages.take(1, now_s):
-            if self.nodes.take(num_nodes, now_s):
-                return 0
-            self.messages.give_back(1)
-        return max(self.messages.wait_ms(now_s), self.nodes.wait_ms(now_s))
-
-    def is_unused(self, now_s: float) -> bool:
-        """Whether a new one would allow as much."""
-        return self.messages.is_full(now_s) and self.nodes.is_full(now_s)
-
-
 class Intake:
     """Takes edges' messages in. Shares the cluster with the policy that owns it."""
 
@@ -63,23 +43,21 @@ class Intake:
         self._cluster = cluster
         self._group = group
         self._limits = limits
-        self._allowances: dict[EdgeId, _Allowance] = {}
+        self._allowances = Allowances(limits)
         self._line = WaitingLine(limits.busy_retry_ms / 1000)
 
     def on_bad(self, event: BadMessageArrived, now_s: float) -> list[Effect]:
         """Junk: answered while the edge's allowance lasts."""
-        is_over = self._allowance(event.key.edge, now_s).take(0, now_s) > 0
+        is_over = self._allowances.take(event.key.edge, 0, now_s) > 0
         return [] if is_over or event.answer is None else [event.answer]
 
     def forget_unused(self, now_s: float) -> None:
         """Drop the allowances of edges that went away."""
-        for edge, allowance in list(self._allowances.items()):
-            if edge not in self._cluster.sessions_of and allowance.is_unused(now_s):
-                del self._allowances[edge]
+        self._allowances.forget_unused(self._cluster.sessions_of, now_s)
 
     def on_open(self, event: OpenAsked, now_s: float) -> list[Effect]:
         """Find the session a place, or say why not."""
-        wait_ms = self._allowance(event.key.edge, now_s).take(0, now_s)
+        wait_ms = self._allowances.take(event.key.edge, 0, now_s)
         if wait_ms:
             busy = Refused(refused=Reason.BUSY, message="too many messages", retry_ms=wait_ms)
             return [AnswerOpen(event.reply_to, busy, event.request.trial)]
@@ -148,19 +126,34 @@ class Intake:
         if session is None:
             session = self._cluster.session(key, now_s)
         session.heard_s, session.is_used = now_s, True
-        name = session.verifier or home(self._cluster, session, self._limits, prefer=draft.at)
+        session.at = draft.at or session.at
+        if draft.try_ > 0 and (better := better_place(self._cluster, session, self._limits)):
+            self._cluster.move(session, better)
+        name = home(self._cluster, session, self._limits, now_s)
         pending = PendingDraft(draft, now_s, now_s + draft.budget_ms / 1000)
         if name is not None:
             over = self.judge(session, pending, self._cluster.verifiers[name])
             if over is not None:
                 return [over]
         self._cluster.set_pending(session, pending)
-        return []
+        return self._close_where_it_was(session)
+
+    def _close_where_it_was(self, session: Session) -> list[Effect]:
+        """Of a session that lives elsewhere by now a verifier that was lost for a while, or was
+        full, may hold a slot still."""
+        was_at = session.at
+        if session.verifier in (None, was_at) or was_at not in self._cluster.verifiers:
+            return []
+        return [Forward("close", VerifierId(was_at), session.key, encode(Ending()))]
 
     def judge(self, session: Session, pending: PendingDraft, at: Verifier) -> AnswerSession | None:
         """What the draft says of itself is news of its session and of ``at``, where that is home;
         or why it is refused: then it is nothing."""
-        over = refuse_draft(pending.draft, at.stat.limits)
+        draft = pending.draft
+        over = refuse_draft(draft, at.stat.limits)
+        if over is not None and session.wants is None and draft.at not in ("", at.name):
+            # Its model may be another than this verifier's: the context says.
+            return AnswerSession(session.key, Cold(round=draft.round, try_=draft.try_))
         if over is not None:
             return AnswerSession(session.key, over)
         if session.rhythm.note_draft(pending):
@@ -179,12 +172,13 @@ class Intake:
         params = header.params
         wants = ModelKey(params.model, params.weights, params.tokenizer)
         if session.wants is None or not wants.admits(session.wants):
-            session.wants = wants
-            self._cluster.move(session, None)
-        name = home(self._cluster, session, self._limits)
+            self._want(session, wants)
+        cluster = self._cluster
+        name = home(cluster, session, self._limits, now_s)
         if name is not None:
             return [Forward("ctx", name, key, event.payload)]
-        if not self._cluster.verifiers or self._cluster.is_away(params.model):
+        may_come = not cluster.verifiers or cluster.may_turn_up(session.at, now_s)
+        if may_come or cluster.is_away(params.model):
             return []  # the edge's timer brings it again when there is one
         unknown = Rejected(
             round=header.round,
@@ -194,11 +188,18 @@ class Intake:
         )
         return [AnswerSession(key, unknown)]
 
+    def _want(self, session: Session, wants: ModelKey) -> None:
+        """The session's model is known by now: it stays where that is served."""
+        session.wants = wants
+        name = session.verifier
+        if name is not None and not wants.admits(self._cluster.verifiers[name].model):
+            self._cluster.move(session, None)
+
     def on_ahead(self, event: AheadArrived, now_s: float) -> list[Effect]:
         """Pass it on at once, one of each round, where all sessions of the verifier fit a step:
         else it would run before others whose turn it is. A hint: without a place it is dropped."""
         key, ahead = event.key, event.ahead
-        if self._allowance(key.edge, now_s).take(len(ahead.token), now_s):
+        if self._allowances.take(key.edge, len(ahead.token), now_s):
             return []
         session = self._cluster.sessions.get(key)
         if session is None or session.verifier is None or ahead.round <= session.ahead_round:
@@ -212,7 +213,7 @@ class Intake:
 
     def on_ending(self, event: EndingArrived, now_s: float) -> list[Effect]:
         """Pass it on and forget the session."""
-        is_over = self._allowance(event.key.edge, now_s).take(0, now_s) > 0
+        is_over = self._allowances.take(event.key.edge, 0, now_s) > 0
         session = self._cluster.sessions.get(event.key)
         if session is None and is_over:
             return []
@@ -228,7 +229,7 @@ class Intake:
     def _refuse_work(
         self, key: SessionKey, session: Session | None, num_nodes: int, now_s: float
     ) -> tuple[str, int] | None:
-        wait_ms = self._allowance(key.edge, now_s).take(num_nodes, now_s)
+        wait_ms = self._allowances.take(key.edge, num_nodes, now_s)
         if wait_ms:
             return "more than this edge may send", wait_ms
         if session is None and self._has_too_many(key.edge):
@@ -237,12 +238,6 @@ class Intake:
 
     def _has_too_many(self, edge: EdgeId) -> bool:
         return len(self._cluster.sessions_of.get(edge, ())) >= self._limits.sessions_per_edge
-
-    def _allowance(self, edge: EdgeId, now_s: float) -> _Allowance:
-        allowance = self._allowances.get(edge)
-        if allowance is None:
-            allowance = self._allowances[edge] = _Allowance(self._limits, now_s)
-        return allowance
 
 
 def _rejected(round_: int, try_: int, message: str, retry_ms: int) -> Rejected:

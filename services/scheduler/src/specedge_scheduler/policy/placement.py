@@ -63,14 +63,33 @@ def place(
 
 
 def home(
-    cluster: Cluster, session: Session, limits: SchedulerLimits, *, prefer: str = ""
+    cluster: Cluster, session: Session, limits: SchedulerLimits, now_s: float
 ) -> VerifierId | None:
-    """Where the session lives; it is placed now if it has no home. None: nobody serves it."""
-    if session.verifier is None:
+    """Where the session lives; it is placed now if it has no home. None: nobody serves it, or the
+    verifier where it was is likely to turn up, and holds its KV."""
+    if session.verifier is None and not cluster.may_turn_up(session.at, now_s):
         verifiers = cluster.verifiers.values()
-        name = place(verifiers, session.wants, limits, prefer=prefer, needs=session.needs)
+        name = place(verifiers, session.wants, limits, prefer=session.at, needs=session.needs)
         cluster.move(session, name)
     return session.verifier
+
+
+def better_place(cluster: Cluster, session: Session, limits: SchedulerLimits) -> VerifierId | None:
+    """Where a session finds a slot that got none at home, which has more sessions than slots; None:
+    nowhere, or it has one."""
+    if session.verifier is None or not session.is_filling:
+        return None
+    home = cluster.verifiers[session.verifier]
+    if len(home.sessions) <= home.stat.slots[1]:
+        return None
+    needs = session.needs
+    free = [
+        other
+        for other in cluster.verifiers.values()
+        if has_free_slot(other) and (needs is None or allows(other, needs))
+    ]
+    wants = session.wants or home.model
+    return place([other for other in free if serves(other, wants)], wants, limits)
 
 
 def _rank(verifier: Verifier, limits: SchedulerLimits) -> tuple[bool, float, float, str]:
