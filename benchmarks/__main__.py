@@ -4,6 +4,8 @@ import importlib
 import sys
 from typing import Final
 
+from specedge.errors import SpecEdgeError
+
 # Each is a module with ``main(argv)``; imported only when it runs.
 BENCHMARKS: Final = {
     "engine": "benchmarks.engine",
@@ -21,12 +23,20 @@ BENCHMARKS: Final = {
 }
 
 
+NOT_RUN: Final = 3  # exit code, unlike those that benchmarks judge with
+
+
 def main() -> None:
-    """Run the named benchmark with what follows its name."""
+    """Run the named benchmark with what follows its name. What people can mend is one sentence."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in BENCHMARKS:
         sys.exit(f"usage: python -m benchmarks {{{','.join(BENCHMARKS)}}} …")
-    importlib.import_module(BENCHMARKS[name]).main(sys.argv[2:])
+    try:
+        importlib.import_module(BENCHMARKS[name]).main(sys.argv[2:])
+    except SpecEdgeError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(NOT_RUN)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -17,15 +17,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Final
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.emulate import emulated_figures, flags_of
+from benchmarks.emulate import emulated_figures, read
 from benchmarks.figures import say
-from benchmarks.paper_stack import CellOutcome, run_cell
+from benchmarks.paper_stack import CellFlags, CellOutcome, run_cell
 from specedge.profiles import DeviceProfile
-from specedge_scheduler.sim.scenario import Scenario, read_scenario
+from specedge_scheduler.sim.scenario import Scenario
 from specedge_scheduler.sim.world import simulate
 
 SCENARIOS: Final = Path(__file__).parent / "scenarios"
@@ -78,7 +77,8 @@ class Comparison:
 def main(argv: Sequence[str]) -> None:
     """Every file in both worlds."""
     options = _parser().parse_args(argv)
-    found = [compare(file) for file in options.files]
+    asked = [(file.stem, *read(file)) for file in options.files]  # all are right, before the first
+    found = [compare(*each) for each in asked]
     _show(found, options.tolerance)
     if options.json:
         told = [asdict(one) | {"ratios": one.ratios} for one in found]
@@ -94,19 +94,18 @@ def exit_code(found: Sequence[Comparison], tolerance: float) -> int:
     return 0 if all(one.has_kept_up for one in found) else LATE
 
 
-def compare(file: Path) -> Comparison:
+def compare(name: str, scenario: Scenario, flags: CellFlags) -> Comparison:
     """One file; the emulation again, if the machine was too slow for it."""
-    scenario = read_scenario(yaml.safe_load(file.read_text()))
     simulated = simulated_figures(scenario)
     for _ in range(ATTEMPTS):
-        say(f"{file.stem}: emulating {scenario.duration_s:g} s")
+        say(f"{name}: emulating {scenario.duration_s:g} s")
         with tempfile.TemporaryDirectory(prefix="specedge-against-") as run_dir:
-            outcome = asyncio.run(run_cell(Path(run_dir), flags_of(scenario)))
+            outcome = asyncio.run(run_cell(Path(run_dir), flags))
         slow = slowness(outcome, scenario.verifiers[0].profile)
-        found = Comparison(file.stem, emulated_figures(outcome), simulated, slow)
+        found = Comparison(name, emulated_figures(outcome), simulated, slow)
         if found.has_kept_up:
             return found
-        say(f"{file.stem}: too slow a machine to tell: {found.reproach}")
+        say(f"{name}: too slow a machine to tell: {found.reproach}")
     return found
 
 

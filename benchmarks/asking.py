@@ -1,10 +1,14 @@
-"""Streams completions from an edge, noting when each piece came. Blocking."""
+"""Streams completions from an edge, noting when each piece came. Blocking.
 
+Who asks has a client of its own, made before any clock runs: that takes a round's time.
+"""
+
+import itertools
 import json
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from queue import Empty, SimpleQueue
@@ -47,7 +51,20 @@ class Timed:
         return tokens, self.arrived_s[-1] - self.arrived_s[0]
 
 
-def stream(base_url: str, request: dict[str, Any]) -> Timed:
+@dataclass(frozen=True, slots=True)
+class AllTimed:
+    """Completions in the order of their requests, and how long all of them took together."""
+
+    timed: list[Timed]
+    wall_s: float
+
+
+def new_client() -> httpx.Client:
+    """For one asker, whose requests it keeps a connection for. To be closed."""
+    return httpx.Client(timeout=TIMEOUT_S, trust_env=False)
+
+
+def stream(client: httpx.Client, base_url: str, request: dict[str, Any]) -> Timed:
     """POST /completions, or /chat/completions for a request with messages; streaming, with usage.
     ``base_url`` ends in /v1."""
     path = "chat/completions" if "messages" in request else "completions"
@@ -56,10 +73,7 @@ def stream(base_url: str, request: dict[str, Any]) -> Timed:
     pieces: list[tuple[int, ...]] = []
     last: dict[str, Any] = {}
     started_s = time.monotonic()
-    with (
-        httpx.Client(timeout=TIMEOUT_S, trust_env=False) as client,
-        client.stream("POST", f"{base_url}/{path}", json=body) as response,
-    ):
+    with client.stream("POST", f"{base_url}/{path}", json=body) as response:
         response.raise_for_status()
         for line in response.iter_lines():
             if not line.startswith("data: {"):
@@ -78,7 +92,7 @@ def stream(base_url: str, request: dict[str, Any]) -> Timed:
 
 def stream_all(
     base_urls: Sequence[str], requests: Sequence[dict[str, Any]], *, num_streams: int
-) -> list[Timed]:
+) -> AllTimed:
     """All requests, in order, ``num_streams`` of them under way at a time. Stream i asks the i-th
     of ``base_urls``, in turn if there are fewer. Raises what the first failed one raised."""
     waiting: SimpleQueue[tuple[int, dict[str, Any]]] = SimpleQueue()
@@ -86,17 +100,21 @@ def stream_all(
         waiting.put(entry)
     answers: dict[int, Timed] = {}
 
-    def work(base_url: str) -> None:
+    def work(client: httpx.Client, base_url: str) -> None:
         with suppress(Empty):
             while True:
                 number, request = waiting.get_nowait()
-                answers[number] = stream(base_url, request)
+                answers[number] = stream(client, base_url, request)
 
-    with ThreadPoolExecutor(max_workers=num_streams) as pool:
-        urls = [base_urls[number % len(base_urls)] for number in range(num_streams)]
-        for ended in [pool.submit(work, url) for url in urls]:
-            ended.result()
-    return [answers[number] for number in range(len(requests))]
+    with ExitStack() as stack:
+        clients = [stack.enter_context(new_client()) for _ in range(num_streams)]
+        urls = itertools.islice(itertools.cycle(base_urls), num_streams)
+        begin_s = time.monotonic()
+        with ThreadPoolExecutor(max_workers=num_streams) as pool:
+            for ended in [pool.submit(work, *each) for each in zip(clients, urls, strict=True)]:
+                ended.result()
+        wall_s = time.monotonic() - begin_s
+    return AllTimed([answers[number] for number in range(len(requests))], wall_s)
 
 
 def _says_something(choice: dict[str, Any]) -> bool:

@@ -71,6 +71,7 @@ def _flat(measured: Measured) -> dict[str, Any]:
         **dataclasses.asdict(measured.column),
         "setting": str(measured.column.setting) if measured.column.setting else None,
         **dataclasses.asdict(measured.figures),
+        "texts": measured.texts,
         "same_texts": measured.same_texts,
     }
 

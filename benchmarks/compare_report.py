@@ -96,7 +96,7 @@ def _ratio_table(results: Results) -> Table:
     for goal in GOALS.values():
         table.add_column(f"{goal.meaning}\n{goal.text}", justify="right")
     for each in _proactive(results):
-        found = _ratios_of(each, results.columns)
+        found = _ratios_of(each, results)
         column = each.column
         cells = [_marked(goal, found.get(key)) for key, goal in GOALS.items()]
         load = (str(column.streams), f"{column.round_trip_ms:g} ms")
@@ -123,19 +123,19 @@ def ratios(results: Results) -> dict[str, float]:
         column = each.column
         place = f"{column.streams}_streams_{column.edges}_edges_{column.round_trip_ms:g}_ms"
         place += "_adaptive" if _is_adaptive(column) else ""
-        for key, value in _ratios_of(each, results.columns).items():
+        for key, value in _ratios_of(each, results).items():
             found[f"{key}_{place}"] = value
     return found
 
 
-def _ratios_of(ours: Measured, columns: Sequence[Measured]) -> dict[str, float]:
-    mine = ours.figures
+def _ratios_of(ours: Measured, results: Results) -> dict[str, float]:
+    mine, columns = ours.figures, results.columns
     plain = _baseline(columns, Kind.PLAIN, ours.column.streams)
     server_only = _baseline(columns, Kind.SERVER_ONLY, ours.column.streams)
     is_adaptive = _is_adaptive(ours.column)
     waiting = _sibling(columns, ours.column, proactive=False, adaptive=is_adaptive)
     fixed = None
-    if is_adaptive:
+    if is_adaptive and _is_swept(results, ours.column):
         fixed = _sibling(columns, ours.column, proactive=True, adaptive=False)
     found: dict[str, float] = {}
     for name, theirs in (("plain", plain), ("server_only", server_only)):
@@ -154,6 +154,16 @@ def _ratios_of(ours: Measured, columns: Sequence[Measured]) -> dict[str, float]:
 
 def _is_adaptive(column: Column) -> bool:
     return column.setting is not None and column.setting.is_controller
+
+
+def _is_swept(results: Results, ours: Column) -> bool:
+    """Whether the fixed sizes were tried on that link: elsewhere the one that is used is the best
+    of another."""
+    return any(
+        (tried.kind, tried.streams, tried.round_trip_ms)
+        == (ours.kind, ours.streams, ours.round_trip_ms)
+        for tried in (each.column for each in results.sweeps)
+    )
 
 
 def _baseline(columns: Sequence[Measured], kind: Kind, streams: int) -> Figures | None:

@@ -40,9 +40,9 @@ class Systems:
             yield where
 
     @contextlib.asynccontextmanager
-    async def hosted(self, where: Cloud) -> AsyncIterator[Asked]:
+    async def hosted(self, where: Cloud, name: str = "hosted") -> AsyncIterator[Asked]:
         """An edge that drafts nothing: plain decoding."""
-        async with where.edges("hosted", 1, self._hosted_flags()) as edges:
+        async with where.edges(name, 1, self._hosted_flags()) as edges:
             yield Asked(where, tuple(edges))
 
     @contextlib.asynccontextmanager

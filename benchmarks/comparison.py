@@ -10,11 +10,12 @@ import contextlib
 import functools
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from operator import add
 from pathlib import Path
 from typing import Final
 
+from benchmarks.bench_system import Cloud
 from benchmarks.columns import (
     BUSY_S,
     Column,
@@ -121,14 +122,13 @@ class Comparison:
                 asking[Column(Kind.SPECEDGE, streams, ms, 1, True, ADAPTIVE)] = adaptive
             farthest = max(self._plan.delays_ms)
             asking[Column(Kind.SPECEDGE, streams, farthest, 1, False, ADAPTIVE)] = patient
-            prefill = {True: await self._prefill(server_only), False: await self._prefill(plain)}
+            prefill = {
+                is_server_only: await self._prefill(asked.where)
+                for is_server_only, asked in ((True, server_only), (False, plain))
+            }
             plan = self._plan
             seen = await self._in_turns(asking, plan.prompts, plan.max_tokens, plan.turns)
-        texts = next(seen[column].timed for column in seen if column.kind is Kind.PLAIN)
-        for column, observed in seen.items():
-            figures = figures_of(observed, prefill[column.kind is Kind.SERVER_ONLY])
-            same = same_texts(observed.timed, texts)
-            self.results.columns.append(Measured(column, figures, len(texts), same))
+        self.results.columns += measured(seen, prefill)
 
     async def _in_turns(
         self, asking: Asking, prompts: Sequence[Prompt], max_tokens: int, turns: int
@@ -144,10 +144,12 @@ class Comparison:
                 parts[column].append(seen)
         return {column: functools.reduce(add, each) for column, each in parts.items()}
 
-    async def _prefill(self, asked: Asked) -> Prefill:
-        """What the prompts alone cost: the same ones, one token each."""
+    async def _prefill(self, where: Cloud) -> Prefill:
+        """What the prompts alone cost: the same ones, one token each, asked of an edge that no
+        column asks, so that none finds them there."""
         column = Column(Kind.PLAIN, 1, 0.0)
-        seen = await self._observe(asked, column, self._plan.prompts, 1)
+        async with self._systems.hosted(where, "prefill") as asked:
+            seen = await self._observe(asked, column, self._plan.prompts, 1)
         return Prefill(len(self._plan.prompts), seen.verifier.value(BUSY_S))
 
     async def _observe(
@@ -179,6 +181,22 @@ class Comparison:
         of_link = sum(3 + 2 * min(2, streams) for streams in plan.streams)
         columns = len(plan.delays_ms) * of_link + len(plan.streams)
         return tries + min(plan.turns, len(plan.prompts)) * columns
+
+
+def measured(
+    seen: Mapping[Column, Observed], prefill: Mapping[bool, Prefill]
+) -> Iterator[Measured]:
+    """Columns with their figures, and their texts held against those of the first plain one, which
+    has none to be held against itself. ``prefill``: of server-only, and of the others."""
+    reference = next(column for column in seen if column.kind is Kind.PLAIN)
+    texts = seen[reference].timed
+    for column, observed in seen.items():
+        figures = figures_of(observed, prefill[column.kind is Kind.SERVER_ONLY])
+        if column == reference:
+            yield Measured(column, figures)
+        else:
+            same = same_texts(observed.timed, texts)
+            yield Measured(column, figures, len(texts), same)
 
 
 def run_comparison(plan: Plan, cores: Cores) -> Results:

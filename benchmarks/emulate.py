@@ -2,8 +2,8 @@
 simulator says of it: the same YAML in both worlds.
 
 What emulation cannot imitate is refused: verifiers of several kinds, failures, edges that vanish,
-sweeps, devices on which context costs much, and a dialled share of hits (an emulated edge's hits
-come from what it drafts).
+sweeps, devices on which context costs much, edges that draft nothing (the services let the verifier
+go on by itself), and a dialled share of hits (an emulated edge's hits come from what it drafts).
 """
 
 import argparse
@@ -16,17 +16,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.figures import say
 from benchmarks.paper_stack import CellFlags, CellOutcome, run_cell
 from specedge.errors import InvalidRequest
+from specedge_scheduler.sim.__main__ import read_file
 from specedge_scheduler.sim.drafts import expected_tokens
 from specedge_scheduler.sim.scenario import EdgeSpec, Scenario, read_scenario
 
 EDGES_PER_FLEET: Final = 16
+SEEDS_APART: Final = 1000  # of two scenarios' fleets, whose seeds are neighbours
 MOST_CONTEXT: Final = 0.02  # of a step's time, that an emulated one may leave out
 UNIFORM: Final = 12**0.5  # a uniform distribution's width, in its own standard deviations
 
@@ -34,11 +35,20 @@ UNIFORM: Final = 12**0.5  # a uniform distribution's width, in its own standard 
 def main(argv: Sequence[str]) -> None:
     """Both worlds, and a table."""
     arguments = _parser().parse_args(argv)
-    scenario = read_scenario(yaml.safe_load(arguments.file.read_text()))
+    scenario, flags = read(arguments.file)
     say(f"emulating {scenario.duration_s:g} s")
     with tempfile.TemporaryDirectory(prefix="specedge-emulate-") as run_dir:
-        outcome = asyncio.run(run_cell(Path(run_dir), flags_of(scenario)))
+        outcome = asyncio.run(run_cell(Path(run_dir), flags))
     compare(emulated_figures(outcome), simulated_figures(arguments.file))
+
+
+def read(file: Path) -> tuple[Scenario, CellFlags]:
+    """A scenario, and its processes' flags. Raises InvalidRequest, which names the file."""
+    try:
+        scenario = read_scenario(read_file(file))
+        return scenario, flags_of(scenario)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{file}: {error}", field=error.field) from None
 
 
 def flags_of(scenario: Scenario, edges_per_fleet: int = EDGES_PER_FLEET) -> CellFlags:
@@ -64,7 +74,9 @@ def flags_of(scenario: Scenario, edges_per_fleet: int = EDGES_PER_FLEET) -> Cell
         for number, edges in enumerate(scenario.edges)
         for flags in _fleets(number, edges, scenario, edges_per_fleet)
     ]
-    return CellFlags(scheduler, verifier, fleets, num_verifiers=spec.count)
+    first = SEEDS_APART * scenario.seed
+    seeded = [[*flags, "--seed", str(first + number)] for number, flags in enumerate(fleets)]
+    return CellFlags(scheduler, verifier, seeded, num_verifiers=spec.count)
 
 
 def _context_share(scenario: Scenario) -> float:
@@ -87,6 +99,9 @@ def _fleets(
     if edges.proactive is not None and edges.proactive.hit is not None:
         message = "a share of hits cannot be dialled: an emulated edge's come from what it drafts"
         raise InvalidRequest(message, field=f"edges.{number}.proactive.hit")
+    if edges.depth_range.max == 0:
+        message = "services host an edge that drafts nothing, which the simulator does not know"
+        raise InvalidRequest(message, field=f"edges.{number}.depth")
     common = [*_drafting(edges, scenario), *_link(edges), "--sessions", str(edges.sessions)]
     common += ["--prompt-tokens", str(edges.session.prompt_tokens)]
     common += ["--tokens", str(edges.session.output_tokens)]
@@ -118,8 +133,6 @@ def usual_passes(edges: EdgeSpec, scenario: Scenario) -> int:
 
 def _drafting(edges: EdgeSpec, scenario: Scenario) -> list[str]:
     depth = edges.depth_range
-    if depth.max == 0:
-        return ["--mode", "hosted"]
     agreement = ",".join(f"{share:g}" for share in edges.acceptance)
     nodes = edges.nodes or depth.max
     branch = -(-nodes // max(1, depth.min)) if edges.nodes else 1

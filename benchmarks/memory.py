@@ -1,5 +1,8 @@
 """What each process holds resident after real work: the real model, prompt lookup, some prompts.
 
+The target's weights are held whole, in fp32, so that it is known how many of the verifier's bytes
+they are; by default a CPU holds them in blocks, which are smaller.
+
 Figures, in MiB: ``scheduler_rss_mib``, ``edge_rss_mib``, ``verifier_rss_mib`` (VmRSS),
 ``verifier_weights_mib`` (from the model's files, in fp32), ``verifier_beyond_weights_mib`` (what is
 left, KV included), and ``scheduler_torch_mapped`` (1 if a library of torch is mapped into the
@@ -19,6 +22,7 @@ from specedge.lossless.prompts import choose_prompts
 
 MIB: Final = 1024 * 1024
 DTYPE_BYTES: Final = 4
+WHOLE_WEIGHTS: Final = {"SPECEDGE_WEIGHTS": "whole"}
 CACHE: Final = Path("~/.cache/specedge")
 NUM_PROMPTS: Final = 6
 TOKENS: Final = 48
@@ -28,10 +32,15 @@ def run() -> dict[str, float]:
     """One system, a few prompts, then a look at each process."""
     prompts_file = os.environ.get("PROMPTS")
     prompts = choose_prompts(NUM_PROMPTS, Path(prompts_file) if prompts_file else None)
-    with stack.running(["--dtype", "fp32"]) as system:
+    with (
+        stack.running(
+            ["--dtype", "fp32", "--drafter", "prompt-lookup"], settings=WHOLE_WEIGHTS
+        ) as system,
+        asking.new_client() as client,
+    ):
         for prompt in prompts:
             request = {"model": system.model, "prompt": prompt, "max_tokens": TOKENS}
-            asking.stream(system.base_url, request)
+            asking.stream(client, system.base_url, request)
         verifier, weights = _rss_mib(system.pid("verifier-1")), _weights_mib(system.model)
         return {
             "scheduler_rss_mib": _rss_mib(system.pid("scheduler")),

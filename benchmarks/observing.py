@@ -3,7 +3,6 @@
 import asyncio
 import functools
 import os
-import time
 from collections.abc import Sequence
 from operator import add
 from typing import Any, Final
@@ -36,12 +35,10 @@ async def observe(
     for base in bases:
         await asyncio.to_thread(stream_all, [base], [warm_up], num_streams=1)
     before = await _readings(where, edges)
-    begin_s = time.monotonic()
-    timed = await asyncio.to_thread(stream_all, bases, requests, num_streams=column.streams)
-    wall_s = time.monotonic() - begin_s
+    seen = await asyncio.to_thread(stream_all, bases, requests, num_streams=column.streams)
     after = await _readings(where, edges)
     verifier, of_edges = (late - early for late, early in zip(after, before, strict=True))
-    return Observed(timed, wall_s, verifier, of_edges, os.getloadavg()[0])
+    return Observed(seen.timed, seen.wall_s, verifier, of_edges, os.getloadavg()[0])
 
 
 async def check_drafting(gauge: str, urls: Sequence[str]) -> None:

@@ -27,6 +27,7 @@ RECORDED: Final = "recorded pair"
 # Of SmolLM2-135M-Instruct and its shipped drafter; and server-only's best depth with it.
 TRACE: Final = TRACES / "smollm2-135m.npz"
 RECORDED_DEPTH: Final = 3
+SEED: Final = 1  # of a cell's first fleet; each further one has the next
 STATIC: Final = "static, fixed depth"
 # Tokens of a round vary, so what matters is the number of rounds: a larger batch needs less time.
 LONG_S: Final = {1: 45.0, 4: 24.0, 8: 16.0, 16: 14.0}
@@ -181,14 +182,16 @@ def flags_of(cell: Cell) -> CellFlags:
 def _hosted(cell: Cell, load: Sequence[str]) -> list[str]:
     """A baseline's clients: they hardly feel the link, so there is none."""
     grant = ["--grant-tokens", "256"]
-    return ["--mode", "hosted", "--edges", str(cell.sessions), *grant, *load]
+    seed = ["--seed", str(SEED)]
+    return ["--mode", "hosted", "--edges", str(cell.sessions), *seed, *grant, *load]
 
 
 def _split(edges: int, load: Sequence[str]) -> list[list[str]]:
+    """Of different seeds: fleets would else ask the same prompts at the same moments."""
     fleets = -(-edges // EDGES_PER_FLEET)
     sizes = [edges // fleets + (number < edges % fleets) for number in range(fleets)]
     return [
-        ["--fleet", f"fleet-{number}", "--edges", str(size), *load]
+        ["--fleet", f"fleet-{number}", "--edges", str(size), "--seed", str(SEED + number), *load]
         for number, size in enumerate(sizes)
     ]
 

@@ -11,6 +11,7 @@ import asyncio.subprocess
 import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -86,15 +87,13 @@ async def run_cell(run_dir: Path, flags: CellFlags) -> CellOutcome:
         Tasks() as tasks,
     ):
         observer = await _Observer.connect(broker.url, tasks)
-        fleets = [
-            await _FleetProcess.start(broker.url, number, each, run_dir)
-            for number, each in enumerate(flags.fleets)
-        ]
+        fleets: list[_FleetProcess] = []
         try:
+            for number, each in enumerate(flags.fleets):
+                fleets.append(await _FleetProcess.start(broker.url, number, each, run_dir))
             outcome = await _measure(fleets, observer, children, broker)
         finally:
-            for fleet in fleets:
-                await fleet.end()
+            await asyncio.gather(*(fleet.end() for fleet in fleets))
             await observer.close()
         return outcome
 
@@ -182,14 +181,23 @@ class _FleetProcess:
         raise CommandFailed(f"the fleet {describe_exit(code)}", hint=self._log.read_text()[-2000:])
 
     async def end(self) -> None:
-        """Idempotent. One that has said all ends by itself, and writes its spans first."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(GRACE_S if self._has_said_all else 0.0):
-                await self._process.wait()
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.terminate()
-            await self._process.wait()
+        """Idempotent. One that has said all ends by itself, and writes its spans first; another is
+        asked to. What does not end in time is killed."""
+        process = self._process
+        assert process.stdin is not None
+        process.stdin.close()  # whoever waits for a line there need not
+        if not self._has_said_all:
+            self._signal(signal.SIGTERM)
+        for then in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                await asyncio.wait_for(process.wait(), GRACE_S)
+            except TimeoutError:
+                self._signal(then)
+        await process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
 
 
 class _Observer:

@@ -29,8 +29,8 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """A column's figures; of how many texts, and how many of these equal those of the plain
-    column (which a sweep does not ask)."""
+    """A column's figures; how many texts were held against the plain column's (of that column
+    itself and of a sweep none), and how many of these are equal."""
 
     column: Column
     figures: Figures

@@ -54,7 +54,8 @@ def _run_once(system: stack.Stack, tokens: int) -> list[float]:
         "temperature": 0,
         "ignore_eos": True,
     }
-    timed = asking.stream(system.base_url, request)
+    with asking.new_client() as client:
+        timed = asking.stream(client, system.base_url, request)
     rounds = timed.metrics["specedge"]["rounds"]
     # Two verdicts may reach a late reader as one piece; that gap then counts as one long round,
     # which can only make the figures worse.

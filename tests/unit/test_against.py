@@ -1,7 +1,11 @@
 """When the simulator counts as telling the truth, and when the machine was too slow to say."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
+from benchmarks.__main__ import NOT_RUN, main
 from benchmarks.against import BEYOND, LATE, SCENARIOS, Comparison, exit_code, slowness
 from benchmarks.emulate import flags_of
 from benchmarks.paper_stack import CellOutcome
@@ -55,6 +59,37 @@ def test_steps_that_take_longer_than_their_device_says_show() -> None:
     outcome = CellOutcome([], none, none, [step(0, 32.0), step(1, 48.0)], wall_s=1.0)
 
     assert slowness(outcome, DEVICE) == pytest.approx(80.0 / 64.0)
+
+
+@pytest.mark.parametrize("which", ["against", "emulate"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read"),
+        ("edges: [", "is not YAML"),
+        ("edges: [{depth: deep}]", "edges.0.depth"),
+        ("edges: [{leaves_s: 1}]", "edges that leave"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named_in_a_sentence(
+    which: str,
+    content: str | None,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "world.yaml"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setattr(sys, "argv", ["benchmarks", which, str(file)])
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    assert ended.value.code == NOT_RUN
+    told = capsys.readouterr().err
+    assert told.startswith(f"{file}: ") and said in told
 
 
 @pytest.mark.parametrize("file", sorted(SCENARIOS.glob("*.yaml")), ids=lambda file: file.stem)

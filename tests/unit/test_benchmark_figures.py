@@ -9,6 +9,7 @@ from benchmarks import compare_report
 from benchmarks.acceptance_rounds import draft_along, sum_up
 from benchmarks.asking import Timed
 from benchmarks.columns import Column, Figures, Kind, Observed, Prefill, Setting, figures_of
+from benchmarks.comparison import measured
 from benchmarks.plan import Measured, Results
 from benchmarks.prompt_set import CATEGORIES, choose, load_prompts
 from benchmarks.reference_texts import Reference, decode_together
@@ -268,12 +269,14 @@ def test_an_edge_that_adapts_is_compared_with_the_best_fixed_size() -> None:
     def at(setting: Setting, *, proactive: bool) -> Column:
         return Column(Kind.SPECEDGE, 1, 14, 1, proactive, setting)
 
+    tried = figures(per_busy_s=1, per_token_ms=1)
     results = Results(
+        sweeps=[Measured(at(Setting(2, 4), proactive=True), tried)],
         columns=[
             Measured(at(Setting(2, 4), proactive=True), figures(per_busy_s=1, per_token_ms=50)),
             Measured(at(Setting(2, 4), proactive=False), figures(per_busy_s=1, per_token_ms=80)),
             Measured(at(Setting(), proactive=True), figures(per_busy_s=1, per_token_ms=55)),
-        ]
+        ],
     )
 
     found = compare_report.ratios(results)
@@ -284,6 +287,42 @@ def test_an_edge_that_adapts_is_compared_with_the_best_fixed_size() -> None:
     assert f"time_over_waiting_{place}_adaptive" not in found
     names = [each.column.name for each in results.columns]
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(("streams", "ms"), [(1, 0.0), (2, 14.0)])
+def test_a_size_that_is_the_best_of_another_load_is_not_called_the_best(
+    streams: int, ms: float
+) -> None:
+    """Server-only's size is none of an edge's, wherever it was tried."""
+
+    def at(setting: Setting, streams: int, ms: float) -> Measured:
+        column = Column(Kind.SPECEDGE, streams, ms, 1, True, setting)
+        return Measured(column, figures(per_busy_s=1, per_token_ms=50))
+
+    beside = figures(per_busy_s=1, per_token_ms=1)
+    swept = [at(Setting(2, 4), 1, 14), Measured(Column(Kind.SERVER_ONLY, streams, ms), beside)]
+    columns = [at(Setting(2, 4), streams, ms), at(Setting(), streams, ms)]
+
+    found = compare_report.ratios(Results(sweeps=swept, columns=columns))
+
+    assert not [key for key in found if key.startswith("time_over_fixed")]
+
+
+def test_the_column_that_texts_are_held_against_is_not_held_against_itself() -> None:
+    def seen(*tokens: int) -> Observed:
+        texts = [answer([0.1, 0.2], [token, 2]) for token in tokens]
+        return Observed(texts, 1.0, counted(1.0), Reading({}, {}), 0)
+
+    near, far = Column(Kind.PLAIN, 1, 0), Column(Kind.PLAIN, 1, 14)
+    ours = Column(Kind.SPECEDGE, 1, 14, 1, True, Setting(2, 4))
+    none = Prefill(0, 0.0)
+
+    found = measured(
+        {near: seen(1, 3), far: seen(1, 3), ours: seen(1, 4)}, dict.fromkeys((True, False), none)
+    )
+
+    told = {each.column: (each.same_texts, each.texts) for each in found}
+    assert told == {near: (0, 0), far: (2, 2), ours: (1, 2)}
 
 
 def test_settings_are_read_as_they_are_shown() -> None:

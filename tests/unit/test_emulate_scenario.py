@@ -5,7 +5,7 @@ import pytest
 from benchmarks.emulate import flags_of
 from specedge.errors import InvalidRequest
 from specedge.profiles import A100_40_QWEN3_14B_PAPER
-from specedge_scheduler.sim.scenario import read_scenario
+from specedge_scheduler.sim.scenario import Scenario, read_scenario
 
 EDGES = {
     "count": 20,
@@ -26,6 +26,10 @@ def scenario(**changed: object) -> dict[str, object]:
         "verifiers": [{"device": "a100-40/qwen3-14b/paper", "count": 2}],
         "edges": [EDGES],
     } | changed
+
+
+def read(**changed: object) -> Scenario:
+    return read_scenario(scenario(**changed))
 
 
 def value(flags: list[str], name: str) -> str:
@@ -51,6 +55,14 @@ def test_a_scenario_becomes_the_same_world_of_processes() -> None:
     assert value(first, "--measure-s") == "10"
 
 
+def test_every_fleet_draws_its_own_luck_and_the_scenarios_seed_is_another() -> None:
+    def seeds(seed: int) -> list[str]:
+        return [value(list(fleet), "--seed") for fleet in flags_of(read(seed=seed)).fleets]
+
+    assert len(set(seeds(1) + seeds(2))) == 4
+    assert seeds(1) == seeds(1)
+
+
 def test_the_mean_distance_is_that_of_the_scenario() -> None:
     fleet = list(flags_of(read_scenario(scenario())).fleets[0])
 
@@ -69,6 +81,7 @@ def test_the_mean_distance_is_that_of_the_scenario() -> None:
         {"edges": [EDGES | {"load": {"kind": "bursty"}}]},
         {"edges": [EDGES | {"proactive": {"hit": 0.45}}]},
         {"verifiers": [{"device": {"fixed_ms": 20.0, "context_token_ms": 0.01}}]},
+        {"edges": [EDGES | {"depth": 0}]},
         {"edges": [EDGES | {"session": {"prompt_tokens": 8000, "output_tokens": 9000}}]},
     ],
 )

@@ -1,12 +1,15 @@
 """A fleet's parts: devices that take time but no thread, arrivals, pacing, and what is counted."""
 
 import asyncio
+import os
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from specedge.clock import ManualClock
+from specedge.drafting.counts import DraftCounts
 from specedge.drafting.growth_rule import GrowthRule
 from specedge.drafting.rounds import Decision
 from specedge.engine.emulated_agreement import LevelAgreement
@@ -14,10 +17,10 @@ from specedge.errors import Busy
 from specedge.ids import EDGE_ID, EdgeId
 from specedge.link.memory import MemoryHub
 from specedge.params import DraftPolicy
-from specedge.protocol.effects import Committed
+from specedge.protocol.effects import Committed, Ended
 from specedge.protocol.messages import Timing, Verdict
-from specedge.service.runtime import LoopClock
-from specedge_edge.fleet.app import edge_id
+from specedge.service.runtime import LoopClock, service_context
+from specedge_edge.fleet.app import Fleet, edge_id, line_on, run_fleet
 from specedge_edge.fleet.arrivals import bursty_trace, poisson, replayed
 from specedge_edge.fleet.config import FleetSettings
 from specedge_edge.fleet.device import EmulatedCompute
@@ -26,6 +29,8 @@ from specedge_edge.fleet.figures import FleetLog, quantiles
 from specedge_edge.generation import Generation
 from specedge_edge.pacing import RoundPacing
 from specedge_edge.proactive import PassTime
+from specedge_edge.proposer import ProposerFigures
+from specedge_edge.session_proposer import SessionProposer
 
 
 class World:
@@ -245,6 +250,67 @@ async def test_failures_count_in_the_measured_time_alone(
     assert await edge.generate(0) is False
 
     assert common.log.num_failed == sum(common.log.errors.values()) == int(is_measuring)
+
+
+async def test_what_a_session_drafted_before_the_measured_time_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = LoopClock()
+    common = Common(FleetSettings(), clock, FleetLog(), LevelAgreement([1.0]))
+    edge = FleetEdge(EdgeId("U" + "A" * 55), MemoryHub(clock).link("edge"), common)
+    so_far = DraftCounts(passes=10, verdicts=8, hits=8)
+    monkeypatch.setattr(
+        SessionProposer, "figures", property(lambda _: ProposerFigures(counts=so_far))
+    )
+
+    async def run(generation: Generation) -> Ended:
+        generation.account.reply_ms += [900.0] * 8
+        common.log.begin(clock.now_s())
+        edge.begin()
+        generation.account.reply_ms += [5.0, 7.0]
+        generation.account.drafting = so_far + DraftCounts(passes=6, verdicts=2, hits=1)
+        return Ended("stop")
+
+    monkeypatch.setattr(Generation, "run", run)
+
+    assert await edge.generate(0)
+
+    summary = common.log.summary(wall_s=1.0)
+    assert (summary["hit_rate"], summary["passes_per_round"]) == (0.5, 3.0)
+    assert common.log.reply_ms == [5.0, 7.0]
+
+
+async def test_a_line_is_waited_for_and_an_end_without_one_is_told_apart() -> None:
+    for words, is_line in ((b"go\n", True), (b"", False)):
+        mine, theirs = os.pipe()
+        os.write(theirs, words)
+        os.close(theirs)
+        assert await line_on(mine) is is_line
+        os.close(mine)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_a_fleet_that_waits_ends_when_the_drain_begins(
+    waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the line that says go, and for a place before that."""
+    connected, mine_and_theirs = asyncio.Event(), os.pipe()
+
+    async def connect(_: Fleet) -> None:
+        connected.set()
+        if not waits:
+            await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(Fleet, "connect", connect)
+    monkeypatch.setattr(sys, "stdin", os.fdopen(mine_and_theirs[0]))
+    async with service_context() as context, asyncio.timeout(10):
+        running = context.tasks.start(run_fleet(context, FleetSettings(waits=waits)), name="fleet")
+        await connected.wait()
+        context.begin_drain()
+        await running
+
+    sys.stdin.close()
+    os.close(mine_and_theirs[1])
 
 
 def test_quantiles_are_nearest_ranks() -> None:

@@ -108,6 +108,15 @@ def test_a_large_cell_is_split_over_several_fleets() -> None:
     assert len({each[each.index("--fleet") + 1] for each in flags.fleets}) == len(edges) == 16
 
 
+def test_fleets_of_a_cell_differ_in_their_luck_and_two_runs_do_not() -> None:
+    def seeds() -> list[str]:
+        flags = flags_of(specedge(PAIR, 8, "", 1))
+        return [each[each.index("--seed") + 1] for each in flags.fleets]
+
+    assert len(set(seeds())) == 4
+    assert seeds() == seeds()
+
+
 def test_a_prediction_never_beats_a_verifier_that_is_always_busy() -> None:
     for pair in (PAIRS["14b"], PAIRS["32b"]):
         found = predict(pair)

@@ -24,9 +24,9 @@ from specedge_scheduler.sim.drafts import (
 from specedge_scheduler.sim.draws import Stream, normal, uniform, uniforms
 from specedge_scheduler.sim.edge import edge_id, next_arrival_s
 from specedge_scheduler.sim.events import VirtualTime
-from specedge_scheduler.sim.report import show_capacity
+from specedge_scheduler.sim.report import headings, show_capacity
 from specedge_scheduler.sim.scenario import EdgeSpec, LoadSpec, read_scenario
-from specedge_scheduler.sim.sweeps import Most, find_capacity, variations
+from specedge_scheduler.sim.sweeps import Most, find_capacity, run_all, variations
 from specedge_scheduler.sim.world import simulate
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -62,6 +62,76 @@ def test_a_wrong_field_is_named(wrong: dict[str, object], named: str) -> None:
     assert named in str(caught.value)
 
 
+def edges_with(**fields: object) -> dict[str, object]:
+    return {"edges": [fields]}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        (edges_with(link={"rount_trip_ms": 14}), "edges.0.link.rount_trip_ms"),
+        (edges_with(link={"loss": 2}), "edges.0.link.loss"),
+        (edges_with(link={"str": 2}), "edges.0.link.str"),
+        (edges_with(link=3), "edges.0.link"),
+        ({"verifiers": [{"device": {"fixd_ms": 1}}]}, "verifiers.0.device.fixd_ms"),
+        (edges_with(depth={"mni": 3}), "edges.0.depth.mni"),
+        (edges_with(depth={"min": "few"}), "edges.0.depth.min"),
+        (edges_with(depth={"min": 5, "max": 3}), "edges.0.depth"),
+        (edges_with(depth=99), "edges.0.depth"),
+        (edges_with(Count=3), "edges.0.Count"),
+        (edges_with(str=3), "edges.0.str"),
+        ({"Edges": 1}, "Edges"),
+        ({"": 1}, "''"),
+        ({1: 1}, "1"),
+        ({"failures": [{"verifer": 0, "at_s": 1}]}, "failures.0.verifer"),
+    ],
+)
+def test_a_wrong_field_is_named_as_it_was_written(wrong: dict[str, object], field: str) -> None:
+    """Fields that may be one thing or another too: not the reading that nobody meant."""
+    with pytest.raises(InvalidRequest) as caught:
+        read_scenario(SMALL | wrong)
+
+    assert caught.value.field == field
+    assert str(caught.value).startswith(f"{field}: ")
+
+
+def fail(at_s: float, for_s: float | None = None, verifier: int = 0) -> dict[str, object]:
+    return {"verifier": verifier, "at_s": at_s, "for_s": for_s}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"failures": [fail(0.5, 1.0), fail(1.0, 0.1)]}, "failures.1.at_s"),
+        ({"failures": [fail(1.0, 0.1), fail(0.5, 1.0)]}, "failures.0.at_s"),
+        ({"failures": [fail(0.5, 0.5), fail(1.0)]}, "failures.1.at_s"),
+        ({"failures": [fail(0.5), fail(1.5)]}, "failures.1.at_s"),
+        ({"failures": [fail(2.0)]}, "failures.0.at_s"),
+        (edges_with(load={"per_s": 0.5}), "edges.0.load.per_s"),
+        (edges_with(load={"kind": "poisson", "burst_share": 0.5}), "edges.0.load.burst_share"),
+        (edges_with(load={"kind": "bursty", "think_s": 1.0}), "edges.0.load.think_s"),
+        (edges_with(load={"kind": "poisson"}, sessions=4), "edges.0.sessions"),
+        (edges_with(load={"kind": "bursty"}, starts_s=1.0), "edges.0.starts_s"),
+        ({"edges": [{}, {}]}, "edges.1.name"),
+        (edges_with(nodes=2, depth=5), "edges.0.nodes"),
+        (edges_with(nodes=2, depth={"min": 1, "max": 3}), "edges.0.nodes"),
+        ({"warmup_s": 2.0}, "warmup_s"),
+    ],
+)
+def test_what_would_be_passed_over_is_refused(wrong: dict[str, object], field: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read_scenario(SMALL | wrong)
+
+    assert caught.value.field == field
+
+
+def test_verifiers_may_fail_one_after_another_and_side_by_side() -> None:
+    two = {"verifiers": [{"count": 2, "device": {"fixed_ms": 20.0}}]}
+    failures = [fail(0.5, 0.2), fail(0.8, 0.2), fail(0.6, 0.3, verifier=1)]
+
+    assert len(read_scenario(SMALL | two | {"failures": failures}).failures) == 3
+
+
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda file: file.stem)
 def test_the_examples_are_scenarios(file: Path) -> None:
     assert read_scenario(read_file(file)).num_edges > 0
@@ -80,6 +150,26 @@ def test_a_sweep_tries_every_combination() -> None:
 def test_a_sweep_over_a_field_that_is_not_there_is_refused(name: str) -> None:
     with pytest.raises(InvalidRequest, match=r"sweep|typo"):
         list(variations(SMALL | {"sweep": {name: [1]}}))
+
+
+def test_a_sweep_with_a_wrong_value_is_refused_before_the_first_simulation() -> None:
+    fields = SMALL | {"sweep": {"edges.0.depth": [5, "deep"]}}
+
+    with pytest.raises(InvalidRequest, match=r"edges\.0\.depth"):
+        run_all(fields, done=lambda _: pytest.fail("this would be lost"))
+
+
+@pytest.mark.parametrize(
+    ("swept", "titles"),
+    [
+        (["edges.0.count", "scheduler.policy"], ["count", "policy"]),
+        (["edges.0.count", "verifiers.0.count"], ["edges.0.count", "verifiers.0.count"]),
+        (["edges.0.link.loss", "edges.1.link.loss"], ["0.link.loss", "1.link.loss"]),
+        (["seed", "edges.0.seed"], ["seed", "0.seed"]),
+    ],
+)
+def test_every_swept_field_has_a_heading_of_its_own(swept: list[str], titles: list[str]) -> None:
+    assert headings(swept) == titles
 
 
 def test_a_sweep_may_replace_a_whole_entry() -> None:
@@ -107,7 +197,10 @@ def test_the_command_tells_people_and_programs(
         {"scheduler.policy": "static"},
     ]
     assert told["capacity"]["edges_with_one_verifier_more"] >= told["capacity"]["edges"] > 0
-    assert "far" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "all edges are of the kind 'near', without 'far'" in said
+    assert "the sweep over scheduler.policy is left out" in said
+    assert "a place for every session" in told["capacity"]["assumed"][0]
     assert picture.stat().st_size > 0
 
 

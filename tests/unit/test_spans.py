@@ -1,10 +1,14 @@
 """Spans: off unless asked for, merged over services and machines, drawn."""
 
 import json
+import math
+from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from specedge.cli.trace import run_trace
 from specedge.clock import ManualClock
 from specedge.errors import InvalidRequest
 from specedge.service.spans import NO_SPANS, recording
@@ -112,6 +116,23 @@ def test_the_trace_has_a_process_per_service_and_a_thread_per_lane(tmp_path: Pat
     assert all(e["ts"] >= 0 for e in events if e["ph"] != "M")
 
 
+def test_spans_that_touch_still_touch_in_the_trace_and_never_cross(tmp_path: Path) -> None:
+    """A viewer drops those that partly overlap: exactly, not but for a rounding error."""
+    ends_s = [5.0 + 0.0137931 * math.sqrt(number) for number in range(400)]
+    steps: list[list[object]] = [
+        ["device", "verify", start_s, end_s, {}] for start_s, end_s in pairwise(ends_s)
+    ]
+    path = written(tmp_path / "v.jsonl", "verifier-1", 1.7e9 + 1 / 3, 6.0, *steps)
+
+    events = [e for e in json.loads(chrome_trace(read_all([path])))["traceEvents"] if "dur" in e]
+
+    assert len(events) == len(steps)
+    for event, later in pairwise(events):
+        assert event["ts"] + event["dur"] == later["ts"]
+        assert Fraction(event["ts"]) + Fraction(event["dur"]) == Fraction(later["ts"])
+        assert event["ts"] * 1000 == Fraction(event["ts"]) * 1000  # whole nanoseconds
+
+
 def test_a_stretch_of_it_is_drawn(tmp_path: Path) -> None:
     spans = within(read_all([a_run(tmp_path)]), 0.0, 0.2)
     path = tmp_path / "out" / "timeline.png"
@@ -137,3 +158,22 @@ def test_a_file_that_no_service_wrote_is_refused(tmp_path: Path, content: str) -
 
     with pytest.raises(InvalidRequest):
         read_all([path])
+
+
+@pytest.mark.parametrize(("from_s", "for_s"), [(None, math.nan), (None, math.inf), (0.0, -1.0)])
+def test_a_stretch_that_has_no_length_is_refused(
+    tmp_path: Path, from_s: float | None, for_s: float
+) -> None:
+    with pytest.raises(InvalidRequest, match="--for") as refusal:
+        run_trace([a_run(tmp_path)], tmp_path / "t.json", tmp_path / "t.png", from_s, for_s)
+
+    assert refusal.value.field == "for"
+
+
+def test_a_picture_of_a_stretch_that_holds_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequest, match="hold nothing") as refusal:
+        run_trace([a_run(tmp_path)], tmp_path / "t.json", tmp_path / "t.png", 7.0, 0.6)
+
+    assert refusal.value.field == "from"
+    assert not (tmp_path / "t.png").exists()
+    run_trace([tmp_path], tmp_path / "t.json", None, 7.0, 0.6)  # which draws nothing

@@ -211,9 +211,9 @@ class Driver:
         now_s, items = self._clock.now_s(), effect.batch.items
         lane = f"to {effect.verifier}"
         self._spans.add(lane, "batch", now_s, now_s, rows=effect.num_nodes, sessions=len(items))
-        for item in items:  # from its arrival here until now
+        for item in items:  # from its arrival here until now; an edge's sessions overlap
             held_s = item.held_ms / 1000
-            self._spans.add(f"held {item.e[:8]}", "held", now_s - held_s, now_s)
+            self._spans.add(f"held {item.e[:8]} {item.s[:8]}", "held", now_s - held_s, now_s)
 
     async def _publish(self, subject: str, payload: bytes) -> None:
         try:

@@ -1,11 +1,13 @@
 """A fleet's life: connect every edge, make load, measure, and say what was measured.
 
-Says on stdout, a JSON object a line: ``ready``, ``measuring``, and ``measured`` with the figures.
+Says on stdout, a JSON object a line: ``ready``, ``measuring``, ``over``, and ``measured`` with the
+figures.
 """
 
 import asyncio
 import hashlib
 import itertools
+import os
 import resource
 import sys
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from specedge.link.base import Link
 from specedge.link.distant import DistantLink
 from specedge.link.nats import NatsLink, NatsOptions
 from specedge.protocol.subjects import edge_inbox
-from specedge.service.runtime import ServiceContext, Tasks, settle_heap
+from specedge.service.runtime import DrainBegan, ServiceContext, Tasks, settle_heap
 from specedge.service.spans import recording
 from specedge_edge.fleet.arrivals import bursty_trace, poisson, replayed
 from specedge_edge.fleet.config import FleetSettings
@@ -27,35 +29,43 @@ from specedge_edge.fleet.edges import Common, FleetEdge
 from specedge_edge.fleet.figures import FleetLog, quantiles
 
 PLACE_WITHIN_S: Final = 30.0
+LINE_BYTES: Final = 4096  # that a line is read with at most
 REST_S: Final = 0.2  # after a session that failed, so that a closed loop does not spin
 
 
 async def run_fleet(context: ServiceContext, settings: FleetSettings) -> None:
-    """All of it. Ends early, without figures, when the drain begins."""
+    """All of it. Ends early, without figures, when the drain begins, or when stdin ends while it
+    waits for a line: then whoever started it is gone."""
     with recording(settings.spans_file, settings.fleet, context.clock) as spans:
         common = Common(
             settings, context.clock, FleetLog(), settings.known_agreement(), spans=spans
         )
-        await _run(context, common)
+        fleet = Fleet(context, common)
+        try:
+            await _run(context, fleet, waits=settings.waits)
+        except DrainBegan:
+            pass
+        finally:
+            await fleet.close()
 
 
-async def _run(context: ServiceContext, common: Common) -> None:
-    fleet = Fleet(context, common)
+async def _run(context: ServiceContext, fleet: "Fleet", *, waits: bool) -> None:
+    await context.unless_draining(fleet.connect())
+    say("ready", edges=fleet.num_edges)
+    if waits and not await context.unless_draining(line_on(sys.stdin.fileno())):
+        return
+    say("measured", **await context.unless_draining(fleet.measure()))
+
+
+async def line_on(descriptor: int) -> bool:
+    """Wait for a line there; False if it ends without one. Cancelled, it reads nothing."""
+    came, loop = asyncio.Event(), asyncio.get_running_loop()
+    loop.add_reader(descriptor, came.set)
     try:
-        await fleet.connect()
-        say("ready", edges=common.settings.edges)
-        if common.settings.waits:
-            await asyncio.to_thread(sys.stdin.readline)
-        measuring = context.tasks.start(fleet.measure(), name="measure")
-        drained = context.tasks.start(_until(context.drain), name="drained")
-        await asyncio.wait({measuring, drained}, return_when=asyncio.FIRST_COMPLETED)
-        drained.cancel()
-        if not measuring.done():
-            measuring.cancel()
-            return
-        say("measured", **measuring.result())
+        await came.wait()
     finally:
-        await fleet.close()
+        loop.remove_reader(descriptor)
+    return bool(os.read(descriptor, LINE_BYTES))
 
 
 class Fleet:
@@ -67,6 +77,11 @@ class Fleet:
         self._links: list[Link] = []
         self._edges: list[FleetEdge] = []
         self._numbers = itertools.count()
+
+    @property
+    def num_edges(self) -> int:
+        """That are connected."""
+        return len(self._edges)
 
     async def connect(self) -> None:
         """One connection for each edge, and a first place. Raises LinkDown, or RetryableError when
@@ -103,6 +118,7 @@ class Fleet:
             busy_s = [edge.device.busy_s for edge in self._edges]
             for edge in self._edges:
                 edge.device.late_s.clear()
+                edge.begin()
             self._common.log.begin(clock.now_s())
             say("measuring")
             began_s, cpu_s = clock.now_s(), cpu_seconds()
@@ -187,7 +203,3 @@ def say(event: str, **figures: object) -> None:
     """One line."""
     sys.stdout.buffer.write(orjson.dumps({"event": event, **figures}) + b"\n")
     sys.stdout.buffer.flush()
-
-
-async def _until(event: asyncio.Event) -> None:
-    await event.wait()

@@ -71,7 +71,8 @@ class FleetSettings(ServiceSettings):
     warm_up_s: float = Field(default=3.0, ge=0, description="not measured")
     measure_s: float = Field(default=20.0, gt=0, description="measured")
     waits: bool = Field(
-        default=False, description="begin when a line comes on stdin, with other fleets"
+        default=False,
+        description="begin when a line comes on stdin, with other fleets; end if it ends without",
     )
     seed: int = Field(default=0, ge=0, description="of arrivals, prompts and delays")
 

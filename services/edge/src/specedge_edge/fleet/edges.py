@@ -1,16 +1,19 @@
 """One emulated edge: the edge service's own parts but for HTTP, on an emulated device."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import structlog
 
+from specedge.drafting.counts import DraftCounts
 from specedge.drafting.pace import DevicePace
 from specedge.engine.emulated import Agreement, EmulatedDrafter, EmulatedText
 from specedge.errors import Busy, SpecEdgeError
 from specedge.ids import EdgeId
 from specedge.link.base import Link
+from specedge.params import SamplingParams, StopRule
 from specedge.protocol.effects import Committed
 from specedge.protocol.messages import SessionParams
 from specedge.protocol.round_timer import EdgeSessionConfig
@@ -22,8 +25,9 @@ from specedge.tree.token_tree import IntArray
 from specedge_edge.drafting import DraftSource
 from specedge_edge.fleet.config import FleetSettings
 from specedge_edge.fleet.device import EmulatedCompute
-from specedge_edge.fleet.figures import FleetLog, SessionSpan
+from specedge_edge.fleet.figures import FleetLog, MeasuredDrafting, SessionSpan
 from specedge_edge.generation import Generation, Upstream
+from specedge_edge.proposer import OnAhead, Proposer
 from specedge_edge.router import SessionRouter
 from specedge_edge.served import ServedModel
 
@@ -54,7 +58,8 @@ class FleetEdge:
         self._common = common
         self.device = EmulatedCompute(common.clock)
         self._router = SessionRouter(link, edge)
-        drafts = self._drafts(edge)
+        self._drafts = drafts = self._source(edge)
+        self._running: set[MeasuredDrafting] = set()
         identity = common.text.identity()
         self._served = ServedModel(
             link,
@@ -78,6 +83,11 @@ class FleetEdge:
         """Listen for answers."""
         await self._router.start()
 
+    def begin(self) -> None:
+        """The measured time begins: what its sessions did before does not count."""
+        for drafting in self._running:
+            drafting.begin()
+
     async def ask(self) -> None:
         """Whether a session would have a place. Raises RetryableError if not."""
         await self._served.ask()
@@ -89,6 +99,8 @@ class FleetEdge:
         prompt = prompt_of(number, common.settings)
         watch = _Watch(common)
         generation = Generation(self._upstream, prompt, self._params(number), watch)
+        drafting = MeasuredDrafting(generation.account, self._drafts.counts_of_newest())
+        self._running.add(drafting)
         try:
             ended = await generation.run()
         except SpecEdgeError as error:
@@ -96,7 +108,8 @@ class FleetEdge:
                 common.log.note_failure(type(error).__name__)
             return False
         finally:
-            self._account(generation, watch)
+            self._running.remove(drafting)
+            self._account(generation, drafting, watch)
         if ended.error is None:
             common.log.num_ended += common.log.is_measuring
             return True
@@ -104,12 +117,12 @@ class FleetEdge:
             common.log.note_failure(_name(ended.error))
         return False
 
-    def _account(self, generation: Generation, watch: "_Watch") -> None:
+    def _account(self, generation: Generation, drafting: MeasuredDrafting, watch: "_Watch") -> None:
         log, account = self._common.log, generation.account
         if not log.is_measuring:
             return
-        log.drafting += account.drafting
-        log.reply_ms += account.reply_ms
+        log.drafting += drafting.counts
+        log.reply_ms += drafting.reply_ms
         if watch.span.token_ms is not None:
             log.token_ms.append(watch.span.token_ms)
         assert log.begun_s is not None
@@ -127,7 +140,7 @@ class FleetEdge:
             stop=identity.stop_ids,
         )
 
-    def _drafts(self, edge: EdgeId) -> DraftSource:
+    def _source(self, edge: EdgeId) -> "_WatchedSource":
         common, settings = self._common, self._common.settings
         drafter = None
         if settings.mode != "hosted":
@@ -138,7 +151,7 @@ class FleetEdge:
                 profile=settings.drafter_profile,
                 sleep=self.device.work,
             )
-        return DraftSource(
+        return _WatchedSource(
             drafter=drafter,
             compute=self.device,
             policy=settings.policy,
@@ -152,6 +165,30 @@ class FleetEdge:
             spans=common.spans,
             lane=f"{edge[:8]} device",
         )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _WatchedSource(DraftSource):
+    """Knows the proposer that it made last, so that a session's counts can be read while it
+    runs."""
+
+    made: "deque[Proposer]" = field(default_factory=lambda: deque(maxlen=1))
+
+    def open(
+        self,
+        prompt: IntArray,
+        params: SamplingParams,
+        stop: StopRule,
+        on_ahead: OnAhead | None = None,
+    ) -> Proposer:
+        """See ``DraftSource.open``."""
+        self.made.append(DraftSource.open(self, prompt, params, stop, on_ahead))
+        return self.made[-1]
+
+    def counts_of_newest(self) -> Callable[[], DraftCounts]:
+        """What reads them, of the generation that was made last."""
+        proposer = self.made[-1]
+        return lambda: proposer.figures.counts
 
 
 class _Watch:

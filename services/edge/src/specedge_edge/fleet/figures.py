@@ -1,12 +1,13 @@
 """What a fleet measured: what happened to its sessions inside the measured time. Counts only."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Final
 
 from specedge.drafting.counts import DraftCounts
 from specedge.protocol.effects import Committed
+from specedge_edge.account import Account
 
 MAX_DEPTH: Final = 64
 MS_PER_S: Final = 1e3
@@ -26,6 +27,33 @@ class SessionSpan:
         if self.first_s is None or self.num_tokens < 8:
             return None
         return (self.last_s - self.first_s) / self.num_tokens * MS_PER_S
+
+
+class MeasuredDrafting:
+    """Of one session's drafting, what came after ``begin``; all of it if the session is younger.
+    ``so_far``: its counts at any moment."""
+
+    def __init__(self, account: Account, so_far: Callable[[], DraftCounts]) -> None:
+        self._account = account
+        self._so_far = so_far
+        self._before = DraftCounts()
+        self._num_replies = 0
+
+    def begin(self) -> None:
+        """From now on."""
+        self._before = self._so_far()
+        self._num_replies = len(self._account.reply_ms)
+
+    @property
+    def counts(self) -> DraftCounts:
+        """Once the session is over."""
+        counts, before = asdict(self._account.drafting), asdict(self._before)
+        return DraftCounts(**{name: counts[name] - before[name] for name in counts})
+
+    @property
+    def reply_ms(self) -> list[float]:
+        """Of the drafts that left."""
+        return self._account.reply_ms[self._num_replies :]
 
 
 @dataclass(slots=True)

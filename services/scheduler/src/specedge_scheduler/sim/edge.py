@@ -1,4 +1,5 @@
-"""An edge in virtual time: who it is, what its link does to a message, when its sessions begin.
+"""An edge in virtual time: who it is, its one device, what its link does to a message, when its
+sessions begin.
 
 What a session does is its own affair; the world lets it begin, and carries what it says.
 """
@@ -9,19 +10,21 @@ from typing import Final
 
 from specedge.ids import EdgeId
 from specedge_scheduler.sim.draws import Stream
+from specedge_scheduler.sim.edge_device import SimDevice
 from specedge_scheduler.sim.scenario import EdgeSpec
 
 _BASE32: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 
 
 class SimEdge:
-    """One edge: its link, and how many sessions it has opened."""
+    """One edge: its link, its device, and how many sessions it has opened."""
 
     def __init__(self, spec: EdgeSpec, number: int, seed: int) -> None:
         self.spec = spec
         self.number = number
         self.id = edge_id(number)
         self.is_gone = False
+        self.device = SimDevice(spec.draft_pass_ms / 1000)
         self._link = spec.link_spec
         self._delays = Stream(seed, number, 1)
         self._arrivals = Stream(seed, number, 2)

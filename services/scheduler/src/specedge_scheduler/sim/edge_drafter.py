@@ -1,8 +1,9 @@
 """A session's drafter in virtual time: it only takes time. How deep it drafts, and when it is done.
 
 It drafts ``min`` levels of its depth always, and more, up to ``max``, where that costs nothing
-because verdicts tell that the next batch is formed later, or where it pays. While a draft is out it
-drafts ahead; if what it prepared is what the verdict says, those levels are there at once.
+because verdicts tell that the next batch is formed later, or where it pays. It shares the edge's
+device with the edge's other sessions. While a draft is out it drafts ahead, when nobody needs the
+device; if what it prepared is what the verdict says, those levels are there at once.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from specedge.protocol.effects import Committed
 from specedge.tree.token_tree import TokenTree
 from specedge_scheduler.sim.drafts import expected_tokens, line_tree
 from specedge_scheduler.sim.draws import uniform
+from specedge_scheduler.sim.edge_device import SimDevice
 from specedge_scheduler.sim.measures import Measures
 from specedge_scheduler.sim.scenario import EdgeSpec
 
@@ -28,9 +30,15 @@ class SimDrafter:
     levels, 0 …, on average."""
 
     def __init__(
-        self, spec: EdgeSpec, text: int, luck: Sequence[float], measures: Measures
+        self,
+        spec: EdgeSpec,
+        device: SimDevice,
+        text: int,
+        luck: Sequence[float],
+        measures: Measures,
     ) -> None:
         self._spec = spec
+        self._device = device
         self._text = text
         self._luck = luck
         self._measures = measures
@@ -39,7 +47,9 @@ class SimDrafter:
         # Nodes of a level: a draft that is less deep is as wide, and so smaller.
         self._width = max(1.0, spec.nodes / max(1, self._depth.max))
         self._size = SizeLimit()
-        self._sent_s: float | None = None
+        # Ahead: a pass that finds what to bet on, one a level, and one more than can be of use.
+        self._most_ahead_s = (self._depth.max + 2) * self._pass_s
+        self._was_sent = False
         self._nodes_out = 0
         self._network_s: float | None = None  # of a trip, what was neither waiting nor a step
         self._due_s: float | None = None  # when the next draft should leave
@@ -50,7 +60,13 @@ class SimDrafter:
 
     def on_sent(self, now_s: float) -> None:
         """A draft left, or left again."""
-        self._sent_s = now_s
+        self._was_sent = True
+        if self._spec.proactive is not None:
+            self._device.begin_idle(self, self._most_ahead_s, now_s)
+
+    def stop(self, now_s: float) -> None:
+        """The session is over. Idempotent."""
+        self._device.end_idle(self, now_s)
 
     def on_committed(self, committed: Committed, base: int, now_s: float) -> None:
         """A verdict came, after which the text has ``base`` tokens."""
@@ -64,7 +80,8 @@ class SimDrafter:
         most_nodes = min(max_nodes, self._size.most)
         most = min(self._depth.max, room, int(most_nodes / self._width + 0.5))
         depth = self._choose_depth(min(self._depth.min, most), most, now_s)
-        done_s = now_s + max(0, depth - self._head_start) * self._pass_s
+        passes = max(0, depth - self._head_start)
+        done_s = self._device.work(passes * self._pass_s, now_s)
         self._depth_out = depth
         tree = line_tree(depth, round(depth * self._width))
         self._nodes_out = tree.num_drafted
@@ -74,10 +91,11 @@ class SimDrafter:
 
     def _prepared(self, now_s: float, num_tokens: int, base: int) -> int:
         """Levels of the next draft that are there already."""
-        if self._spec.proactive is None or self._sent_s is None:
+        if self._spec.proactive is None or not self._was_sent:
             return 0
         # The first pass while waiting finds the tokens to bet on; each further one adds a level.
-        passes = int((now_s - self._sent_s) / self._pass_s) if self._pass_s else self._depth.max + 1
+        idle_s = self._device.end_idle(self, now_s)
+        passes = int(idle_s / self._pass_s) if self._pass_s else self._depth.max + 1
         if passes < 1:
             return 0
         is_hit = self._is_hit(self._spec.proactive.hit, num_tokens, base)

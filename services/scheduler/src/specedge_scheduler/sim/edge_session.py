@@ -31,10 +31,10 @@ from specedge.protocol.subjects import Up
 from specedge.tree.token_tree import TokenTree
 from specedge_scheduler.sim.drafts import BONUS
 from specedge_scheduler.sim.draws import uniforms
+from specedge_scheduler.sim.edge import SimEdge
 from specedge_scheduler.sim.edge_drafter import SimDrafter
 from specedge_scheduler.sim.events import VirtualTime
 from specedge_scheduler.sim.measures import Measures
-from specedge_scheduler.sim.scenario import EdgeSpec
 
 CONFIG: Final = EdgeSessionConfig(open_s=5.0)
 
@@ -58,10 +58,10 @@ class SimSession:
     yields  its rounds' tokens by levels, 0 …, on average
     """
 
-    def __init__(self, key: SessionKey, spec: EdgeSpec, text: int, ports: EdgePorts) -> None:
+    def __init__(self, key: SessionKey, edge: SimEdge, text: int, ports: EdgePorts) -> None:
         self.key = key
         self.text = text
-        self.spec = spec
+        self.spec = spec = edge.spec
         self.is_gone = False
         self._time = ports.time
         self._measures = ports.measures
@@ -78,7 +78,7 @@ class SimSession:
         self._machine = EdgeSession(params, [BONUS] * params.prompt, CONFIG)
         longest = params.prompt + params.max_tokens + spec.depth_range.max
         self.luck = uniforms(text, longest + 1)
-        self._drafter = SimDrafter(spec, text, self.luck, ports.measures)
+        self._drafter = SimDrafter(spec, edge.device, text, self.luck, ports.measures)
         self.yields = self._drafter.yields
         self._timer_s: float | None = None
         self._is_timer_out = False
@@ -130,6 +130,7 @@ class SimSession:
                 self._ask_open(self, payload)
             case Ended():
                 self.is_gone = True
+                self._drafter.stop(self._time.now_s)
                 self._measures.note_session(
                     self.spec, self._num_tokens, self._last_s - self._first_s, effect
                 )

@@ -28,8 +28,8 @@ def show(runs: Sequence[Run], console: Console) -> None:
     """One row a variation; then the groups of edges, where there are several."""
     names = list(runs[0].varied) if runs else []
     table = Table(box=None, pad_edge=False)
-    for name in names:
-        table.add_column(name.split(".")[-1], overflow="fold")
+    for title in headings(names):
+        table.add_column(title, overflow="fold")
     for title, _, _ in COLUMNS:
         table.add_column(title, justify="right")
     for run in runs:
@@ -42,9 +42,25 @@ def show(runs: Sequence[Run], console: Console) -> None:
             _show_groups(run, console)
 
 
+def headings(names: Sequence[str]) -> list[str]:
+    """Of swept fields: their last parts, or as many more as tell them apart."""
+    found = []
+    for name in names:
+        parts = name.split(".")
+        ends = (parts[-length:] for length in range(1, len(parts) + 1))
+        found.append(".".join(next((end for end in ends if _num_ending(names, end) == 1), parts)))
+    return found
+
+
+def _num_ending(names: Sequence[str], end: Sequence[str]) -> int:
+    return sum(name.split(".")[-len(end) :] == end for name in names)
+
+
 def show_capacity(capacity: Capacity, console: Console) -> None:
     """What an operator asked, in sentences."""
     say = console.print
+    for sentence in capacity.assumed:
+        say(f"for capacity, {sentence}")
     here, more = capacity.here, capacity.more
     if here.figures is None or more.figures is None:
         say(f"not even one edge gets a token every {capacity.objective_ms:g} ms here")
@@ -77,6 +93,7 @@ def as_json(runs: Sequence[Run], capacity: Capacity | None = None) -> dict[str, 
         told["capacity"] = {
             "objective_ms": capacity.objective_ms,
             "verifiers": capacity.verifiers,
+            "assumed": list(capacity.assumed),
             "edges": capacity.here.edges,
             "is_at_least": capacity.here.is_least,
             "edges_with_one_verifier_more": capacity.more.edges,

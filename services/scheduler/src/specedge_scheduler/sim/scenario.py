@@ -4,13 +4,15 @@ Knows the fields and nothing of how they are acted out. Times in the unit that t
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from specedge.errors import InvalidRequest
 from specedge.profiles import DEVICES, LINKS, DeviceProfile
 from specedge_scheduler.policy.types import PolicyName, SchedulerLimits
+from specedge_scheduler.sim.contradictions import refuse_contradictions
+from specedge_scheduler.sim.wrong_fields import refusal_of
 
 Share = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -89,12 +91,6 @@ class DepthRange(_Part):
     min: Annotated[int, Field(ge=0, le=64)] = 3
     max: Annotated[int, Field(ge=0, le=64)] = 10
 
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if self.min > self.max:
-            raise ValueError("min must not be above max")
-        return self
-
 
 class ProactiveSpec(_Part):
     """Drafting on while a draft is out.
@@ -131,7 +127,8 @@ class SessionSpec(_Part):
 class EdgeSpec(_Part):
     """Edges that are alike.
 
-    sessions         that each runs side by side
+    name             of these alone, since figures are told by it
+    sessions         that each runs side by side, on its one device
     draft_pass_ms    one level of its draft
     draft_ms         to send a draft: host, broker, scheduler; the link's time comes on top
     depth            levels: a number, or a range from which it takes what time allows
@@ -234,18 +231,6 @@ class Scenario(_Part):
         default_factory=dict
     )
 
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.warmup_s >= self.duration_s:
-            raise ValueError("warmup_s must be less than duration_s")
-        num_verifiers = sum(spec.count for spec in self.verifiers)
-        for index, failure in enumerate(self.failures):
-            if failure.verifier >= num_verifiers:
-                raise ValueError(
-                    f"failures.{index}.verifier: there are only {num_verifiers} verifiers"
-                )
-        return self
-
     @property
     def num_edges(self) -> int:
         """Of all kinds."""
@@ -257,16 +242,8 @@ def read_scenario(fields: object) -> Scenario:
     if not isinstance(fields, dict):
         raise InvalidRequest("a scenario is a mapping of fields", field="scenario")
     try:
-        return Scenario.model_validate(fields)
+        scenario = Scenario.model_validate(fields)
     except ValidationError as error:
-        errors = error.errors(include_url=False, include_input=False, include_context=False)
-        # Of several readings of a field that may be one thing or another, ours says most.
-        first = next((one for one in errors if one["type"] == "value_error"), errors[0])
-        field = ".".join(str(part) for part in first["loc"] if _is_field(part)) or "scenario"
-        said = first["msg"].removeprefix("Value error, ")
-        raise InvalidRequest(f"{field}: {said}", field=field) from None
-
-
-def _is_field(part: int | str) -> bool:
-    """Whether people wrote it: pydantic also names the readings that it tried."""
-    return isinstance(part, int) or not (part[0].isupper() or part in ("str", "constrained-int"))
+        raise refusal_of(error) from None
+    refuse_contradictions(scenario)
+    return scenario

@@ -25,14 +25,16 @@ class Run:
 class Capacity:
     """How many edges a pool takes so that the mean time per token keeps the objective.
 
-    here  with the verifiers of the scenario
-    more  with one verifier more
+    here     with the verifiers of the scenario
+    more     with one verifier more
+    assumed  in which the searched pool differs from the scenario, in sentences
     """
 
     objective_ms: float
     verifiers: int
     here: "Most"
     more: "Most"
+    assumed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +61,10 @@ def variations(fields: dict[str, object]) -> Iterator[tuple[dict[str, object], S
 
 
 def run_all(fields: dict[str, object], done: Callable[[Run], None] = lambda _: None) -> list[Run]:
-    """Simulate every variation; ``done`` hears of each as it ends."""
+    """Simulate every variation; ``done`` hears of each as it ends. Raises InvalidRequest before
+    the first where one of them is no scenario."""
     runs = []
-    for varied, scenario in variations(fields):
+    for varied, scenario in list(variations(fields)):
         run = Run(varied, simulate(scenario))
         done(run)
         runs.append(run)
@@ -69,13 +72,26 @@ def run_all(fields: dict[str, object], done: Callable[[Run], None] = lambda _: N
 
 
 def find_capacity(scenario: Scenario, objective_ms: float) -> Capacity:
-    """Search, with nobody refused: all edges are of the first kind that the scenario names."""
+    """Search, with nobody refused: all edges are of the first kind that the scenario names, and
+    verifiers have a place for each. The sweep is not looked at."""
     here = _most_edges(scenario, objective_ms)
     first, *others = scenario.verifiers
     larger = first.model_copy(update={"count": first.count + 1})
     more = scenario.model_copy(update={"verifiers": (larger, *others)})
     count = sum(spec.count for spec in scenario.verifiers)
-    return Capacity(objective_ms, count, here, _most_edges(more, objective_ms))
+    found = _most_edges(more, objective_ms)
+    return Capacity(objective_ms, count, here, found, tuple(_assumptions(scenario)))
+
+
+def _assumptions(scenario: Scenario) -> Iterator[str]:
+    """What ``_with_edges`` makes of the scenario."""
+    yield "verifiers have a place for every session, and nobody is refused"
+    first, *others = scenario.edges
+    if others:
+        left_out = ", ".join(repr(edges.name) for edges in others)
+        yield f"all edges are of the kind {first.name!r}, without {left_out}"
+    if scenario.sweep:
+        yield f"the sweep over {', '.join(scenario.sweep)} is left out"
 
 
 def _most_edges(scenario: Scenario, objective_ms: float) -> Most:

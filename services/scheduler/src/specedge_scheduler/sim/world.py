@@ -153,7 +153,7 @@ class World:
         number, edge.num_sessions = edge.num_sessions, edge.num_sessions + 1
         key = SessionKey(edge.id, SessionId(f"{edge.number:016x}{number:016x}"))
         text = mixed(self.scenario.seed, edge.number, number, 4)
-        session = SimSession(key, edge.spec, text, self._ports)
+        session = SimSession(key, edge, text, self._ports)
         self.sessions[key] = session
         self._edge_of[key] = edge
         session.start()
