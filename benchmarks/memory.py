@@ -3,10 +3,11 @@
 The target's weights are held whole, in fp32, so that it is known how many of the verifier's bytes
 they are; by default a CPU holds them in blocks, which are smaller.
 
-Figures, in MiB: ``scheduler_rss_mib``, ``edge_rss_mib``, ``verifier_rss_mib`` (VmRSS),
-``verifier_weights_mib`` (from the model's files, in fp32), ``verifier_beyond_weights_mib`` (what is
-left, KV included), and ``scheduler_torch_mapped`` (1 if a library of torch is mapped into the
-scheduler, else 0). Linux only. ``PROMPTS`` names a file of prompts, one JSON string a line.
+Figures, in MiB: ``scheduler_rss_mib``, ``edge_rss_mib``, ``verifier_rss_mib`` (VmRSS: the model's
+file, which is read in place and given up when others need the memory, counts too),
+``verifier_weights_mib`` (from that file, in fp32), ``verifier_beyond_weights_mib`` (what is left of
+its own memory, RssAnon, KV included), and ``scheduler_torch_mapped`` (1 if a library of torch is
+mapped into the scheduler).
 """
 
 import json
@@ -41,21 +42,21 @@ def run() -> dict[str, float]:
         for prompt in prompts:
             request = {"model": system.model, "prompt": prompt, "max_tokens": TOKENS}
             asking.stream(client, system.base_url, request)
-        verifier, weights = _rss_mib(system.pid("verifier-1")), _weights_mib(system.model)
+        verifier, weights = system.pid("verifier-1"), _weights_mib(system.model)
         return {
             "scheduler_rss_mib": _rss_mib(system.pid("scheduler")),
             "scheduler_torch_mapped": float(_maps_torch(system.pid("scheduler"))),
             "edge_rss_mib": _rss_mib(system.pid("edge")),
-            "verifier_rss_mib": verifier,
+            "verifier_rss_mib": _rss_mib(verifier),
             "verifier_weights_mib": weights,
-            "verifier_beyond_weights_mib": verifier - weights,
+            "verifier_beyond_weights_mib": _rss_mib(verifier, "RssAnon") - weights,
         }
 
 
-def _rss_mib(pid: int) -> float:
+def _rss_mib(pid: int, kind: str = "VmRSS") -> float:
     status = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
-    assert found, f"process {pid} has no VmRSS"
+    found = re.search(rf"^{kind}:\s+(\d+) kB$", status, re.MULTILINE)
+    assert found, f"process {pid} has no {kind}"
     return int(found[1]) / 1024
 
 
