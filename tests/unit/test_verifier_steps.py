@@ -8,10 +8,10 @@ import pytest
 from specedge.ids import SessionKey
 from specedge.protocol.batch_ledger import BatchLedger
 from specedge.protocol.messages import Batch
+from specedge.protocol.prefill_share import plan_chunks, room_for_decoding
+from specedge.protocol.step_plan import StepRoom, num_rows, plan_step
 from specedge.protocol.verifier_effects import WantStep
 from specedge.tree.token_tree import TokenTree
-from specedge_verifier.prefill import plan_chunks, room_for_decoding
-from specedge_verifier.step_plan import StepRoom, num_rows, plan_step
 from tests.unit.scheduler_facts import key
 
 

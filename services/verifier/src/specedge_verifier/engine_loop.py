@@ -23,6 +23,7 @@ from specedge.clock import Clock
 from specedge.engine.ports import NodeChoices, TargetEngine
 from specedge.ids import SessionKey
 from specedge.protocol.reports import StepReport
+from specedge.protocol.step_plan import StepRoom, plan_step
 from specedge.protocol.verifier_effects import StepBegun, StepFailed
 from specedge.service.compute import ComputeThread
 from specedge.service.spans import NO_SPANS, SpanRing
@@ -31,7 +32,6 @@ from specedge_verifier.metrics import VerifierMetrics
 from specedge_verifier.parts import Part, Step, take_part
 from specedge_verifier.sessions import SessionTable
 from specedge_verifier.slots import EngineCall, SlotPool
-from specedge_verifier.step_plan import StepRoom, plan_step
 from specedge_verifier.turn import OwnDrafts, TurnItem, TurnOutcome, run_turn
 
 MAX_DRAFT_FAILURES: Final = 3  # in a row: the verifier's own drafter is broken, and left alone

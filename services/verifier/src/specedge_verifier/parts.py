@@ -8,10 +8,10 @@ from specedge.errors import ProtocolViolation
 from specedge.params import StopRule
 from specedge.protocol.messages import TokenLogprobs
 from specedge.protocol.reports import StepReport
+from specedge.protocol.step_plan import Planned
 from specedge.protocol.verifier_effects import Stepped, WantStep
 from specedge_verifier.entry import Entry
 from specedge_verifier.hosted_drafting import DraftSeat, HostedRound
-from specedge_verifier.step_plan import Planned
 from specedge_verifier.turn import OwnDrafts, TurnItem
 
 

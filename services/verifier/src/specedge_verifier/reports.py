@@ -19,10 +19,10 @@ from specedge.protocol.codec import encode
 from specedge.protocol.messages import Ending
 from specedge.protocol.opening import Identity, Limits
 from specedge.protocol.reports import AheadReport, SessionReport, Stat, StepReport
+from specedge.protocol.step_plan import num_rows
 from specedge_verifier.entry import Entry
 from specedge_verifier.sessions import SessionTable
 from specedge_verifier.slots import SlotPool
-from specedge_verifier.step_plan import num_rows
 
 PERIOD_S: Final = 0.1
 STEPS_REPEATED: Final = 2  # so that a lost report hides no step from the estimator

@@ -12,6 +12,7 @@ from specedge.protocol.batch_ledger import BatchLedger
 from specedge.protocol.codec import encode
 from specedge.protocol.messages import Cold, DownMessage, Progress, Rejected, Verdict
 from specedge.protocol.opening import Limits
+from specedge.protocol.step_plan import StepRoom
 from specedge.protocol.verifier_session import VerifierSession
 from specedge.service.compute import ComputeThread
 from specedge.service.runtime import ServiceContext
@@ -25,7 +26,6 @@ from specedge_verifier.outbox import Outbox
 from specedge_verifier.reports import EngineLoad, Reporter, Who
 from specedge_verifier.sessions import SessionTable
 from specedge_verifier.slots import SlotPool
-from specedge_verifier.step_plan import StepRoom
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from specedge_scheduler.sim.draws import Stream
 from specedge_scheduler.sim.events import VirtualTime
 from specedge_scheduler.sim.scenario import VerifierSpec
 from specedge_scheduler.sim.verifier_sessions import SessionTable
-from specedge_scheduler.sim.verifier_steps import Step, StepPart, VerifierTally, plan_step
+from specedge_scheduler.sim.verifier_steps import Step, StepPart, VerifierTally, form_step
 
 HEARTBEAT_S: Final = 0.1
 STEPS_REPEATED: Final = 2
@@ -130,7 +130,7 @@ class SimVerifier:
         sessions, now_s = self._sessions, self._time.now_s
         if self.is_dead or self._is_stepping or not sessions.wants:
             return
-        step = plan_step(sessions.wants, sessions.asked_s, self._step_rows, now_s)
+        step = form_step(sessions.wants, sessions.asked_s, self._step_rows, now_s)
         for part in step.parts:
             sessions.begin(part)
         self._running, self._is_stepping = step, True

@@ -1,21 +1,18 @@
 """A step of a verifier in virtual time: who has a part in it, how long it takes, and what is said
 of it afterwards. Pure.
 
-Planned as the service does, without hosted rounds: rounds in order of their asking, each whole or
-not at all, and prefill in what is left.
+Planned by the service's own rules.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from specedge.ids import SessionKey
 from specedge.profiles import DeviceProfile
 from specedge.protocol.reports import StepReport
+from specedge.protocol.step_plan import StepRoom, plan_step
 from specedge.protocol.verifier_effects import WantStep
-
-PREFILL_SHARE: Final = 8  # at least 1/8 of a step's rows while anybody prefills
 
 
 class StepPart(NamedTuple):
@@ -104,34 +101,17 @@ class VerifierTally:
         self.num_rows += step.rows
 
 
-def plan_step(
+def form_step(
     wants: Mapping[SessionKey, WantStep],
     asked_s: Mapping[SessionKey, float],
     max_rows: int,
     now_s: float,
 ) -> Step:
-    """The next step out of ``wants`` (in order of asking): at most ``max_rows`` rows, unless a
-    single round is larger. ``asked_s``: since when rounds wait."""
-    is_prefilling = any(want.tree is None for want in wants.values())
-    share = max(1, max_rows // PREFILL_SHARE) if is_prefilling else 0
-    room = max_rows - share
-    parts: list[StepPart] = []
-    prefill: list[tuple[SessionKey, WantStep]] = []
-    is_full = False
-    for key, want in wants.items():
-        if want.tree is None:
-            prefill.append((key, want))
-            continue
-        rows = len(want.chain) + want.tree.num_drafted
-        is_full = is_full or (bool(parts) and rows > room)
-        if not is_full:
-            room -= rows
-            waited_ms = (now_s - asked_s.get(key, now_s)) * 1000
-            parts.append(StepPart(key, want, len(want.chain), waited_ms))
-    room = max(room, 0) + share
-    for index, (key, want) in enumerate(prefill):
-        size = min(len(want.chain), math.ceil(room / (len(prefill) - index)))
-        room -= size
-        if size > 0:
-            parts.append(StepPart(key, want, size, 0.0))
+    """The next step out of ``wants`` (in order of asking), as the service plans it. ``asked_s``:
+    since when rounds wait."""
+    parts = []
+    for one in plan_step(wants, StepRoom(max_rows)):
+        want = wants[one.key]
+        since_s = now_s if want.tree is None else asked_s.get(one.key, now_s)
+        parts.append(StepPart(one.key, want, one.num_chain, (now_s - since_s) * 1000))
     return Step(tuple(parts))

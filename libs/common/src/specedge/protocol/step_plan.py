@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from specedge.ids import SessionKey
+from specedge.protocol.prefill_share import plan_chunks, room_for_decoding
 from specedge.protocol.verifier_effects import WantStep
-from specedge_verifier.prefill import plan_chunks, room_for_decoding
 
 LEAST_HOSTED_SHARE: Final = 8  # at least 1/8 of the room while edges' rounds wait too
 FEW_ROWS: Final = 8  # of a chain: its session goes on
