@@ -33,8 +33,8 @@ class LoadedEngine:
     identity: ModelIdentity
     num_slots: int
     max_step_tokens: int
-    max_prefill_tokens: int | None = None
     drafter: HostedDrafter | None = None
+    max_prefill_tokens: int | None = None
 
 
 def load_engine(settings: VerifierSettings, on_progress: Progress) -> LoadedEngine:
@@ -111,7 +111,11 @@ def _load_emulated(settings: VerifierSettings, device: EmulatedDevice) -> Loaded
     )
     step_tokens = settings.max_step_tokens or DEVICE_STEP_TOKENS
     return LoadedEngine(
-        engine, engine.identity, settings.slots, step_tokens, settings.max_prefill_tokens
+        engine,
+        engine.identity,
+        settings.slots,
+        step_tokens,
+        max_prefill_tokens=settings.max_prefill_tokens,
     )
 
 
@@ -175,4 +179,10 @@ def _load_torch(settings: VerifierSettings, on_progress: Progress) -> LoadedEngi
         step_tokens = CPU_STEP_TOKENS if device == "cpu" else DEVICE_STEP_TOKENS
     if prefill_tokens is None and device == "cpu":
         prefill_tokens = CPU_PREFILL_TOKENS
-    return LoadedEngine(engine, engine.identity, settings.slots, step_tokens, prefill_tokens)
+    return LoadedEngine(
+        engine,
+        engine.identity,
+        settings.slots,
+        step_tokens,
+        max_prefill_tokens=prefill_tokens,
+    )
