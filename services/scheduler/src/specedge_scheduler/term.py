@@ -8,8 +8,6 @@ from typing import Final
 
 from specedge_scheduler.views import Verifier
 
-# Two that live side by side would take the verifiers from each other so often: every batch is run
-# under one of them, and whoever runs them beside each other stops one soon.
 TAKE_OVER_S: Final = 3.0
 
 TermKey = tuple[int, int]
@@ -37,12 +35,13 @@ class Term:
     def note_lost(self, verifier: Verifier, num_lost: int, now_s: float) -> None:
         """It reported, and lost so many rounds of ours.
 
-        If rounds go on being lost under a later term, and nobody else answers them, whoever had
-        that term may be gone: ours becomes later, or nobody would ever be served again.
+        A successor that lives hears the same drafts, and sends batches of them. If ours go on being
+        lost, and no others come, it is gone: our term becomes later, or nobody would ever be served
+        again.
         """
-        theirs, since_s = verifier.stat.epoch, verifier.outranked_s
-        if theirs <= self.key:
-            verifier.outranked_s = None
+        theirs, since_s, last = verifier.stat.epoch, verifier.outranked_s, verifier.stat.last
+        if theirs <= self.key or last != verifier.outranked_last:
+            verifier.outranked_s, verifier.outranked_last = None, last
         elif num_lost and since_s is None:
             verifier.outranked_s = now_s
         elif num_lost and since_s is not None and now_s - since_s > TAKE_OVER_S:

@@ -134,7 +134,8 @@ class Verifier:
     those of their rounds that wait here, oldest first. ``deaf_until_s``: edges' rounds that come
     before then are news to nobody while fewer than ``deaf_below`` wait, unless the verifier itself
     is heard of. ``ahead``: whose rounds it has that no batch brought. ``outranked_s``: since when
-    it follows a later term than ours and loses our batches."""
+    it follows a later term than ours and loses our batches, and takes no others;
+    ``outranked_last``: the newest that it took."""
 
     name: VerifierId
     stat: Stat
@@ -149,6 +150,7 @@ class Verifier:
     deaf_below: int = 0
     ahead: tuple[SessionKey, ...] = ()
     outranked_s: float | None = None
+    outranked_last: int = -1
 
     @property
     def sent(self) -> dict[int, SentBatch]:
