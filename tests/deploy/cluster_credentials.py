@@ -8,7 +8,7 @@ from typing import Final
 
 from typer.testing import CliRunner
 
-from specedge.cli.main import app
+from specedge.cli.commands import app
 from tests.deploy.manifests import K8S, kustomize
 
 README: Final = K8S / "README.md"

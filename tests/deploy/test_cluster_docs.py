@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 from typer.testing import CliRunner
 
-from specedge.cli.main import app
+from specedge.cli.commands import app
 from tests.deploy.cluster_credentials import FOLDER, make_credentials
 from tests.deploy.manifests import K8S, REPOSITORY, VARIANTS, kustomize, render
 

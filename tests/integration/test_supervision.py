@@ -32,6 +32,11 @@ SERVICE = """
             num_starts = len(starts.read())
         if num_starts == 2 or (num_starts > 1 and "for-good" in sys.argv):
             sys.exit(3)
+    if "says-why" in sys.argv:
+        reason = "the model 'nowhere' cannot be reached"
+        print(json.dumps({"event": "service_failed", "error": "E", "reason": reason}))
+        print(json.dumps({"event": "link_closed"}))
+        sys.exit(1)
     if "fails" in sys.argv:
         print("cannot find the model 'nowhere'", file=sys.stderr)
         sys.exit(3)
@@ -154,6 +159,20 @@ async def test_a_process_that_cannot_start_ends_the_system_with_its_last_words(
 
     assert "cannot find the model 'nowhere'" in failure.value.hint
     assert "cannot find the model" in (service_folder / "child.log").read_text()
+
+
+async def test_last_words_begin_with_the_reason_that_the_process_gave(
+    service_folder: Path,
+) -> None:
+    plan = ProcessPlan("child", "stand_in", ("says-why",))
+    supervisor = Supervisor([plan], run_dir=service_folder, notice=lambda _: None)
+
+    with pytest.raises(CommandFailed) as failure:
+        await supervisor.keep(supervisor.children[0])
+
+    reason, where, *_ = failure.value.hint.splitlines()
+    assert reason == "the model 'nowhere' cannot be reached"
+    assert str(service_folder / "child.log") in where
 
 
 async def test_what_a_plan_says_goes_before_the_commands_own_environment(

@@ -55,12 +55,16 @@ GOOD = [
 ]
 
 
+FULL = {"message": "maximum context length is 8", "code": "context_length_exceeded"}
+
+
 class CannedEdge:
     """Answers every chat with ``events``; remembers what was asked."""
 
     def __init__(self) -> None:
         self.events = GOOD
         self.status = 200
+        self.room: int | None = None  # tokens that still fit; None: any number
         self.asked: list[dict[str, Any]] = []
         self.shown: list[str | None] = []
         self.models = json.dumps({"data": [{"id": "tiny"}]})
@@ -73,8 +77,12 @@ class CannedEdge:
 
             def do_POST(self) -> None:
                 length = int(self.headers["Content-Length"])
-                edge.asked.append(json.loads(self.rfile.read(length)))
-                self.answer(edge.status, "".join(edge.events))
+                body = json.loads(self.rfile.read(length))
+                edge.asked.append(body)
+                if edge.room is not None and body.get("max_tokens", 1) > edge.room:
+                    self.answer(400, json.dumps({"error": FULL}))
+                else:
+                    self.answer(edge.status, "".join(edge.events))
 
             def answer(self, status: int, body: str) -> None:
                 self.send_response(status)
@@ -86,6 +94,14 @@ class CannedEdge:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+
+def type_in(monkeypatch: pytest.MonkeyPatch, lines: str) -> None:
+    """Be a person at a terminal. Called by a test itself: pytest changes stdout before it."""
+    terminal = io.StringIO(lines)
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stdin", terminal)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
 
 
 @pytest.fixture
@@ -229,14 +245,74 @@ def test_a_person_is_told_what_went_wrong_in_the_servers_very_words(
 ) -> None:
     edge.status = 500
     edge.events = [json.dumps({"error": {"message": words}})]
-    terminal = io.StringIO("hello\n")
-    terminal.isatty = lambda: True  # type: ignore[method-assign]
-    monkeypatch.setattr(sys, "stdin", terminal)
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    type_in(monkeypatch, "hello\n")
 
     Repl(client, Conversation()).run()
 
     assert words in capsys.readouterr().err
+
+
+def test_near_the_contexts_end_an_answer_is_as_long_as_still_fits(
+    client: EdgeClient,
+    edge: CannedEdge,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n"))
+    edge.room = 3
+
+    Repl(client, Conversation(max_tokens=512)).run()
+
+    assert capsys.readouterr().out == "Paris\n"
+    assert [asked.get("max_tokens") for asked in edge.asked] == [512, None]
+
+
+def test_a_conversation_that_does_not_fit_at_all_is_told_how_to_go_on(
+    client: EdgeClient,
+    edge: CannedEdge,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    type_in(monkeypatch, "hello\n")
+    edge.room = 0
+
+    Repl(client, Conversation()).run()
+
+    said = capsys.readouterr().err
+    assert "maximum context length is 8" in said
+    assert "/reset forgets the conversation" in said
+
+
+def test_a_pipe_learns_too_that_its_conversation_does_not_fit(
+    client: EdgeClient, edge: CannedEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n"))
+    edge.room = 0
+
+    with pytest.raises(CommandFailed, match="maximum context length") as failure:
+        Repl(client, Conversation()).run()
+
+    assert "/reset" in failure.value.hint
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_what_is_piped_in_and_no_utf_8_is_told_in_a_sentence(
+    client: EdgeClient, monkeypatch: pytest.MonkeyPatch, errors: str
+) -> None:
+    piped = io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8", errors=errors)
+    monkeypatch.setattr(sys, "stdin", piped)
+
+    with pytest.raises(CommandFailed, match="piped in is no UTF-8 text"):
+        Repl(client, Conversation()).run()
+
+
+def test_a_system_prompt_that_is_no_utf_8_is_told_in_a_sentence(
+    client: EdgeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello\n"))
+
+    with pytest.raises(CommandFailed, match="no UTF-8 text"):
+        Repl(client, Conversation(system="caf\udce9")).run()
 
 
 def test_a_temperature_out_of_range_changes_nothing(

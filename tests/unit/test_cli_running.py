@@ -9,8 +9,9 @@ import pytest
 from specedge.cli import running
 from specedge.cli.child import Child
 from specedge.cli.stack import ProcessPlan, StackOptions
+from specedge.cli.supervisor import Supervisor
 from specedge.cli.up import _described
-from specedge.cli.waiting import Note, ProgressDisplay
+from specedge.cli.waiting import Note, ProgressDisplay, Progression
 from specedge.link.broker import Broker, BrokerFailed
 from specedge.service.runtime import Tasks
 
@@ -36,6 +37,29 @@ def test_a_broker_that_cannot_be_started_again_says_so(monkeypatch: pytest.Monke
 
     with pytest.raises(BrokerFailed, match="its port is taken"):
         running.run_with_stack(StackOptions(port=0), asyncio.sleep)  # type: ignore[arg-type]
+
+
+async def test_how_far_processes_are_is_told_until_the_end_begins_and_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[Any] = []
+
+    async def watch(child: Child, on_change: Any) -> None:
+        told.append(on_change)
+
+    monkeypatch.setattr(running, "watch_readiness", watch)
+    monkeypatch.setattr(Supervisor, "keep", lambda *_: asyncio.sleep(0))
+    plan = ProcessPlan("edge", "specedge_edge", ())
+    supervisor = Supervisor([plan], run_dir=tmp_path, notice=lambda _: None)
+    broker = cast("Broker", LostBroker())
+    async with running._supervised(supervisor, broker, ProgressDisplay(["edge"])):
+        while not told:
+            await asyncio.sleep(0)
+        told[0]("edge", Progression("weights"))
+
+    told[0]("edge", Progression("starting"))
+
+    assert capsys.readouterr().err == "edge: weights\n"
 
 
 @pytest.mark.parametrize("notes", [[], [Note("edge", "drafter", "no such folder")]])

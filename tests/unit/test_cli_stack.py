@@ -1,14 +1,17 @@
 """What `specedge up` would start, and how its output of progress reads."""
 
+import subprocess
+import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from typer.testing import CliRunner
 
 from specedge import __version__
 from specedge.cli.api_keys import keys_from
+from specedge.cli.commands import app
 from specedge.cli.failure import CommandFailed
-from specedge.cli.main import app
 from specedge.cli.stack import (
     EDGE_MODULE,
     SCHEDULER_MODULE,
@@ -19,6 +22,7 @@ from specedge.cli.stack import (
 )
 from specedge.cli.waiting import ProgressDisplay, Progression, read_progress
 from specedge.service.settings import (
+    LogLevel,
     ServiceSettings,
     environment_for,
     settings_from_command_line,
@@ -55,6 +59,84 @@ def test_only_the_first_edge_gets_the_chosen_port() -> None:
     assert flags(options, "edge-1")["--http-port"] == "8123"
     assert flags(options, "edge-2")["--http-port"] == "0"
     assert flags(options, "scheduler")["--http-port"] == "0"
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> list[StackOptions]:
+    """The systems that commands would have started; nothing is."""
+    made: list[StackOptions] = []
+
+    def run(*arguments: object, **_: object) -> None:
+        made.extend(each for each in arguments if isinstance(each, StackOptions))
+
+    monkeypatch.setattr("specedge.cli.up.run_up", run)
+    monkeypatch.setattr("specedge.cli.demo.run_demo", run)
+    monkeypatch.setattr("specedge.cli.lossless.run_verify_lossless", run)
+    return made
+
+
+def invoke(*arguments: str, **variables: str) -> tuple[int, str]:
+    """The exit code of `specedge`, and what it said."""
+    said = CliRunner().invoke(app, arguments, env=variables)
+    return said.exit_code, said.output
+
+
+def test_edges_alone_listen_where_a_person_wants_them() -> None:
+    options = StackOptions(edges=2, host="0.0.0.0")
+
+    assert flags(options, "edge-1")["--http-host"] == "0.0.0.0"
+    assert flags(options, "edge-2")["--http-host"] == "0.0.0.0"
+    assert flags(options, "scheduler")["--http-host"] == "127.0.0.1"
+    assert flags(options, "verifier-1")["--http-host"] == "127.0.0.1"
+
+
+def test_where_edges_listen_may_be_an_option_or_a_variable(chosen: list[StackOptions]) -> None:
+    assert invoke("up")[0] == 0
+    assert invoke("up", SPECEDGE_HTTP_HOST="::1")[0] == 0
+    assert invoke("up", "--host", "0.0.0.0", SPECEDGE_HTTP_HOST="::1")[0] == 0
+
+    assert [options.host for options in chosen] == ["127.0.0.1", "::1", "0.0.0.0"]
+
+
+def test_streams_outlast_a_verifier_that_starts_again_unless_a_person_has_less_patience(
+    chosen: list[StackOptions],
+) -> None:
+    assert invoke("up")[0] == 0
+    assert invoke("up", SPECEDGE_PATIENCE_S="5")[0] == 0
+
+    waits_s = [float(flags(options, "edge")["--patience-s"]) for options in chosen]
+    assert waits_s == [120.0, 5.0]
+    assert "--patience-s" not in flags(chosen[0], "verifier-1")
+
+
+@pytest.mark.parametrize("command", ["up", "demo", "verify-lossless"])
+def test_a_dtype_that_there_is_not_is_wrong_usage(command: str, chosen: list[StackOptions]) -> None:
+    code, said = invoke(command, "--dtype", "fp99")
+
+    assert code == 2
+    assert "fp99" in said and "bf16" in said
+    assert not chosen
+
+
+def test_a_log_level_is_one_that_services_know(chosen: list[StackOptions]) -> None:
+    for level in get_args(LogLevel):
+        assert invoke("up", "--log-level", level)[0] == 0
+    code, said = invoke("up", "--log-level", "loud")
+
+    assert code == 2
+    assert "loud" in said and "warning" in said
+    assert [options.log_level for options in chosen] == list(get_args(LogLevel))
+
+
+@pytest.mark.parametrize("name", ["scheduler", "edge"])
+def test_a_program_of_its_own_goes_by_the_command_that_was_typed(name: str) -> None:
+    command = [sys.executable, "-m", "specedge.cli.main", name, "--colour", "red"]
+
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert said.returncode == 2
+    assert said.stderr.startswith(f"usage: specedge {name} ")
+    assert "--colour" in said.stderr.splitlines()[1]
 
 
 def test_every_process_listens_on_loopback_and_knows_the_broker() -> None:
@@ -146,20 +228,11 @@ def test_an_empty_key_opens_no_door(empty: str) -> None:
 
 @pytest.mark.parametrize("command", ["up", "demo", "verify-lossless"])
 def test_a_variable_names_the_model_of_every_system(
-    command: str, monkeypatch: pytest.MonkeyPatch
+    command: str, chosen: list[StackOptions]
 ) -> None:
-    chosen: list[StackOptions] = []
+    code, said = invoke(command, SPECEDGE_MODEL="of-the-shell")
 
-    def run(*arguments: object, **_: object) -> None:
-        chosen.extend(each for each in arguments if isinstance(each, StackOptions))
-
-    monkeypatch.setattr("specedge.cli.up.run_up", run)
-    monkeypatch.setattr("specedge.cli.demo.run_demo", run)
-    monkeypatch.setattr("specedge.cli.lossless.run_verify_lossless", run)
-
-    said = CliRunner().invoke(app, [command], env={"SPECEDGE_MODEL": "of-the-shell"})
-
-    assert said.exit_code == 0, said.output
+    assert code == 0, said
     assert [options.model for options in chosen] == ["of-the-shell"]
 
 

@@ -8,10 +8,10 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
+from specedge.cli.commands import app
 from specedge.cli.edge_client import Answer
 from specedge.cli.failure import EXIT_USAGE
 from specedge.cli.lossless import stack_for
-from specedge.cli.main import app
 from specedge.cli.stack import EDGE_MODULE, VERIFIER_MODULE, StackOptions, plan_processes
 from specedge.engine.reference import Decoded
 from specedge.errors import InvalidRequest

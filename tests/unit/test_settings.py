@@ -1,13 +1,14 @@
 """Where settings come from, which wins, and what a bad one is told."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from pydantic import Field, SecretStr, ValidationError
 
 from specedge.credentials.nkey import UserKey
-from specedge.errors import InvalidRequest
 from specedge.service.settings import (
+    CALLED_AS_VARIABLE,
     ServiceSettings,
     SettingsInvalid,
     load_settings,
@@ -20,6 +21,7 @@ class ExampleSettings(ServiceSettings):
 
     threads: int = Field(default=1, ge=1, description="compute threads")
     api_key: SecretStr | None = Field(default=None, min_length=8, description="key to ask for")
+    mood: Literal["good", "bad"] | None = Field(default=None, description="how it is")
     is_quick: bool = Field(default=False, description="skip what can be skipped")
 
 
@@ -144,8 +146,10 @@ def test_a_flag_that_does_not_exist_is_wrong_usage(capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit) as ending:
         settings_from_command_line(ExampleSettings, ["--colour", "red"])
 
+    said = capsys.readouterr().err
     assert ending.value.code == 2
-    assert "--colour" in capsys.readouterr().err
+    assert "--colour" in said
+    assert len(said.splitlines()) == 2
 
 
 def test_help_describes_every_field(capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,6 +160,31 @@ def test_help_describes_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     assert ending.value.code == 0
     for name in ExampleSettings.model_fields:
         assert f"--{name.replace('_', '-')}" in text
+
+
+def test_help_names_choices_and_the_command_that_a_person_typed(
+    bare_environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare_environment.setenv(CALLED_AS_VARIABLE, "specedge example")
+    with pytest.raises(SystemExit):
+        settings_from_command_line(ExampleSettings, ["--help"], prog="python -m example")
+
+    text = capsys.readouterr().out
+    assert text.startswith("usage: specedge example ")
+    assert "--log-level {debug,info,warning,error}" in text
+    assert "--mood {good,bad}" in text
+    assert "--is-quick [{true,false}]" in text
+    assert "--threads VALUE" in text
+
+
+def test_without_a_command_the_program_goes_by_its_own_name(
+    bare_environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare_environment.delenv(CALLED_AS_VARIABLE, raising=False)
+    with pytest.raises(SystemExit):
+        settings_from_command_line(ExampleSettings, ["--help"], prog="python -m example")
+
+    assert capsys.readouterr().out.startswith("usage: python -m example ")
 
 
 def test_paths_may_start_at_home() -> None:
@@ -180,10 +209,8 @@ def test_paths_may_start_at_home() -> None:
     ],
 )
 def test_what_is_no_address_is_refused_by_its_setting_and_tells_no_password(url: str) -> None:
-    settings = load_settings(ExampleSettings, {"nats_url": f"nats://good:1,{url}"})
-
-    with pytest.raises(InvalidRequest, match="nats_url") as refusal:
-        settings.nats_options(name="edge", inbox_prefix="x", key=None)
+    with pytest.raises(SettingsInvalid, match="nats_url") as refusal:
+        load_settings(ExampleSettings, {"nats_url": f"nats://good:1,{url}"})
 
     assert refusal.value.field == "nats_url"
     assert "hush" not in str(refusal.value)
@@ -192,10 +219,8 @@ def test_what_is_no_address_is_refused_by_its_setting_and_tells_no_password(url:
 
 @pytest.mark.parametrize("url", [",", "wss://a:1,nats://b:2"])
 def test_servers_that_do_not_go_together_are_refused_by_their_setting(url: str) -> None:
-    settings = load_settings(ExampleSettings, {"nats_url": url})
-
-    with pytest.raises(InvalidRequest, match="nats_url") as refusal:
-        settings.nats_options(name="edge", inbox_prefix="x", key=None)
+    with pytest.raises(SettingsInvalid, match="nats_url") as refusal:
+        load_settings(ExampleSettings, {"nats_url": url})
 
     assert refusal.value.field == "nats_url"
 

@@ -41,7 +41,8 @@ from specedge_edge.drafting import DraftSource
 from specedge_edge.face import make_face
 from specedge_edge.generation import Upstream
 from specedge_edge.loading import Loaded, load
-from specedge_edge.metrics import EdgeMetrics, StandingCollector
+from specedge_edge.metrics import EdgeMetrics, HttpMetrics, StandingCollector
+from specedge_edge.openai.refusals import RefusalTrace
 from specedge_edge.openai.routes import Backend, BackendSlot
 from specedge_edge.router import SessionRouter
 from specedge_edge.served import ServedModel, spell_out
@@ -141,9 +142,15 @@ class Edge:
             origins=self._settings.origins,
             wall_s=_wall_s,
         )
+        traced = RefusalTrace(
+            face,
+            count=HttpMetrics(self.metrics.registry).on_response,
+            now_s=self._context.clock.now_s,
+            probes={route.path for route in routes},
+        )
         settings = self._settings
         self._http = await serve_http(
-            face, host=settings.http_host, port=settings.http_port, tasks=self._context.tasks
+            traced, host=settings.http_host, port=settings.http_port, tasks=self._context.tasks
         )
 
     async def load(self, connect: Connect) -> None:

@@ -13,6 +13,7 @@ hit rate            rate(specedge_draft_hits_total[5m]) / rate(specedge_draft_ve
 sent ahead, used    rate(specedge_drafts_ahead_used_total[5m])
                     / rate(specedge_drafts_ahead_total[5m])
 drafting hidden     rate(specedge_draft_saved_seconds_total[5m])
+refused             rate(specedge_http_responses_total{status=~"[45].*"}[5m])
 reply path, p99     histogram_quantile(0.99, rate(specedge_reply_seconds_bucket[5m]))
 """
 
@@ -230,6 +231,19 @@ class _OwnFigures:
         self._used_ahead.inc(account.ahead_used)
         for reply_ms in account.reply_ms:
             self._reply.observe(reply_ms / MS_PER_S)
+
+
+class HttpMetrics:
+    """specedge_http_responses_total, by status; those to probes are left out."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._responses = Counter(
+            NATIVE + "http_responses", "Answers over HTTP.", ("status",), registry=registry
+        )
+
+    def on_response(self, status: int) -> None:
+        """An answer has begun."""
+        self._responses.labels(str(status)).inc()
 
 
 class StandingCollector(Collector):

@@ -8,7 +8,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from specedge.cli.console import err
-from specedge.cli.edge_client import Answer, EdgeClient
+from specedge.cli.edge_client import Answer, ContextFull, EdgeClient
 from specedge.cli.failure import CommandFailed
 
 HELP: Final = """\
@@ -19,6 +19,8 @@ HELP: Final = """\
 /history            show the conversation
 /help               this list
 /quit               leave (so does Ctrl-D)"""
+
+FORGET: Final = "/reset forgets the conversation."
 
 
 @dataclass(slots=True)
@@ -68,9 +70,11 @@ class Repl:
     def _lines(self) -> Iterator[str]:
         if not self._interactive:
             try:
-                yield from (line.rstrip("\n") for line in sys.stdin)
-            except UnicodeDecodeError as error:
-                raise CommandFailed(f"what is piped in is no UTF-8 text: {error.reason}") from None
+                for line in sys.stdin:
+                    line.encode()  # in some locales other bytes come in as lone surrogates
+                    yield line.rstrip("\n")
+            except UnicodeError:
+                raise CommandFailed("what is piped in is no UTF-8 text") from None
             return
         while True:
             try:
@@ -83,12 +87,14 @@ class Repl:
         turns = self._conversation.turns
         turns.append({"role": "user", "content": line})
         try:
-            answer = self._client.chat(self._conversation.request(self._model), on_text=_write)
+            answer = self._ask()
         except CommandFailed as failure:
             turns.pop()
             if not self._interactive:
                 raise
             self._notes.print(str(failure), style="red", markup=False)
+            if failure.hint:
+                self._notes.print(failure.hint, style="dim", markup=False)
             return
         except KeyboardInterrupt:
             turns.pop()
@@ -100,6 +106,18 @@ class Repl:
         turns.append({"role": "assistant", "content": answer.text})
         if self._interactive:
             self._notes.print(summary(answer), style="dim")
+
+    def _ask(self) -> Answer:
+        """With the longest answer that is wanted, or, near the context's end, that still fits."""
+        request = self._conversation.request(self._model)
+        try:
+            return self._client.chat(request, on_text=_write)
+        except ContextFull:
+            del request["max_tokens"]
+        try:
+            return self._client.chat(request, on_text=_write)
+        except ContextFull as failure:
+            raise CommandFailed(str(failure), hint=FORGET) from None
 
     def _command(self, line: str) -> bool:
         """Obey a /command; False means leave."""

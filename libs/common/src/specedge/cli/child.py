@@ -15,6 +15,7 @@ from typing import BinaryIO, Final
 
 import orjson
 
+from specedge.cli.addresses import url_from_here
 from specedge.cli.stack import ProcessPlan
 from specedge.link import tether
 from specedge.service.settings import environment_for
@@ -134,4 +135,4 @@ def _listening_url(line: bytes) -> str | None:
         return None
     if not isinstance(said, dict) or said.get("event") != "http_listening":
         return None
-    return f"http://{said.get('host')}:{said.get('port')}"
+    return url_from_here(str(said.get("host")), int(said.get("port", 0)))

@@ -18,6 +18,11 @@ READ_TIMEOUT_S: Final = 600.0
 CONNECT_TIMEOUT_S: Final = 5.0
 DATA_PREFIX: Final = "data:"
 END_OF_STREAM: Final = "[DONE]"
+CONTEXT_FULL: Final = "context_length_exceeded"
+
+
+class ContextFull(CommandFailed):
+    """Prompt and answer together are longer than the model's context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,8 @@ class EdgeClient:
             response = self._http.request(method, path, json=body)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
+        except UnicodeEncodeError:
+            raise _unsayable() from None
         if response.is_error:
             raise self._refused(response)
         with self._understood():
@@ -111,6 +118,8 @@ class EdgeClient:
                 yield from self._events(response.iter_lines())
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
+        except UnicodeEncodeError:
+            raise _unsayable() from None
 
     def _events(self, lines: Iterator[str]) -> Iterator[dict[str, Any]]:
         """Server-sent events with JSON bodies, until ``[DONE]``; comments are keep-alives."""
@@ -147,11 +156,12 @@ class EdgeClient:
         return CommandFailed(f"the connection to {self.base_url} broke: {error!r}")
 
     def _refused(self, response: httpx.Response) -> CommandFailed:
+        said = f"HTTP {response.status_code}: {_error_message(response.content)}"
+        if _error_code(response.content) == CONTEXT_FULL:
+            return ContextFull(said)
         wants_key = response.status_code == httpx.codes.UNAUTHORIZED
-        return CommandFailed(
-            f"HTTP {response.status_code}: {_error_message(response.content)}",
-            hint="Show a key with --api-key or SPECEDGE_API_KEY." if wants_key else "",
-        )
+        hint = "Show a key with --api-key or SPECEDGE_API_KEY." if wants_key else ""
+        return CommandFailed(said, hint=hint)
 
 
 def answer_from_completion(body: Mapping[str, Any]) -> Answer:
@@ -205,3 +215,16 @@ def _error_message(content: bytes) -> str:
         return str(error["message"])
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return content.decode(errors="replace")[:200]
+
+
+def _error_code(content: bytes) -> str | None:
+    try:
+        code = orjson.loads(content)["error"]["code"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+    return code if isinstance(code, str) else None
+
+
+def _unsayable() -> CommandFailed:
+    """Of text that came in as other bytes than UTF-8, which Python keeps as lone surrogates."""
+    return CommandFailed("what is asked is no UTF-8 text", exit_code=EXIT_USAGE)

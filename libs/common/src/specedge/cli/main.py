@@ -1,63 +1,26 @@
-"""The `specedge` command: options in, the right module called, errors in one sentence.
+"""Where `specedge` begins: expected errors end in one sentence, an early Ctrl-C in silence.
 
-Fast to start: nothing heavy is imported before its command runs, torch by no command at all.
-Services are processes of their own (`python -m specedge_…`); none is imported here.
+What takes time to import is imported where a Ctrl-C is caught already.
 """
 
-import importlib.util
-import os
 import sys
-from pathlib import Path
-from typing import Annotated, Final
 
-import typer
-
-from specedge import __version__
-from specedge.cli.console import report
-from specedge.cli.creds import creds
-from specedge.cli.failure import EXIT_INTERRUPTED, EXIT_USAGE, CommandFailed
-from specedge.cli.options import (
-    ApiKey,
-    ApiKeyFile,
-    AsJson,
-    DrafterName,
-    Dtype,
-    Model,
-    Threads,
-    Url,
-    VerifierDrafterName,
-    Verifiers,
-)
-from specedge.cli.stack import (
-    EDGE_MODULE,
-    SCHEDULER_MODULE,
-    VERIFIER_MODULE,
-    StackOptions,
-)
-from specedge.errors import SpecEdgeError
-
-DISTILL_MODULE: Final = "specedge.distill"
-SIMULATOR_MODULE: Final = "specedge_scheduler.sim"
-DEFAULT_URL: Final = "http://127.0.0.1:8000"
-PASS_THROUGH: Final = {
-    "allow_extra_args": True,
-    "ignore_unknown_options": True,
-    "help_option_names": [],
-}
-
-app = typer.Typer(
-    name="specedge",
-    help="Serve a large language model from two places at once: drafts at the edge, checks at "
-    "the verifier. The text is exactly the large model's.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-)
-app.add_typer(creds)
+from specedge.cli.failure import EXIT_INTERRUPTED, CommandFailed
 
 
 def main() -> None:
     """Entry point. Expected errors end in one sentence and an exit code, never in a traceback."""
+    try:
+        _obey()
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _obey() -> None:
+    from specedge.cli.commands import app
+    from specedge.cli.console import report
+    from specedge.errors import SpecEdgeError
+
     try:
         app()
     except CommandFailed as failure:
@@ -71,227 +34,6 @@ def main() -> None:
             raise
         report(CommandFailed(f"{error.filename}: {error.strerror}"))
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"specedge {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def root(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", help="Show the version and exit.", is_eager=True, callback=_show_version
-        ),
-    ] = False,
-) -> None:
-    """Options of the command itself."""
-
-
-@app.command()
-def up(  # noqa: PLR0913  (each argument is an option that a person may give)
-    model: Model = None,
-    drafter: DrafterName = "auto",
-    verifier_drafter: VerifierDrafterName = "none",
-    dtype: Dtype = None,
-    verifiers: Verifiers = 1,
-    edges: Annotated[int, typer.Option(min=1, max=16, help="Edge processes.")] = 1,
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port of the OpenAI API; 0 picks a free one.")
-    ] = 8000,
-    threads: Threads = None,
-    api_key: ApiKey = None,
-    api_key_file: ApiKeyFile = None,
-    log_level: Annotated[str | None, typer.Option(help="Log level of the services.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Start broker, scheduler, verifier and edge here, and serve the OpenAI API until Ctrl-C."""
-    from specedge.cli.api_keys import keys_from
-    from specedge.cli.up import run_up
-
-    options = StackOptions(
-        model=model,
-        drafter=drafter,
-        verifier_drafter=verifier_drafter,
-        dtype=dtype,
-        verifiers=verifiers,
-        edges=edges,
-        port=port,
-        threads=threads,
-        api_key=keys_from(api_key, api_key_file),
-        log_level=log_level,
-    )
-    run_up(options, as_json=as_json)
-
-
-@app.command()
-def demo(
-    model: Model = None,
-    drafter: DrafterName = "auto",
-    dtype: Dtype = None,
-    verifiers: Verifiers = 1,
-    threads: Threads = None,
-    as_json: AsJson = False,
-) -> None:
-    """Ask a real model a few questions through the whole system, and show where time went."""
-    from specedge.cli.demo import run_demo
-
-    options = StackOptions(
-        model=model, drafter=drafter, dtype=dtype, verifiers=verifiers, port=0, threads=threads
-    )
-    run_demo(options, as_json=as_json)
-
-
-@app.command()
-def chat(
-    url: Url = DEFAULT_URL,
-    temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0 is greedy.")] = 0.0,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 512,
-    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
-    api_key: ApiKey = None,
-) -> None:
-    """Talk to an edge. Reads lines from stdin when that is not a terminal."""
-    from specedge.cli.chat import Conversation, Repl
-    from specedge.cli.edge_client import EdgeClient
-
-    with EdgeClient(url, api_key=api_key) as client:
-        Repl(client, Conversation(temperature, max_tokens, system)).run()
-
-
-@app.command("verify-lossless")
-def verify_lossless(  # noqa: PLR0913  (each argument is an option that a person may give)
-    prompts: Annotated[int, typer.Option(min=1, help="How many prompts.")] = 20,
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate for each.")] = 64,
-    prompts_file: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="One JSON string a line.")
-    ] = None,
-    url: Annotated[str | None, typer.Option(help="Test this edge instead of an own stack.")] = None,
-    dtype: Annotated[str, typer.Option(help="fp32 or bf16; what the verifier computes in.")] = (
-        "fp32"
-    ),
-    temperature: Annotated[
-        list[float] | None,
-        typer.Option(min=0.0, max=2.0, help="May be repeated.", show_default="0 and 0.8"),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampled runs.")] = 1234,
-    parallel: Annotated[int, typer.Option(min=1, help="Requests in flight at once.")] = 4,
-    model: Model = None,
-    drafter: DrafterName = "auto",
-    modes: Annotated[
-        str,
-        typer.Option(
-            help="How an own stack works: adaptive, drafted, proactive, sent-ahead, coupled, "
-            "hosted, hosted-drafted, several with commas between, or all."
-        ),
-    ] = "adaptive",
-    verifiers: Verifiers = 1,
-    threads: Threads = None,
-    api_key: ApiKey = None,
-    as_json: AsJson = False,
-) -> None:
-    """Compare what the whole system emits with the plain decoder, token for token.
-
-    With several modes, a system is started for each, and all are held against the same texts.
-    Exits with 1 when fp32 diverges anywhere; bf16 reports how often and by how much.
-    """
-    from specedge.cli.lossless import LosslessOptions, run_verify_lossless
-
-    stack_options = StackOptions(
-        model=model,
-        drafter=drafter,
-        dtype=dtype,
-        verifiers=verifiers,
-        port=0,
-        threads=threads,
-        api_key=api_key,
-    )
-    options = LosslessOptions(
-        prompts=prompts,
-        tokens=tokens,
-        prompts_file=prompts_file,
-        url=url,
-        dtype=dtype,
-        temperatures=tuple(temperature or (0.0, 0.8)),
-        seed=seed,
-        parallel=parallel,
-        threads=stack_options.verifier_threads,
-        model=model,
-        api_key=api_key,
-        as_json=as_json,
-        modes=modes,
-    )
-    run_verify_lossless(options, stack_options)
-
-
-@app.command()
-def trace(
-    files: Annotated[
-        list[Path],
-        typer.Argument(exists=True, help="What services wrote with --spans-file, or folders."),
-    ],
-    out: Annotated[Path, typer.Option(help="Trace for Perfetto or chrome://tracing.")] = Path(
-        "trace.json"
-    ),
-    png: Annotated[
-        Path | None, typer.Option(help="Picture of verify and draft lanes (needs matplotlib).")
-    ] = None,
-    from_s: Annotated[
-        float | None, typer.Option("--from", help="Second where it begins.", show_default="middle")
-    ] = None,
-    for_s: Annotated[float, typer.Option("--for", min=0.001, help="Seconds it shows.")] = 0.6,
-) -> None:
-    """Merge what services recorded into one timeline, and draw it."""
-    from specedge.cli.trace import run_trace
-
-    run_trace(files, out, png, from_s, for_s)
-
-
-@app.command(context_settings=PASS_THROUGH)
-def distill(context: typer.Context) -> None:
-    """Make a drafter for any model from that model alone; all options are its own."""
-    _become(DISTILL_MODULE, context.args)
-
-
-@app.command(context_settings=PASS_THROUGH)
-def simulate(context: typer.Context) -> None:
-    """Run the real scheduler in virtual time, on edges and verifiers that a YAML file describes."""
-    _become(SIMULATOR_MODULE, context.args)
-
-
-@app.command(context_settings=PASS_THROUGH)
-def scheduler(context: typer.Context) -> None:
-    """Run a scheduler in the foreground; all options are its own."""
-    _become(SCHEDULER_MODULE, context.args)
-
-
-@app.command(context_settings=PASS_THROUGH)
-def verifier(context: typer.Context) -> None:
-    """Run a verifier in the foreground; all options are its own."""
-    _become(VERIFIER_MODULE, context.args)
-
-
-@app.command(context_settings=PASS_THROUGH)
-def edge(context: typer.Context) -> None:
-    """Run an edge in the foreground; all options are its own."""
-    _become(EDGE_MODULE, context.args)
-
-
-def _become(module: str, arguments: list[str]) -> None:
-    """Turn this process into the service, so that signals and exit codes are the service's."""
-    package = module.split(".")[0]
-    if importlib.util.find_spec(package) is None:
-        package = package.replace("_", "-")
-        raise CommandFailed(
-            f"{package} is not installed here",
-            hint=f"pip install {package}",
-            exit_code=EXIT_USAGE,
-        )
-    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
 
 
 if __name__ == "__main__":

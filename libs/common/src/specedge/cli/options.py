@@ -1,7 +1,7 @@
 """What options look like that several commands of `specedge` share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -28,12 +28,37 @@ VerifierDrafterName = Annotated[
         help="What drafts at the verifiers, for edges with --drafter none. Same names as there."
     ),
 ]
-Dtype = Annotated[str | None, typer.Option(help="fp32, bf16 or auto.")]
+Dtype = Annotated[
+    Literal["fp32", "bf16", "auto"] | None, typer.Option(help="What verifiers compute in.")
+]
+MeasuredDtype = Annotated[
+    Literal["fp32", "bf16"], typer.Option(help="What the verifier computes in.")
+]
+LogLevelName = Annotated[
+    Literal["debug", "info", "warning", "error"] | None,
+    typer.Option(help="Least severity that services log."),
+]
 Verifiers = Annotated[int, typer.Option(min=1, max=16, help="Verifier processes.")]
 Threads = Annotated[
     int | None,
     typer.Option(
         min=1, help="Compute threads of each verifier.", show_default="cores but one, shared"
+    ),
+]
+Host = Annotated[
+    str,
+    typer.Option(
+        envvar="SPECEDGE_HTTP_HOST",
+        help="Address that edges listen on; 0.0.0.0 lets other machines in.",
+    ),
+]
+Patience = Annotated[
+    float,
+    typer.Option(
+        "--patience-s",
+        min=0.001,
+        envvar="SPECEDGE_PATIENCE_S",
+        help="Seconds that an answer waits for a verifier that starts again.",
     ),
 ]
 ApiKey = Annotated[

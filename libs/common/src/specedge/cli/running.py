@@ -3,21 +3,23 @@
 import asyncio
 import contextlib
 import signal
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
+from specedge.cli.addresses import check_address
 from specedge.cli.child import Child
+from specedge.cli.chosen_models import check_folders
 from specedge.cli.console import quiet_logs
-from specedge.cli.failure import EXIT_USAGE, CommandFailed
+from specedge.cli.failure import CommandFailed
 from specedge.cli.run_folder import run_folder
-from specedge.cli.stack import LOOPBACK, StackOptions, edge_names, plan_processes
+from specedge.cli.stack import StackOptions, edge_names, plan_processes
 from specedge.cli.supervisor import Supervisor
 from specedge.cli.waiting import (
     Note,
     ProgressDisplay,
+    Progression,
     read_notes,
     until_ready,
     watch_readiness,
@@ -62,7 +64,8 @@ def run_with_stack(options: StackOptions, body: Callable[[RunningStack], Awaitab
     second one kills what is left. Raises CommandFailed or SpecEdgeError when the system cannot be
     started or kept alive.
     """
-    _check_port(options.port)
+    check_address(options.host, options.port)
+    check_folders(options)
     quiet_logs()
     try:
         return asyncio.run(_run(options, body))
@@ -105,11 +108,15 @@ async def _run_on(
 async def _supervised(
     supervisor: Supervisor, broker: Broker, display: ProgressDisplay
 ) -> AsyncIterator[None]:
+    def show(name: str, now: Progression) -> None:
+        if not supervisor.is_stopping():  # how far the end has come is nobody's concern
+            display.show(name, now)
+
     async with Tasks() as tasks:
         tasks.start(_keep_broker(broker, display), name="broker")
         for child in supervisor.children:
             tasks.start(supervisor.keep(child), name=child.name)
-            tasks.start(watch_readiness(child, display.show), name=f"watch {child.name}")
+            tasks.start(watch_readiness(child, show), name=f"watch {child.name}")
         try:
             yield
         finally:
@@ -159,22 +166,6 @@ async def _until_ready(supervisor: Supervisor) -> None:
             f"{late.name} was not ready within {READY_WITHIN_S:.0f} s",
             hint=f"Its log: {late.log_path}",
         ) from None
-
-
-def _check_port(port: int) -> None:
-    """Better said before a model is loaded than after."""
-    if port == 0:
-        return
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError as error:
-            raise CommandFailed(
-                f"port {port} is taken ({error.strerror})",
-                hint="Choose another with --port, or let --port 0 find a free one.",
-                exit_code=EXIT_USAGE,
-            ) from error
 
 
 def _first(group: BaseExceptionGroup[Exception]) -> Exception:

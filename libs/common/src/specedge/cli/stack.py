@@ -34,11 +34,13 @@ class StackOptions:
 
     verifier_drafter  of the verifiers' own, for hosted sessions. Always said, so that a variable
              meant for the edges does not set it
+    host     where edges listen; everything else does on loopback
     port     of the first edge; 0 picks a free one. Everything else listens on free ports
     threads  compute threads of each verifier; None divides the machine's cores among them, less
              one for everything else: a compute thread that has to wait for its core holds up all
              others of its step
     api_key  that the edges ask for; several with commas between. None: they ask for none
+    patience_s  that an answer waits for a verifier which says nothing
     """
 
     model: str | None = None
@@ -47,9 +49,11 @@ class StackOptions:
     dtype: str | None = None
     verifiers: int = 1
     edges: int = 1
+    host: str = LOOPBACK
     port: int = 8000
     threads: int | None = None
     api_key: str | None = field(default=None, repr=False)
+    patience_s: float | None = None
     log_level: str | None = None
     extra_flags: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -93,6 +97,8 @@ def plan_processes(options: StackOptions, *, nats_url: str, run_dir: Path) -> li
         "drafter": options.verifier_drafter,
     }
     edge = common | {
+        "http-host": options.host,
+        "patience-s": options.patience_s,
         "model": options.model,
         "drafter": options.drafter,
         "threads": options.edge_threads,

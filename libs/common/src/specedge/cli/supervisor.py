@@ -10,7 +10,9 @@ import signal
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import orjson
 
 from specedge.cli.child import Child
 from specedge.cli.failure import CommandFailed
@@ -20,6 +22,7 @@ FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 5.0
 FAILURES_IN_A_ROW: Final = 5
 GRACE_S: Final = 8.0
+FAILED: Final = "service_failed"
 
 
 class Supervisor:
@@ -87,6 +90,18 @@ def describe_exit(code: int) -> str:
 
 
 def last_words(child: Child) -> str:
-    """The end of a child's log, and where all of it is."""
-    lines = "\n".join(f"  {line}" for line in child.last_lines)
-    return f"its last lines ({child.log_path}):\n{lines or '  (it said nothing)'}"
+    """Why it says that it failed, then the end of a child's log, and where all of it is."""
+    reasons = dict.fromkeys(filter(None, map(_reason_in, child.last_lines)))
+    lines = "\n".join(f"  {line}" for line in child.last_lines) or "  (it said nothing)"
+    return "\n".join([*reasons, f"its last lines ({child.log_path}):", lines])
+
+
+def _reason_in(line: str) -> str | None:
+    """What a service that fails says to its operator, if this is the line."""
+    try:
+        said: Any = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(said, dict) or said.get("event") != FAILED:
+        return None
+    return said.get("reason")

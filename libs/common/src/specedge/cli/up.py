@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import typer
 
+from specedge.cli.addresses import is_every_address, is_loopback
 from specedge.cli.console import err, out
 from specedge.cli.edge_client import EdgeClient
 from specedge.cli.running import Interrupted, RunningStack, run_with_stack
@@ -16,13 +17,19 @@ from specedge.service.settings import variable
 
 def run_up(options: StackOptions, *, as_json: bool) -> None:
     """Returns after an orderly stop. With ``as_json`` one line on stdout says that all is ready."""
+    if options.api_key is None and not is_loopback(options.host):
+        err().print(
+            f"warning: whoever reaches {options.host} may use the API, since no key is asked for; "
+            "--api-key or --api-key-file names one",
+            markup=False,
+        )
 
     async def serve(stack: RunningStack) -> None:
         model = await asyncio.to_thread(_served_model, stack, options.api_key)
         if as_json:
             typer.echo(orjson.dumps(_described(stack, model)))
         else:
-            _introduce(stack, model, options.api_key)
+            _introduce(stack, model, options)
         await asyncio.Event().wait()  # until a signal cancels it
 
     try:
@@ -51,13 +58,15 @@ def _described(stack: RunningStack, model: str) -> dict[str, Any]:
     }
 
 
-def _introduce(stack: RunningStack, model: str, api_key: str | None) -> None:
-    console = out()
+def _introduce(stack: RunningStack, model: str, options: StackOptions) -> None:
+    console, api_key = out(), options.api_key
     console.print("ready", style="bold green", end="  ")
     console.print(model, markup=False)
     for edge in stack.edges:
         console.print(f"  OpenAI API   {edge.http_url}/v1", soft_wrap=True)
         console.print(f"  chat page    {edge.http_url}/", soft_wrap=True)
+    if is_every_address(options.host):
+        console.print("  from afar    the same ports of any address of this machine")
     console.print(f"  API key      {'required, as given' if api_key else 'none needed'}")
     console.print(f"  logs         {stack.run_dir}", markup=False, soft_wrap=True)
     console.print("\nTry:")

@@ -17,7 +17,6 @@ once, in its ``__main__``; everything else gets values:
 ``--config`` or SPECEDGE_CONFIG names. Fields are flat, and secrets are ``SecretStr``.
 """
 
-import argparse
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from typing import Any, Final, Literal, TypeVar, get_args
 
 import yaml  # type: ignore[import-untyped]
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_core import ErrorDetails, PydanticUndefined
+from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -39,11 +38,11 @@ from pydantic_settings import (
 from specedge.credentials.nkey import UserKey
 from specedge.errors import InvalidRequest
 from specedge.link.nats import NatsOptions
+from specedge.service.flags import flag_of, flags_given
 
 PREFIX: Final = "SPECEDGE_"
 CONFIG_VARIABLE: Final = "SPECEDGE_CONFIG"
-
-_SWITCH: Final[Mapping[str, Any]] = {"nargs": "?", "const": "true"}
+CALLED_AS_VARIABLE: Final = "SPECEDGE_CALLED_AS"  # what a person typed, if another command was it
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "json", "text"]
@@ -87,6 +86,15 @@ class ServiceSettings(BaseSettings):
         description="record what is done when, and write it there at the end: `specedge trace`",
     )
 
+    @field_validator("nats_url", mode="after")
+    @classmethod
+    def _check_servers(cls, value: str) -> str:
+        try:
+            NatsOptions(servers=_servers_in(value), name="")
+        except InvalidRequest as error:  # nothing else of it can be wrong
+            raise PydanticCustomError("servers", "{reason}", {"reason": str(error)}) from None
+        return value
+
     @field_validator("*", mode="after")
     @classmethod
     def _expand_home(cls, value: Any) -> Any:
@@ -108,21 +116,17 @@ class ServiceSettings(BaseSettings):
     @property
     def nats_servers(self) -> tuple[str, ...]:
         """``nats_url``, taken apart."""
-        return tuple(part.strip() for part in self.nats_url.split(",") if part.strip())
+        return _servers_in(self.nats_url)
 
     def nats_options(self, *, name: str, inbox_prefix: str, key: UserKey | None) -> NatsOptions:
-        """How to connect as ``name``; ``key`` from ``identity_file``, if the broker wants one.
-        Raises InvalidRequest for a ``nats_url`` that cannot be."""
-        try:
-            return NatsOptions(
-                servers=self.nats_servers,
-                name=name,
-                inbox_prefix=inbox_prefix,
-                seed=None if key is None else key.seed,
-                tls_ca_file=self.nats_ca_file,
-            )
-        except InvalidRequest as error:  # nothing else of it can be wrong
-            raise InvalidRequest(f"nats_url: {error}", field="nats_url") from None
+        """How to connect as ``name``; ``key`` from ``identity_file``, if the broker wants one."""
+        return NatsOptions(
+            servers=self.nats_servers,
+            name=name,
+            inbox_prefix=inbox_prefix,
+            seed=None if key is None else key.seed,
+            tls_ca_file=self.nats_ca_file,
+        )
 
 
 S = TypeVar("S", bound=ServiceSettings)
@@ -157,23 +161,8 @@ def settings_from_command_line(cls: type[S], arguments: Sequence[str], *, prog: 
 
     Exits like any command on ``--help``, and on a flag that does not exist. Raises SettingsInvalid.
     """
-    parser = argparse.ArgumentParser(
-        prog=prog or None,
-        allow_abbrev=False,
-        description="Each setting is also a variable: --http-port is SPECEDGE_HTTP_PORT, and "
-        "http_port in the file. A flag goes before the variable, the variable before the file.",
-    )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file with settings")
-    for name, field in cls.model_fields.items():
-        default = "" if field.default in (None, PydanticUndefined) else f" ({field.default})"
-        parser.add_argument(
-            flag_of(name),
-            dest=name,
-            metavar="VALUE",
-            help=f"{field.description or name}{default}".replace("%", "%%"),
-            **_SWITCH if field.annotation is bool else {},
-        )
-    flags = vars(parser.parse_args(arguments))
+    called_as = variable(CALLED_AS_VARIABLE) or prog
+    flags = flags_given(cls.model_fields, arguments, prog=called_as)
     config_file = flags.pop("config")
     return load_settings(cls, flags, config_file)
 
@@ -189,9 +178,8 @@ def variable(name: str) -> str | None:
     return os.environ.get(name) or None
 
 
-def flag_of(name: str) -> str:
-    """A field's flag."""
-    return "--" + name.replace("_", "-")
+def _servers_in(nats_url: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in nats_url.split(",") if part.strip())
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,5 +240,6 @@ def _line(cls: type[ServiceSettings], problem: ErrorDetails, origins: Mapping[st
 
 
 def _is_secret(cls: type[ServiceSettings], name: str) -> bool:
+    """``nats_url`` may hold a password; its check shows what may be shown."""
     annotation = cls.model_fields[name].annotation
-    return annotation is SecretStr or SecretStr in get_args(annotation)
+    return name == "nats_url" or annotation is SecretStr or SecretStr in get_args(annotation)

@@ -16,6 +16,7 @@ from specedge.protocol.refusals import ANY_WEIGHTS
 from specedge.sampling.noise import choice_seed
 from specedge_edge.openai.errors import UnknownModel
 from specedge_edge.openai.schemas import ChatBody, CompletionBody, GenerationBody
+from specedge_edge.openai.values import AS_MANY_AS_FIT
 from specedge_edge.plan import ChoicePlan
 from specedge_edge.served import Served
 from specedge_edge.text import TextCodec
@@ -24,12 +25,17 @@ DEFAULT_TEMPERATURE: Final = 1.0  # as the OpenAI API documents
 DEFAULT_COMPLETION_TOKENS: Final = 16  # likewise, for /v1/completions
 SEED_BITS: Final = 64
 MAX_ID_DIGITS: Final = 10  # of any vocabulary
+MAX_NAME_CHARS: Final = 200  # of a wrong model's, so that the right one is said too
 
 
 def check_model(wanted: str | None, served_name: str) -> None:
     """Raise UnknownModel unless ``wanted`` is what is served, or nothing."""
     if wanted is not None and wanted != served_name:
-        raise UnknownModel(f"the model '{wanted}' does not exist here", field="model")
+        raise UnknownModel(
+            f"the model '{wanted[:MAX_NAME_CHARS]}' does not exist here; "
+            f"this edge serves '{served_name}'",
+            field="model",
+        )
 
 
 def encode_chat(body: ChatBody, codec: TextCodec, most_tokens: int) -> list[int]:
@@ -61,8 +67,7 @@ def encode_prompts(body: CompletionBody, codec: TextCodec, most_tokens: int) -> 
 
 def plan_chat(body: ChatBody, prompt: list[int], served: Served) -> list[ChoicePlan]:
     """The choices of a chat completion."""
-    room = _room(prompt, served, body.token_limit, field="messages")
-    limit = room if body.token_limit is None else body.token_limit
+    limit = _limit(prompt, served, body.token_limit, field="messages")
     return _plan(body, [prompt], [limit], served, [""])
 
 
@@ -70,10 +75,10 @@ def plan_completion(
     body: CompletionBody, prompts: list[list[int]], served: Served, codec: TextCodec
 ) -> list[ChoicePlan]:
     """The choices of a text completion: ``n`` for every prompt, in order."""
-    limits: list[int] = []
+    wanted, limits = body.token_limit, list[int]()
     for prompt in prompts:
-        room = _room(prompt, served, body.token_limit, field="prompt")
-        limits.append(body.token_limit or min(DEFAULT_COMPLETION_TOKENS, room))
+        limit = _limit(prompt, served, wanted, field="prompt")
+        limits.append(limit if wanted is not None else min(DEFAULT_COMPLETION_TOKENS, limit))
     return _plan(body, prompts, limits, served, _echoed(body, codec))
 
 
@@ -88,9 +93,11 @@ def _echoed(body: CompletionBody, codec: TextCodec) -> list[str]:
     ]
 
 
-def _room(prompt: Sequence[int], served: Served, wanted: int | None, *, field: str) -> int:
-    """Tokens that may be generated after ``prompt``. Raises if that is none, or fewer than
-    wanted."""
+def _limit(prompt: Sequence[int], served: Served, wanted: int | None, *, field: str) -> int:
+    """Tokens that may be generated after ``prompt``: as many as are wanted, or as fit. Raises if
+    that is none, or fewer than wanted."""
+    if wanted == AS_MANY_AS_FIT:
+        wanted = None
     if not prompt:
         raise InvalidRequest("the prompt holds no tokens", field=field)
     limit = served.max_context_tokens
@@ -103,7 +110,7 @@ def _room(prompt: Sequence[int], served: Served, wanted: int | None, *, field: s
             field=field,
             code="context_length_exceeded",
         )
-    return room
+    return room if wanted is None else wanted
 
 
 def _plan(
@@ -146,9 +153,9 @@ def _params(
         max_tokens=max_tokens,
         stop=_stop_ids(body, served),
         seed=seed,
-        temperature=DEFAULT_TEMPERATURE if body.temperature is None else body.temperature,
+        temperature=_temperature(body),
         top_k=max(0, body.top_k or 0),
-        top_p=1.0 if body.top_p is None else body.top_p,
+        top_p=body.top_p or 1.0,
         min_p=body.min_p or 0.0,
         repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
         presence_penalty=body.presence_penalty or 0.0,
@@ -157,6 +164,13 @@ def _params(
         min_tokens=body.min_tokens or 0,
         logprobs=_num_logprobs(body),
     )
+
+
+def _temperature(body: GenerationBody) -> float:
+    """A nucleus of no mass holds the likeliest token alone, which is what greedy choosing takes."""
+    if body.top_p == 0:
+        return 0.0
+    return DEFAULT_TEMPERATURE if body.temperature is None else body.temperature
 
 
 def _stop_ids(body: GenerationBody, served: Served) -> tuple[int, ...]:

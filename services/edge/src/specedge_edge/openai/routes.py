@@ -7,14 +7,13 @@ its own. Until the tokenizer is loaded everything answers 503.
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, ParamSpec, TypeVar
 
 from fastapi import APIRouter, Body
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from specedge import __version__
-from specedge.errors import InvalidRequest, RetryableError
+from specedge.errors import Busy, RetryableError
 from specedge.service.compute import Compute
 from specedge_edge.answering import AnswerDesk
 from specedge_edge.openai.planning import (
@@ -34,13 +33,20 @@ from specedge_edge.openai.schemas import (
     ChatBody,
     CompletionBody,
     GenerationBody,
-    Messages,
-    TokenIds,
 )
 from specedge_edge.openai.serving import Order, StreamedAnswer, WholeAnswer
+from specedge_edge.openai.tokenizing import (
+    DetokenizeBody,
+    TokenizeBody,
+    detokenize_body,
+    tokenize_body,
+)
 from specedge_edge.plan import ChoicePlan
 from specedge_edge.served import Served, ServedModel, spell_out
 from specedge_edge.text import TextCodec
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 OWNER: Final = "specedge"
 ID_BYTES: Final = 16
@@ -59,6 +65,14 @@ class Backend:
     edge: str
     since_s: float
     keep_alive_s: float
+
+    async def on_texts(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call ``function`` on the thread of texts. Raises Busy, in words for a client."""
+        try:
+            return await self.texts.run(function, *args, **kwargs)
+        except Busy as error:
+            said = "this edge has too many requests at once"
+            raise Busy(said, retry_ms=error.retry_ms) from error
 
 
 class BackendSlot:
@@ -80,26 +94,6 @@ class BackendSlot:
         return self._backend
 
 
-class TokenizeBody(BaseModel):
-    """``POST /tokenize``: a text, or messages."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
-
-    model: str | None = None
-    prompt: str | None = None
-    messages: Messages | None = None
-    add_special_tokens: bool = True
-
-
-class DetokenizeBody(BaseModel):
-    """``POST /detokenize``."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
-
-    model: str | None = None
-    tokens: Annotated[TokenIds, Field(max_length=1_000_000)]
-
-
 def openai_routes(slot: BackendSlot, wall_s: Callable[[], float]) -> APIRouter:
     """Everything below /v1, and /version, /tokenize, /detokenize. ``wall_s`` is the time of day."""
     router = APIRouter()
@@ -110,7 +104,7 @@ def openai_routes(slot: BackendSlot, wall_s: Callable[[], float]) -> APIRouter:
         check_model(body.model, backend.served.name)
         served = await backend.served.get()
         limit = served.max_context_tokens
-        prompt = await backend.texts.run(encode_chat, body, backend.codec, limit)
+        prompt = await backend.on_texts(encode_chat, body, backend.codec, limit)
         plans = plan_chat(body, prompt, served)
         heading = _heading("chatcmpl", backend, served, wall_s)
         return _answer(
@@ -123,26 +117,30 @@ def openai_routes(slot: BackendSlot, wall_s: Callable[[], float]) -> APIRouter:
         check_model(body.model, backend.served.name)
         served = await backend.served.get()
         limit = served.max_context_tokens
-        prompts = await backend.texts.run(encode_prompts, body, backend.codec, limit)
+        prompts = await backend.on_texts(encode_prompts, body, backend.codec, limit)
         plans = plan_completion(body, prompts, served, backend.codec)
         heading = _heading("cmpl", backend, served, wall_s)
         rendering = _render(CompletionRendering, heading, backend, body, plans, len(prompts))
         return _answer(backend, body, plans, rendering)
 
+    @router.head("/v1/models", include_in_schema=False)
     @router.get("/v1/models")
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [_model(slot.get())]}
 
+    @router.head("/v1/models/{name:path}", include_in_schema=False)
     @router.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
         backend = slot.get()
         check_model(name, backend.served.name)
         return _model(backend)
 
+    @router.head("/v1/cluster", include_in_schema=False)
     @router.get("/v1/cluster")
     async def cluster() -> dict[str, Any]:
         return _cluster(slot.get())
 
+    @router.head("/version", include_in_schema=False)
     @router.get("/version")
     async def version() -> dict[str, str]:
         return {"version": __version__}
@@ -153,14 +151,14 @@ def openai_routes(slot: BackendSlot, wall_s: Callable[[], float]) -> APIRouter:
         check_model(body.model, backend.served.name)
         known = backend.served.last_known  # nobody in the cloud is needed for this
         limit = None if known is None else known.max_context_tokens
-        tokens = await backend.texts.run(_tokenize, body, backend.codec, limit)
+        tokens = await backend.on_texts(tokenize_body, body, backend.codec, limit)
         return {"count": len(tokens), "tokens": tokens}
 
     @router.post("/detokenize")
     async def detokenize(body: Annotated[DetokenizeBody, Body()]) -> dict[str, str]:
         backend = slot.get()
         check_model(body.model, backend.served.name)
-        return {"prompt": await backend.texts.run(_detokenize, body, backend.codec)}
+        return {"prompt": await backend.on_texts(detokenize_body, body, backend.codec)}
 
     return router
 
@@ -231,19 +229,3 @@ def _cluster(backend: Backend) -> dict[str, Any]:
         "running": backend.desk.num_running,
         "problem": None if served.problem is None else spell_out(served.problem),
     }
-
-
-def _tokenize(body: TokenizeBody, codec: TextCodec, most_tokens: int | None) -> list[int]:
-    if body.messages is not None:
-        messages = [message.for_template() for message in body.messages]
-        return codec.encode_chat(messages, {}, most_tokens=most_tokens)
-    if body.prompt is None:
-        raise InvalidRequest("either prompt or messages is needed", field="prompt")
-    return codec.encode(
-        body.prompt, add_special_tokens=body.add_special_tokens, most_tokens=most_tokens
-    )
-
-
-def _detokenize(body: DetokenizeBody, codec: TextCodec) -> str:
-    codec.check_ids(body.tokens, field="tokens")
-    return codec.decode(body.tokens, skip_special_tokens=False)

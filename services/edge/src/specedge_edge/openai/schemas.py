@@ -7,10 +7,11 @@ that is not supported is refused by name, since ignoring it would change the ans
 
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from specedge.errors import InvalidRequest
 from specedge.protocol.body import Bias
+from specedge_edge.openai.values import OnlyText, StopString, TokenIds, TokenLimit, Whole
 
 MAX_CHOICES: Final = 16
 MAX_STOPS: Final = 16
@@ -18,11 +19,6 @@ MAX_LOGPROBS: Final = 20
 MAX_PROMPTS: Final = 64
 MAX_MESSAGES: Final = 4096
 MAX_BIASED: Final = 1024
-
-StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-# Of what a client sends by the hundred thousand, the first fault is enough: to collect them all
-# would take the event loop minutes, and gigabytes.
-TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(fail_fast=True)]
 
 
 class _Body(BaseModel):
@@ -43,13 +39,13 @@ class GenerationBody(_Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[Whole, Field(ge=-1, lt=2**31)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
-    max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
-    min_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    seed: Annotated[Whole, Field(ge=-(2**63), lt=2**64)] | None = None
+    max_tokens: TokenLimit | None = None
+    min_tokens: Annotated[Whole, Field(ge=0, lt=2**31)] | None = None
+    n: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
     stop: (
         StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS, fail_fast=True)] | None
     ) = None
@@ -120,7 +116,7 @@ class GenerationBody(_Body):
 class ContentPart(_Body):
     """A piece of a message. Only text is served."""
 
-    type: Literal["text"]
+    type: OnlyText
     text: str
 
 
@@ -158,9 +154,9 @@ class ChatBody(GenerationBody):
     """``POST /v1/chat/completions``."""
 
     messages: Messages
-    max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    max_completion_tokens: TokenLimit | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    top_logprobs: Annotated[Whole, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -187,7 +183,7 @@ class ChatBody(GenerationBody):
 
     @property
     def token_limit(self) -> int | None:
-        """Generated tokens at most; the newer name wins."""
+        """Generated tokens at most, or AS_MANY_AS_FIT; the newer name wins."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
@@ -209,8 +205,8 @@ class CompletionBody(GenerationBody):
         ]
     )
     echo: bool | None = None
-    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    best_of: int | None = None
+    logprobs: Annotated[Whole, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    best_of: Whole | None = None
     add_special_tokens: bool | None = None
 
     UNSUPPORTED: ClassVar[dict[str, tuple[Any, ...]]] = {
@@ -229,7 +225,7 @@ class CompletionBody(GenerationBody):
 
     @property
     def token_limit(self) -> int | None:
-        """Generated tokens at most."""
+        """Generated tokens at most, or AS_MANY_AS_FIT."""
         return self.max_tokens
 
     @property
