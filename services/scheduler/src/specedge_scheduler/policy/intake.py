@@ -130,6 +130,7 @@ class Intake:
         if draft.try_ > 0 and (better := better_place(self._cluster, session, self._limits)):
             self._cluster.move(session, better)
         name = home(self._cluster, session, self._limits, now_s)
+        # A try counts from its own arrival, as its edge counts it from its own sending.
         pending = PendingDraft(draft, now_s, now_s + draft.budget_ms / 1000)
         if name is not None:
             over = self.judge(session, pending, self._cluster.verifiers[name])
