@@ -190,6 +190,7 @@ def _take_timer(books: EdgeBooks, now_s: float) -> None:
         if not books.is_backing_off:
             books.counters["resends"] += 1
             books.timer.double()
+            books.is_in_line = False  # nothing is heard any more
         say_round(books, now_s, is_repeat=True)
 
 
