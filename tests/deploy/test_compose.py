@@ -357,7 +357,7 @@ def edge_by_line(folder: Path) -> Iterator[str]:
         line = next(
             line
             for line in (ROOT / "README.md").read_text().splitlines()
-            if line.startswith("docker run --gpus all ")
+            if line.startswith("docker run --pull never --gpus all ")
         )
         user = own_by_a_person(folder)
         changes = {
