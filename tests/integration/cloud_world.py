@@ -392,8 +392,10 @@ class ScriptedSession:
                 return subjects.up_draft(self.key, group)
             case Up.CANCEL:
                 return subjects.up_cancel(self.key)
-            case _:
+            case Up.CLOSE:
                 return subjects.up_close(self.key)
+            case _:
+                raise ValueError(f"a scripted session does not know how to say {kind}")
 
     def _set_timer(self, at_s: float | None) -> None:
         if self._timer is not None:
@@ -469,18 +471,19 @@ class ReadyToDraft:
     async def say_bytes(self, payload: bytes) -> DownMessage:
         """A draft of these bytes."""
         await self._edge.link.publish(subjects.up_draft(self.key, "main"), payload)
-        return await self._answer()
+        return await self.hear()
+
+    async def hear(self) -> DownMessage:
+        """The next answer that is not progress."""
+        async with asyncio.timeout(5):
+            while isinstance(answer := await self._heard.get(), Progress):
+                pass
+        return answer
 
     async def rest(self, quiet_s: float) -> list[DownMessage]:
         """What else comes, until nothing has for so long."""
         answers: list[DownMessage] = []
         with contextlib.suppress(TimeoutError):
             while True:
-                answers.append(await asyncio.wait_for(self._answer(), quiet_s))
+                answers.append(await asyncio.wait_for(self.hear(), quiet_s))
         return answers
-
-    async def _answer(self) -> DownMessage:
-        async with asyncio.timeout(5):
-            while isinstance(answer := await self._heard.get(), Progress):
-                pass
-        return answer

@@ -198,6 +198,22 @@ async def test_a_session_that_breaks_the_engine_breaks_no_other() -> None:
         assert again.reason == "length"
 
 
+async def test_a_poisoned_session_alone_at_a_verifier_is_refused_and_the_verifier_lives() -> None:
+    async with cloud() as world:
+        await world.start_scheduler()
+        await world.start_verifier("v1")
+        good, bad = [await ScriptedEdge(world, letter).start() for letter in "AB"]
+        poisoned = await ReadyToDraft.make(bad, [1, 2, POISON])
+
+        answers = [await poisoned.say({}) for _ in range(20)]
+        ended = await good.session(PROMPT, 10, truth()).run()
+
+        reasons = [answer.rejected for answer in answers if isinstance(answer, Rejected)]
+        assert reasons == [Reason.BUSY] * 20
+        assert world.verifiers["v1"].count("specedge_steps_failed_total") >= 20
+        assert ended.reason == "length"
+
+
 async def test_junk_on_any_subject_stops_neither_service() -> None:
     async with cloud() as world:
         await world.start_scheduler()

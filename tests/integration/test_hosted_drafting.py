@@ -215,6 +215,26 @@ async def test_a_session_whose_draft_failed_goes_on_plainly_and_others_draft_on(
         assert failing.num_open == 0
 
 
+async def test_a_drafter_that_fails_now_and_then_is_never_given_up() -> None:
+    async with cloud() as world:
+        await world.start_scheduler()
+        fails = False
+        _, drafter = a_failing_drafter(lambda _: ArithmeticError("broke") if fails else None)
+        verifier = await world.start_verifier("v1", drafter=drafter)
+        edge = await ScriptedEdge(world, "A").start()
+        drafted = []
+
+        for number in range(10):
+            fails = number % 2 == 0
+            session = edge.session([number, *PROMPT], 20, hosted(8))
+            await session.run()
+            drafted.append(any(verdict.own for verdict in session.verdicts))
+
+        assert drafted == [False, True] * 5
+        assert verifier.count("specedge_hosted_draft_failures_total") == 5
+        assert verifier.count("specedge_hosted_drafter_works") == 1
+
+
 async def test_without_room_at_the_drafter_a_session_goes_plainly_and_seats_are_given_back() -> (
     None
 ):

@@ -33,9 +33,10 @@ from specedge.protocol.effects import (
     SwitchAsked,
     TimerDue,
 )
-from specedge.protocol.messages import Ahead, BatchItem, SessionParams, Verdict
+from specedge.protocol.messages import Ahead, BatchItem, Draft, SessionParams, Verdict
 from specedge.protocol.opening import Identity, Limits
 from specedge.protocol.subjects import Up
+from specedge.protocol.token_log import TokenLog
 from specedge.protocol.verifier_effects import (
     AheadArrived,
     ContextArrived,
@@ -118,6 +119,7 @@ class EdgeNode:
     grants: str = "never"  # "always" | "sometimes"
     accuracy: float = 0.7
     sends_ahead: bool = False
+    appends: bool = False
     got: list[int] = field(default_factory=list)
     ended: Ended | None = None
     is_linked: bool = True
@@ -147,8 +149,7 @@ class EdgeNode:
             case RequestOpen(_, timeout_s):
                 self.request_open(self, timeout_s)
             case SendUp(kind, payload):
-                if self.is_linked:
-                    self.send_up(self.key, kind, payload)
+                self._say(kind, payload)
                 if kind is Up.DRAFT:
                     self._draft_on()
             case SetTimer(at_s):
@@ -173,6 +174,39 @@ class EdgeNode:
                     self.clock.call_at(self.clock.now_s(), lambda: self.feed(SwitchAsked()))
             case Ended():
                 self.ended = effect
+
+    def _say(self, kind: Up, payload: bytes) -> None:
+        if not self.is_linked:
+            return
+        if kind is Up.DRAFT and self.appends and self.random.random() < 0.5:
+            self._say_by_append(codec.decode(Draft, payload))
+        else:
+            self.send_up(self.key, kind, payload)
+
+    def _say_by_append(self, draft: Draft) -> None:
+        """The same round on an earlier base, the tokens since then named in the draft. Before it,
+        at times, comes one that names others: an outdated word, as which its round is answered."""
+        committed, fewest = (
+            self.session.committed.tolist(),
+            max(draft.base - 16, self.params.prompt),
+        )
+        base = self.random.randint(fewest, draft.base)
+        hash_ = TokenLog(self.params, committed).hash_at(base)
+        append = tuple(committed[base : draft.base])
+        delay_s = 0.0
+        if append and draft.round > 0 and self.random.random() < 0.5:
+            num_right = self.random.randrange(len(append))
+            wrong = tuple(self.random.randrange(VOCAB) for _ in append[num_right:])
+            changed = {"base": base, "hash": hash_, "append": (*append[:num_right], *wrong)}
+            older = {"round": draft.round - 1, "try_": 99 + draft.try_, "run": 0}
+            lie = draft.model_copy(update={**changed, **older, "token": (), "parent": ()})
+            self.send_up(self.key, Up.DRAFT, codec.encode(lie))
+            delay_s = self.random.choice((0.0, 0.02, 0.05, 0.25))
+        said = draft.model_copy(update={"base": base, "hash": hash_, "append": append})
+        payload = codec.encode(said)
+        self.clock.call_at(
+            self.clock.now_s() + delay_s, lambda: self.send_up(self.key, Up.DRAFT, payload)
+        )
 
     def _answer(self, event: Drafted) -> None:
         if self.ended is None:

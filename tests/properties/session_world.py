@@ -46,6 +46,9 @@ class Request:
     grants: str = "never"
     accuracy: float = 0.7
     sends_ahead: bool = False
+    appends: bool = (
+        False  # its drafts name committed tokens at times, and not always the right ones
+    )
 
 
 class World:
@@ -106,6 +109,7 @@ class World:
             grants=request.grants,
             accuracy=request.accuracy,
             sends_ahead=request.sends_ahead,
+            appends=request.appends,
         )
         self.edges[key] = edge
         edge.start()

@@ -1,7 +1,7 @@
 """The two ends of a session against each other, whatever lies between them: every run ends, with
 exactly the reference tokens, and nothing stays held."""
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from specedge.errors import RetryableError
@@ -174,18 +174,30 @@ def test_a_cancel_frees_the_slot_after_at_most_the_step_under_way(seed, request,
 
 @lean
 @given(seed=seeds, request=requests, when_s=st.floats(0, 1))
+@example(seed=1, request=Request(max_tokens=25), when_s=0.0)
+@example(seed=1, request=Request(max_tokens=25), when_s=0.1)
+@example(seed=1, request=Request(max_tokens=25, grants="always"), when_s=0.1)
 def test_when_the_cloud_is_gone_for_good_the_session_ends_with_a_retryable_error(
     seed, request, when_s
 ) -> None:
     world = World(seed, config=EdgeSessionConfig(give_up_s=5.0))
     edge = world.start(request)
+    was_cut_off = False
+
+    def look() -> None:
+        nonlocal was_cut_off
+        was_cut_off = edge.ended is None
+
     world.at(when_s, lambda: world.crash("v0", 1e9))
+    world.at(when_s + 2 * world.network.latency_s, look)  # what was on its way has come
 
     world.run(limit_s=when_s + 30.0)
 
-    if edge.ended.error is not None:
+    if was_cut_off:
         assert isinstance(edge.ended.error, RetryableError)
         assert edge.got == reference(edge.params, edge.prompt)[: len(edge.got)]
+    else:
+        assert_right(edge)
 
 
 @lean

@@ -1,5 +1,7 @@
 """The verifier's end of a session: drafts sent ahead of a verdict."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -22,10 +24,11 @@ class AheadBench(Bench):
     """A round with the draft 7 is in its step. Ahead of its verdict were drafted, below 7: 8 with
     1 and 2 below it."""
 
-    def __init__(self, *said: int, **params: object) -> None:
+    def __init__(self, *said: int, next_ms: float = 0.0, **params: object) -> None:
         super().__init__(**params)
         self.ready(*said)
-        self.on(self.work(*said, token=(7,), parent=(-1,)))
+        work = self.work(*said, token=(7,), parent=(-1,))
+        self.on(replace(work, item=work.item.model_copy(update={"next_ms": next_ms})))
         self.on(StepBegun(1))
 
     def ahead(self, *tokens: int, **changed: object) -> AheadArrived:
@@ -59,6 +62,17 @@ def test_a_verdict_that_leads_into_what_was_sent_ahead_is_followed_by_the_next_r
     assert (second.round, second.try_, second.kept, second.ahead) == (1, 0, 2, 0)
     assert (second.path, second.bonus) == ((1, 2), 3)
     assert bench.session.rows_ahead == 0
+
+
+def test_a_round_sent_ahead_was_held_by_nobody_and_says_nothing_of_the_next() -> None:
+    bench = AheadBench(next_ms=12.5)
+    bench.on(bench.ahead())
+
+    first = reply_in(bench.end_step(7, 8), Verdict)
+    second = reply_in(bench.step(1, 2, 3), Verdict)
+
+    assert (first.timing.held, first.timing.next) == (1.5, 12.5)
+    assert (second.timing.held, second.timing.next) == (0.0, 0.0)
 
 
 def test_no_more_of_it_is_tried_than_the_edge_asks_for() -> None:

@@ -1,5 +1,7 @@
 """The verifier's end of a session: a draft, its step, its verdict, and drafts that are refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -37,6 +39,16 @@ def test_a_draft_becomes_a_step_and_the_step_a_verdict() -> None:
     assert (kept.base, kept.path.tolist()) == (10, [1, 3])
     assert bench.session.rows == 12
     assert bench.session.last_round == 0
+
+
+def test_when_its_next_draft_is_wanted_is_in_the_verdict_as_the_batch_said_it() -> None:
+    bench = Bench()
+    bench.ready()
+    work = bench.work()
+
+    bench.on(replace(work, item=work.item.model_copy(update={"next_ms": 12.5})))
+
+    assert reply_in(bench.step(5), Verdict).timing.next == 12.5
 
 
 def test_an_empty_tree_yields_one_token_and_moves_no_row() -> None:
@@ -200,3 +212,20 @@ def test_a_lower_base_with_an_agreeing_hash_rewinds_the_log() -> None:
     assert (step.start, step.chain.tolist()) == (10, [1])
     assert bench.session.committed.tolist() == [*PROMPT, 1]
     assert bench.session.counters["truncated"] == 1
+
+
+@pytest.mark.parametrize(
+    ("append", "start", "chain"),
+    [((9, 8), 10, [9, 8]), ((1, 9), 11, [9]), ((1, 2), 11, [2]), ((1, 2, 3), 12, [3])],
+)
+def test_rows_of_what_an_append_contradicts_are_computed_again(
+    append: tuple[int, ...], start: int, chain: list[int]
+) -> None:
+    bench = Bench()
+    bench.ready(1, 2, 3)
+    assert bench.session.rows == 12, "all but the root's"
+
+    step = step_in(bench.on(bench.work(round_=8, append=append)))
+
+    assert (step.start, step.chain.tolist()) == (start, chain)
+    assert bench.session.committed.tolist() == [*PROMPT, *append]

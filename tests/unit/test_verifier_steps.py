@@ -213,6 +213,18 @@ def test_a_batch_is_held_until_its_last_round_is_settled() -> None:
     assert ledger.last == 1
 
 
+def test_what_began_is_the_batch_of_the_round_that_went_into_a_step_and_not_the_last_one() -> None:
+    ledger = BatchLedger()
+    for seq, session in ((1, key("A")), (2, key("B")), (3, key("C"))):
+        ledger.admit(a_batch(seq))
+        ledger.add(seq, session)
+
+    ledger.begin(key("B"))
+    ledger.begin(key("A"))
+
+    assert (ledger.begun, ledger.last) == (2, 3)
+
+
 def test_batches_of_an_earlier_term_are_not_admitted() -> None:
     ledger = BatchLedger()
     ledger.admit(a_batch(7, (2, 0)))
