@@ -23,8 +23,8 @@ from specedge.protocol.messages import (
 from specedge.protocol.opening import Identity, Limits, Opened, OpenRequest, Reason, Refused
 from specedge.protocol.subjects import ALL_UP, Up, down_session, parse_up
 from specedge.protocol.token_log import TokenLog
+from specedge.protocol.verdicts import decide
 from specedge.protocol.wire_tree import from_wire
-from specedge.tree.path import walk
 from specedge.tree.token_tree import TokenTree
 
 Script = Callable[[Sequence[int], SessionParams], int]
@@ -36,7 +36,6 @@ class Session:
 
     log: TokenLog
     params: SessionParams
-    generated: int = 0
 
 
 @dataclass
@@ -44,7 +43,7 @@ class ScriptedCloud:
     """``script(prompt and generated tokens, params)`` is the target's next token.
 
     refusal     answer openings with this instead
-    places      how many more openings are taken, None: all
+    places      how many more openings are taken, None: all; a trial takes none
     rejection   answer drafts with this reason instead
     is_silent   take drafts and say nothing
     num_to_lose how many of the next drafts never arrive
@@ -64,6 +63,7 @@ class ScriptedCloud:
     num_to_lose: int = 0
     is_gone: bool = False
     sessions: dict[SessionKey, Session] = field(default_factory=dict)
+    admitted: list[SessionKey] = field(default_factory=list)
     ended: list[tuple[Up, SessionKey]] = field(default_factory=list)
     opened: list[OpenRequest] = field(default_factory=list)
     drafts: list[Draft] = field(default_factory=list)
@@ -108,7 +108,7 @@ class ScriptedCloud:
             return
         match address.kind:
             case Up.OPEN:
-                await self._open(message)
+                await self._open(address.key, message)
             case Up.CONTEXT:
                 self._take_context(address.key, message.payload)
             case Up.DRAFT:
@@ -119,12 +119,12 @@ class ScriptedCloud:
                 self.ended.append((address.kind, address.key))
         self.changed.set()
 
-    async def _open(self, message: Message) -> None:
+    async def _open(self, key: SessionKey, message: Message) -> None:
         request = decode(OpenRequest, message.payload)
         self.opened.append(request)
         if self.places == 0:
             self.refuse("busy", "the pool is full", retry_ms=500)
-        elif self.places is not None:
+        elif self.places is not None and not request.trial:
             self.places -= 1
         if self.refusal is not None:
             await self.link.reply(message, encode(self.refusal))
@@ -138,6 +138,8 @@ class ScriptedCloud:
             )
             await self.link.reply(message, encode(refused))
         else:
+            if not request.trial:
+                self.admitted.append(key)
             opened = Opened(
                 at="verifier-1", group="main", limits=self.limits, identity=self.identity
             )
@@ -179,33 +181,29 @@ class ScriptedCloud:
         choice = [
             self.script([*committed, *_path_to(tree, node)], params) for node in range(len(tree))
         ]
-        walked = walk(tree, np.array(choice, dtype=np.int32))
-        tokens = [int(tree.token[node]) for node in walked.path] + [walked.bonus]
-        final = None
-        for count, token in enumerate(tokens, start=1):
-            if token in params.stop:
-                tokens, final = tokens[:count], "stop"
-                break
-            if session.generated + count >= params.max_tokens:
-                tokens, final = tokens[:count], "length"
-                break
-        session.generated += len(tokens)
-        log.extend(tokens)
+        outcome = decide(
+            tree,
+            np.array(choice, dtype=np.int32),
+            _logprobs(len(tree), params.logprobs),
+            params,
+            len(log),
+        )
+        log.extend(outcome.tokens)
         verdict = Verdict(
             round=number,
             try_=draft.try_,
             at="verifier-1",
-            path=tuple(tokens[:-1]),
-            bonus=tokens[-1],
+            path=outcome.tokens[:-1],
+            bonus=outcome.tokens[-1],
             kept=tree.num_drafted,
             base=len(log),
             hash=log.hash_at(len(log)),
-            final=final,
-            lp=_logprobs(tokens, params.logprobs),
+            final=outcome.final,
+            lp=outcome.lp,
             timing=Timing(held=0.5, queue=0.25, step=0.125, rows=1 + tree.num_drafted),
         )
         await self.link.publish(down_session(key), encode(verdict))
-        return final is not None
+        return outcome.final is not None
 
 
 def _without_nodes(draft: Draft) -> Draft:
@@ -220,8 +218,8 @@ def _path_to(tree: TokenTree, node: int) -> list[int]:
     return path[::-1]
 
 
-def _logprobs(tokens: list[int], wanted: int) -> tuple[TokenLogprobs, ...] | None:
+def _logprobs(num_nodes: int, wanted: int) -> tuple[TokenLogprobs, ...] | None:
     if wanted < 0:
         return None
     top = tuple((token, -0.5 - token) for token in range(wanted))
-    return tuple(TokenLogprobs(lp=-0.25, top=top) for _ in tokens)
+    return (TokenLogprobs(lp=-0.25, top=top),) * num_nodes

@@ -136,6 +136,7 @@ class Cloud:
     tasks: Tasks
     profile: WireProfile  # of every service's and edge's link
     verifiers: dict[str, "RunningVerifier"] = field(default_factory=dict)
+    scheduling: ServiceMetrics = field(default_factory=lambda: ServiceMetrics("scheduler"))
 
     async def start_scheduler(
         self, limits: SchedulerLimits | None = None, epoch: Epoch = FIRST_TERM
@@ -146,6 +147,8 @@ class Cloud:
         )
         link = self.hub.link("scheduler", self.profile)
         health = HealthState()
+        self.scheduling = ServiceMetrics("scheduler")  # of the one that was started last
+        metrics = SchedulerMetrics(self.scheduling.registry)
 
         async def run() -> None:
             async with service_context() as context:
@@ -155,7 +158,7 @@ class Cloud:
                         limits or SchedulerLimits(),
                         link=link,
                         context=context,
-                        metrics=SchedulerMetrics(ServiceMetrics("scheduler").registry),
+                        metrics=metrics,
                         health=health,
                     )
                 finally:
@@ -165,6 +168,13 @@ class Cloud:
         while not health.is_ready:
             await asyncio.sleep(0)
         return task
+
+    async def lost_a_verifier(self, reason: str) -> None:
+        """Wait until the scheduler takes one for lost."""
+        name, labels = "specedge_verifiers_lost_total", {"reason": reason}
+        async with asyncio.timeout(5.0):
+            while not self.scheduling.registry.get_sample_value(name, labels):
+                await asyncio.sleep(0.01)  # nothing is published of it: nobody would hear
 
     async def start_verifier(
         self,

@@ -94,6 +94,38 @@ async def test_an_ignored_end_does_not_end_the_text(world: EdgeWorld) -> None:
     assert answer["usage"]["completion_tokens"] == 60
 
 
+async def test_as_many_tokens_as_fit_are_generated_for_whom_that_is_enough(
+    world: EdgeWorld,
+) -> None:
+    limit = world.cloud.identity.max_context
+    messages = [{"role": "user", "content": "0" * (limit - 50)}]
+    prompt = world.tokenizer.encode("0") * (limit - 30)
+
+    answers = [
+        await world.complete(prompt=prompt, ignore_eos=True, max_tokens=-1),
+        await world.chat(messages=messages, ignore_eos=True, max_completion_tokens=-1),
+    ]
+
+    for answer in answers:
+        assert answer.json()["choices"][0]["finish_reason"] == "length"
+        assert answer.json()["usage"]["total_tokens"] == limit
+    assert answers[0].json()["usage"]["completion_tokens"] == 30
+
+
+async def test_a_nucleus_of_nothing_is_the_likeliest_token_alone(world: EdgeWorld) -> None:
+    recite, asked = world.cloud.script, list[bool]()
+
+    def watched(tokens: Any, params: Any) -> int:
+        asked.append(params.sampling().is_greedy)
+        return recite(tokens, params)
+
+    world.cloud.script = watched
+    answer = (await world.complete(top_p=0, temperature=1.5)).json()
+
+    assert answer["choices"][0]["text"] == TEXT
+    assert asked and all(asked)
+
+
 async def test_several_choices_have_seeds_of_their_own_that_repeat(world: EdgeWorld) -> None:
     seeds = [choice_seed(7, choice) for choice in range(3)]
     words = {seed: world.tokenizer.encode(f"fox {number}") for number, seed in enumerate(seeds)}

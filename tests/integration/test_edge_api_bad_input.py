@@ -11,7 +11,7 @@ from tests.integration.edge_requests import CHAT, TEXTS
 HELLO = [{"role": "user", "content": "hi"}]
 BAD = [
     (TEXTS, {"prompt": "x", "temperature": -1}, "temperature"),
-    (TEXTS, {"prompt": "x", "top_p": 0}, "top_p"),
+    (TEXTS, {"prompt": "x", "top_p": -0.1}, "top_p"),
     (TEXTS, {"prompt": "x", "top_k": "many"}, "top_k"),
     (TEXTS, {"prompt": "x", "n": 999}, "n"),
     (TEXTS, {"prompt": "x", "max_tokens": 0}, "max_tokens"),
@@ -170,6 +170,36 @@ async def test_a_client_may_not_bring_its_own_template(
 
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "chat_template_kwargs"
+
+
+async def test_a_wrong_model_is_told_the_right_one(world: EdgeWorld) -> None:
+    for name in ("gpt-4o", "x" * 400):
+        asked = await world.chat(model=name)
+        looked_up = await world.client.get(f"/v1/models/{name}")
+
+        for answer in (asked, looked_up):
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"]) == (404, "model_not_found")
+            assert name[:200] in error["message"]
+            assert error["message"].endswith("this edge serves 'tiny'")
+
+
+async def test_too_many_texts_at_once_are_refused_in_a_clients_words(
+    world: EdgeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.edge._texts, "_max_pending", 0)
+
+    answers = [
+        await world.chat(),
+        await world.complete(),
+        await world.client.post("/tokenize", json={"prompt": "x"}),
+        await world.client.post("/detokenize", json={"tokens": [1]}),
+    ]
+
+    for answer in answers:
+        assert answer.status_code == 429
+        assert answer.json()["error"]["message"] == "this edge has too many requests at once"
+        assert answer.headers["retry-after"] == "1"
 
 
 async def test_unknown_fields_are_ignored(world: EdgeWorld) -> None:

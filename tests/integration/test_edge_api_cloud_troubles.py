@@ -35,6 +35,37 @@ async def test_a_cloud_that_says_nothing_is_no_hang(world: EdgeWorld) -> None:
     assert asyncio.get_running_loop().time() - started_s < 2.0
 
 
+async def test_an_edge_loses_patience_when_its_settings_say_so(tmp_path: Path) -> None:
+    async with edge_world(tmp_path, patience_s=0.2) as world:
+        world.cloud.is_silent = True
+
+        async with asyncio.timeout(2.0):
+            answer = await world.chat()
+
+        assert answer.status_code == 503
+        assert "retry-after" in answer.headers
+        assert world.cloud.drafts, "it had a place, and was waiting for a verdict"
+
+
+async def test_a_round_is_said_again_as_soon_as_the_link_is_back(world: EdgeWorld) -> None:
+    link = world.edge._cloud.link
+    world.edge._cloud.served.round_trip_s = 60.0  # so nobody says it again for want of patience
+    world.cloud.is_silent = True
+    asking = asyncio.create_task(world.complete())
+    await world.cloud.until(lambda: len(world.cloud.drafts) == 1)
+
+    link.cut()
+    world.cloud.is_silent = False
+    link.restore()
+
+    async with asyncio.timeout(1.0):
+        await world.cloud.until(lambda: len(world.cloud.drafts) > 1)
+    answer = await asking
+    assert answer.json()["choices"][0]["text"] == TEXT
+    first, again = world.cloud.drafts[:2]
+    assert (again.round, again.try_) == (first.round, first.try_ + 1)
+
+
 async def test_a_full_pool_is_told_with_the_time_to_come_back(world: EdgeWorld) -> None:
     world.cloud.refuse("busy", "the pool is full", retry_ms=1500)
 
@@ -123,7 +154,9 @@ async def test_a_choice_without_a_place_is_a_status_while_nothing_was_shown(
 
     assert answer.status_code == 429
     assert "retry-after" in answer.headers
-    await world.cloud.until(lambda: not world.cloud.sessions)
+    (admitted,) = world.cloud.admitted
+    await world.cloud.until(lambda: admitted in [key for _, key in world.cloud.ended])
+    assert not world.cloud.sessions
 
 
 async def test_an_edge_whose_pool_is_full_is_ready_to_say_so(world: EdgeWorld) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from specedge_edge.openai.routes import BackendSlot
 from tests.edge_world import EdgeWorld, edge_world
@@ -17,14 +18,15 @@ async def test_paths_and_methods_that_are_not_served_say_so(world: EdgeWorld) ->
     assert wrong_method.status_code == 405 and "error" in wrong_method.json()
 
 
-async def test_a_wrong_method_is_told_the_right_one_and_the_page_may_be_probed(
+async def test_a_wrong_method_is_told_the_right_one_and_what_is_read_may_be_probed(
     world: EdgeWorld,
 ) -> None:
     wrong = await world.client.get(CHAT)
-    page = await world.client.head("/")
 
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
-    assert (page.status_code, page.content) == (200, b"")
+    for path in ("/", "/v1/models", "/v1/models/tiny", "/v1/cluster", "/version"):
+        probe = await world.client.head(path)
+        assert (probe.status_code, probe.content) == (200, b""), path
 
 
 def headers_of(key: str) -> dict[str, str]:
@@ -98,6 +100,36 @@ async def test_metrics_appear_under_both_names(world: EdgeWorld) -> None:
             exposition
         )
         assert f'{prefix}spec_decode_num_accepted_tokens_total{{model_name="tiny"}}' in exposition
+
+
+async def test_refused_requests_leave_a_line_and_a_number_and_probes_do_not(
+    tmp_path: Path,
+) -> None:
+    async with edge_world(tmp_path, api_key="sk-right") as world:
+        world.edge.health.need("more", lambda: "not ready")
+        with capture_logs() as logs:
+            asked = await world.client.post(
+                f"{CHAT}?key=sk-hush", json={"messages": "hush"}, headers=headers_of("sk-hush")
+            )
+            assert (await world.client.get("/ready")).status_code == 503
+            assert (await world.client.get("/version")).status_code == 200
+        exposition = (await world.client.get("/metrics")).text
+
+    lines = [line for line in logs if line["event"] == "request_refused"]
+    assert lines == [
+        {
+            "event": "request_refused",
+            "log_level": "info",
+            "method": "POST",
+            "path": CHAT,
+            "status": 401,
+            "request_id": asked.headers["x-request-id"],
+            "so_far": 1,
+        }
+    ]
+    assert 'specedge_http_responses_total{status="401"} 1.0' in exposition
+    assert 'specedge_http_responses_total{status="200"} 1.0' in exposition
+    assert 'status="503"' not in exposition
 
 
 async def test_the_api_describes_itself(world: EdgeWorld) -> None:

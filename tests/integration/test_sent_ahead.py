@@ -2,6 +2,7 @@
 verifier and back, on emulated engines: fewer drafts, the same tokens."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,9 +15,15 @@ import pytest
 
 from specedge.engine.emulated import EmulatedDrafter
 from specedge.engine.loading import Progress
+from specedge.ids import SchedulerId
+from specedge.link.base import Message
 from specedge.link.memory import WireProfile
 from specedge.profiles import DeviceProfile
+from specedge.protocol.codec import decode
 from specedge.protocol.opening import Limits
+from specedge.protocol.reports import SchedulerStat
+from specedge.protocol.subjects import scheduler_stat
+from specedge_edge.app import Loader
 from specedge_edge.config import EdgeSettings
 from specedge_edge.loading import Loaded, load
 from specedge_scheduler.policy.types import SchedulerLimits
@@ -26,6 +33,7 @@ from tests.integration.edge_on_cloud import COMPLETIONS, edge_on, expected, requ
 TAKES_AHEAD = LIMITS.model_copy(update={"ahead": 64})
 STEP_MS = 40.0
 TRIES = 10
+PATIENCE_S = 10.0
 DEVICE = DeviceProfile("test", "made up", draft_pass_ms=4.0)
 NEAR = WireProfile(latency_s=0.003)
 
@@ -43,6 +51,7 @@ async def system(
     limits: Limits = TAKES_AHEAD,
     wire: WireProfile = NEAR,
     scheduling: SchedulerLimits | None = None,
+    load_with: Loader | None = None,
     **settings: Any,
 ) -> AsyncIterator[tuple[Cloud, RunningVerifier, httpx.AsyncClient]]:
     async with cloud() as world:
@@ -50,7 +59,7 @@ async def system(
         verifier = await world.start_verifier("verifier-1", step_ms=STEP_MS, limits=limits)
         sizes = {"adaptive": False, "depth": 3, "budget": 6, **settings}
         async with edge_on(
-            world, folder, wire=wire, drafter="emulated", loader=loader, **sizes
+            world, folder, wire=wire, drafter="emulated", loader=load_with or loader, **sizes
         ) as client:
             yield world, verifier, client
 
@@ -127,12 +136,29 @@ async def test_a_bad_network_changes_no_token(tmp_path: Path) -> None:
 
 
 async def test_where_sessions_wait_for_each_other_nobody_runs_ahead(tmp_path: Path) -> None:
-    one_by_one = SchedulerLimits(max_batch_sessions=1)
-    async with system(tmp_path, scheduling=one_by_one) as (_, _, client):
-        asked = [client.post(COMPLETIONS, json=request(24)) for _ in range(2)]
-        answers = await asyncio.gather(*asked)
+    one_by_one, both_are_placed = SchedulerLimits(max_batch_sessions=1), threading.Event()
 
-    # The one that comes first may be alone for its first rounds, and so may the last one be.
+    def load_gated(settings: EdgeSettings, on_progress: Progress) -> Loaded:
+        def sleep(seconds: float) -> None:
+            both_are_placed.wait(PATIENCE_S)  # the compute thread's: nobody drafts before
+            time.sleep(seconds)
+
+        drafter = EmulatedDrafter(agreement=(0.9,), profile=DEVICE, sleep=sleep)
+        return replace(load(settings, on_progress), drafter=drafter)
+
+    def on_stat(message: Message) -> None:
+        if decode(SchedulerStat, message.payload).sessions == 2:
+            both_are_placed.set()
+
+    async with system(tmp_path, scheduling=one_by_one, load_with=load_gated) as (world, _, client):
+        watcher = world.hub.link("watcher")
+        await watcher.subscribe(scheduler_stat(SchedulerId("scheduler-1")), on_stat)
+        asked = [client.post(COMPLETIONS, json=request(60)) for _ in range(2)]
+        answers = await asyncio.gather(*asked)
+        await watcher.close()
+
+    assert both_are_placed.is_set()
+    # The one that ends last may be alone for its last rounds.
     for answer in answers:
-        assert tokens(answer) == expected(24)
+        assert tokens(answer) == expected(60)
         assert drafting(answer)["ahead_used"] <= 2

@@ -1,12 +1,15 @@
 """No sequence of events leaves a waiting draft unscheduled for ever, whatever the policy."""
 
+import itertools
 from typing import Literal
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specedge.ids import GroupId, SessionKey, VerifierId
+from specedge.ids import EdgeId, GroupId, SessionId, SessionKey, VerifierId
 from specedge.protocol.reports import StepReport
+from specedge_scheduler.pipeline import PendingDraft
+from specedge_scheduler.policy.batching import BatchPlanner, BatchRoom
 from specedge_scheduler.policy.decide import SchedulerPolicy
 from specedge_scheduler.policy.types import (
     AnswerSession,
@@ -27,6 +30,7 @@ KEYS = [key("A", 1), key("A", 2), key("A", 3), key("B", 1), key("C", 1), key("D"
 NAMES = [VerifierId("v1"), VerifierId("v2")]
 STEP_S = 0.05
 BUDGET_MS = 20_000
+BATCH_ROWS = 32
 # A barrier waits for half of a round's time; the others for a few steps.
 SOON_S: dict[PolicyName, float] = {"static": 11.0, "greedy": 1.0, "jit": 1.0}
 
@@ -146,3 +150,35 @@ def test_every_waiting_draft_is_sent_soon_once_verifiers_work(
 
     assert not pool.policy.cluster.waiting
     assert not pool.answered  # sent, not expired
+
+
+@given(
+    large=st.integers(18, BATCH_ROWS - 1),
+    sizes=st.lists(st.integers(3, 6), min_size=80, max_size=80),
+)
+def test_a_large_round_goes_soon_while_new_edges_bring_small_ones(
+    large: int, sizes: list[int]
+) -> None:
+    """Each edge has one round, so their order is made once for a batch. What is new takes half of
+    a batch at most, so nobody has to wait for long."""
+    planner, victim, waiting = BatchPlanner(), key("L"), dict[SessionKey, PendingDraft]()
+    drafts = enumerate(sizes)
+    num_waited = 0
+    for _ in range(len(sizes) // 2):
+        waiting.setdefault(victim, _pending(large))
+        for number, size in itertools.islice(drafts, 2):
+            waiting[only_session_of(number)] = _pending(size)
+        chosen = dict(planner.plan(waiting, BatchRoom(BATCH_ROWS)))
+        waiting = {session: one for session, one in waiting.items() if session not in chosen}
+        num_waited = 0 if victim in chosen else num_waited + 1
+
+        assert num_waited <= 4
+
+
+def _pending(nodes: int) -> PendingDraft:
+    return PendingDraft(draft(nodes=nodes), 0.0, 1.0)
+
+
+def only_session_of(edge: int) -> SessionKey:
+    """Of one edge among many."""
+    return SessionKey(EdgeId(f"U{edge:055}"), SessionId(f"{edge:032x}"))

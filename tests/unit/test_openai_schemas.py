@@ -13,7 +13,13 @@ from specedge.errors import (
     InvalidRequest,
     RetryableError,
 )
-from specedge_edge.openai.errors import UnknownModel, from_exception, from_session, from_validation
+from specedge_edge.openai.errors import (
+    ApiError,
+    UnknownModel,
+    from_exception,
+    from_session,
+    from_validation,
+)
 from specedge_edge.openai.schemas import ChatBody, CompletionBody
 
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -21,6 +27,14 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 
 def chat(**fields: Any) -> ChatBody:
     return ChatBody.model_validate({"messages": MESSAGES, **fields})
+
+
+def refusal(**fields: Any) -> ApiError:
+    """What a client is told of a chat's fields that are no good."""
+    with pytest.raises(ValidationError) as raised:
+        chat(**fields)
+    located = [{**e, "loc": ("body", *e["loc"])} for e in raised.value.errors()]
+    return from_validation(RequestValidationError(located))
 
 
 def completion(**fields: Any) -> CompletionBody:
@@ -66,6 +80,40 @@ def test_a_stop_may_be_one_string_or_several() -> None:
     assert chat(stop="x").stops == ("x",)
     assert chat(stop=["x", "y"]).stops == ("x", "y")
     assert chat().stops == ()
+
+
+@pytest.mark.parametrize(
+    "field", ["max_tokens", "max_completion_tokens", "min_tokens", "n", "seed", "top_k"]
+)
+def test_a_whole_number_may_be_spelled_with_a_point(field: str) -> None:
+    value = getattr(chat(**{field: 8.0}), field)
+
+    assert value == 8 and isinstance(value, int)
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens", "n", "seed"])
+@pytest.mark.parametrize("value", [8.5, True, "8", float("inf"), float("nan")])
+def test_what_is_no_whole_number_is_refused_by_its_field(field: str, value: Any) -> None:
+    told = refusal(**{field: value})
+
+    assert told.param == field
+    assert "integer" in told.message
+
+
+def test_as_many_tokens_as_fit_may_be_asked_for() -> None:
+    assert chat(max_tokens=-1).token_limit == completion(max_tokens=-1.0).token_limit == -1
+    for limit in (0, -2):
+        told = refusal(max_tokens=limit)
+        assert told.param == "max_tokens"
+        assert "greater than or equal to 1" in told.message
+
+
+@pytest.mark.parametrize("kind", ["image_url", "input_audio", "file", 5])
+def test_content_that_is_no_text_is_said_to_be_that(kind: Any) -> None:
+    told = refusal(messages=[{"role": "user", "content": [{"type": kind}]}])
+
+    assert told.param == "messages[0].content[0].type"
+    assert "only text content is served" in told.message
 
 
 @pytest.mark.parametrize(
@@ -125,11 +173,8 @@ def test_log_probabilities_count_alike_in_both_kinds() -> None:
     ],
 )
 def test_the_message_names_the_field_as_the_client_wrote_it(fields: Any, param: str) -> None:
-    with pytest.raises(ValidationError) as raised:
-        chat(**fields)
+    told = refusal(**fields)
 
-    located = [{**e, "loc": ("body", *e["loc"])} for e in raised.value.errors()]
-    told = from_validation(RequestValidationError(located))
     assert told.status == 400
     assert told.param is not None and told.param.startswith(param)
     assert told.param.split("[")[0] in told.message

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import uvloop
 
-from specedge.clock import ManualClock, Timers
+from specedge.clock import Cancellable, ManualClock, Timers
 from specedge.service.runtime import LoopClock, Tasks, service_context
 from specedge.service.watchdog import LoopWatchdog
 
@@ -137,11 +137,48 @@ async def test_a_timer_that_raises_is_reported_and_stops_no_other() -> None:
     assert [type(error) for error in reported] == [ValueError]
 
 
-def test_a_manual_clock_and_the_loops_clock_are_the_same_port() -> None:
-    def takes(_: Callable[[], Timers]) -> None: ...
+def test_timers_fire_alike_on_a_manual_clock_and_on_the_loops(runner: asyncio.Runner) -> None:
+    async def on_the_loops() -> list[str]:
+        over = asyncio.Event()
+        fired = ask_for_timers(LoopClock(), over.set)
+        async with asyncio.timeout(5.0):
+            await over.wait()
+        return fired
 
-    takes(LoopClock)
-    takes(ManualClock)
+    def on_a_manual_one() -> list[str]:
+        clock = ManualClock(100.0)
+        fired = ask_for_timers(clock, lambda: None)
+        assert fired == [], "nothing fires while it is asked for"
+        clock.advance(0.1)
+        return fired
+
+    expected = ["past", "now", "now again", "first", "second", "asked for by a timer"]
+    assert runner.run(on_the_loops()) == on_a_manual_one() == expected
+
+
+def ask_for_timers(clock: Timers, on_last: Callable[[], None]) -> list[str]:
+    """Timers of every kind, the last within 20 ms; what they write as they fire."""
+    fired: list[str] = []
+    start_s = clock.now_s()
+
+    def at(wait_s: float, name: str) -> Cancellable:
+        return clock.call_at(start_s + wait_s, lambda: fired.append(name))
+
+    def ask_again() -> None:
+        fired.append("now")
+        clock.call_at(start_s + 0.02, end)
+
+    def end() -> None:
+        fired.append("asked for by a timer")
+        on_last()
+
+    at(0.01, "first")
+    clock.call_at(start_s, ask_again)
+    at(0.01, "second")
+    at(0.015, "cancelled").cancel()
+    at(0.0, "now again")
+    at(-1.0, "past")
+    return fired
 
 
 # LoopWatchdog

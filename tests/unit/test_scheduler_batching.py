@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from specedge.ids import SessionKey
+from specedge.ids import EdgeId, SessionId, SessionKey
 from specedge.protocol.codec import batch_item, encode
 from specedge.protocol.messages import MAX_BATCH_BYTES, MAX_NODES, Batch
 from specedge_scheduler.pipeline import PendingDraft
@@ -93,6 +93,23 @@ def test_nobody_waits_for_ever_behind_others_large_drafts() -> None:
     assert all(served[session] > 0 for session in sessions)
 
 
+def test_a_large_round_is_not_passed_over_for_ever_by_smaller_ones_of_new_edges() -> None:
+    """Whoever is new starts where the count is, and before one that was served: where each edge has
+    one round, only having been passed over brings the large one in."""
+    planner, large, waiting = BatchPlanner(), key("L"), dict[SessionKey, PendingDraft]()
+    served = Counter[SessionKey]()
+
+    for batch in range(40):
+        waiting.setdefault(large, pending(31))
+        waiting |= {only_session_of(2 * batch + number): pending(7) for number in range(2)}
+        chosen = planner.plan(waiting, BatchRoom(rows=32))
+        for session, _ in chosen:
+            served[session] += 1
+            del waiting[session]
+
+    assert served[large] >= 10
+
+
 def test_who_comes_back_has_saved_nothing_up_and_lost_nothing() -> None:
     ring: FairRing[str] = FairRing()
     ring.set_members(["a", "b"])
@@ -128,6 +145,11 @@ def test_drafts_are_cut_rather_than_left_when_all_do_not_fit() -> None:
     assert node_cap(rounds, BatchRoom(rows=22)) == MAX_NODES
     assert node_cap(rounds, BatchRoom(rows=12)) == 4
     assert node_cap(rounds, BatchRoom(rows=4)) == 2
+
+
+def only_session_of(edge: int) -> SessionKey:
+    """Of one edge among many."""
+    return SessionKey(EdgeId(f"U{edge:055}"), SessionId(f"{edge:032x}"))
 
 
 def serve(

@@ -1,18 +1,23 @@
 """The scheduler's decisions: verifiers that fall silent, restart or leave, and their rounds."""
 
-from specedge.protocol.opening import Opened
+import pytest
+
+from specedge.ids import VerifierId
+from specedge.protocol.opening import Identity, Opened
 from specedge.protocol.reports import SessionReport
 from specedge_scheduler.policy.types import (
     ByeArrived,
+    ContextArrived,
     DraftArrived,
     EndingArrived,
+    Forward,
     LoopStalled,
     StatArrived,
     VerifierFound,
     VerifierLost,
 )
-from tests.unit.scheduler_facts import draft, key, stat
-from tests.unit.scheduler_world import V1, V2, World, sent, sessions_in
+from tests.unit.scheduler_facts import IDENTITY, draft, key, stat
+from tests.unit.scheduler_world import V1, V2, World, context, sent, sessions_in
 
 
 def test_a_silent_verifiers_rounds_go_to_another() -> None:
@@ -188,19 +193,72 @@ def test_a_scheduler_that_was_cut_off_does_not_outrank_its_successor_when_it_is_
     assert world.policy.cluster.epoch == (1, 0)
 
 
-def test_a_later_term_under_which_rounds_go_on_being_lost_is_outranked() -> None:
+@pytest.mark.parametrize("is_successor_alive", [False, True])
+def test_a_later_term_is_outranked_once_nobody_sends_batches_under_it(
+    is_successor_alive: bool,
+) -> None:
     world = World()
     world.stat(V1)
     world.stat(V1, epoch=(50, 3))
-    said = {"epoch": (50, 3)}
 
     terms = []
     for number in range(6):
         world.tell(DraftArrived(key(), draft(0, try_=number, budget_ms=9000)))
         for _ in range(10):
             world.clock.advance(0.1)
-            world.stat(V1, **said)
+            world.stat(V1, epoch=(50, 3), last=number if is_successor_alive else 0)
         terms.append(world.policy.cluster.epoch)
 
-    assert terms[1] == (1, 0), "it may be of a successor that lives"
-    assert terms[-1] > (50, 3)
+    assert terms[1] == (1, 0), "it is waited for"
+    assert (terms[-1] > (50, 3)) != is_successor_alive
+
+
+OTHER_WEIGHTS = IDENTITY.model_copy(update={"weights": "cc"})
+V0 = VerifierId("v0")  # ranks first where all else is equal
+
+
+def lost_at_v1(**others: Identity) -> World:
+    """A session of weights aa, whose verifier is gone; ``others`` are alive."""
+    world = World()
+    world.stat(V1)
+    world.tell(ContextArrived(key(), context(), b"chunk"))
+    for name, identity in others.items():
+        world.stat(VerifierId(name), identity=identity)
+    world.tell(ByeArrived(V1))
+    return world
+
+
+def test_a_session_that_lost_its_verifier_goes_where_its_own_weights_are() -> None:
+    world = lost_at_v1(v0=OTHER_WEIGHTS, v2=IDENTITY)
+
+    (batch,) = sent(world.tell(DraftArrived(key(), draft(1, at="v1"))))
+
+    assert V0 in world.policy.cluster.verifiers
+    assert batch.verifier == V2
+
+
+def test_where_only_other_weights_are_left_the_context_is_refused_by_who_can_name_both() -> None:
+    """No round is checked there: the verifier answers cold, and refuses the context that follows,
+    naming both fingerprints. A session is never refused by a scheduler that only guesses."""
+    world = lost_at_v1(v0=OTHER_WEIGHTS)
+
+    passed_on = world.tell(ContextArrived(key(), context(), b"chunk"))
+
+    assert passed_on == [Forward("ctx", V0, key(), b"chunk")]
+    world.stat(V2)
+    world.tell(ByeArrived(V0))
+    (batch,) = sent(world.tell(DraftArrived(key(), draft(1, at="v1"))))
+    assert batch.verifier == V2
+
+
+def test_a_context_that_names_its_weights_leaves_the_verifier_of_others() -> None:
+    """After a restart a session is placed by its drafts alone, which do not say of what model."""
+    world = World()
+    world.stat(V0, identity=OTHER_WEIGHTS, slots=64)
+    world.stat(V2)
+    (batch,) = sent(world.tell(DraftArrived(key(), draft(9, at="v0"))))
+
+    effects = world.tell(ContextArrived(key(), context(), b"chunk"))
+
+    assert batch.verifier == V0
+    assert effects == [Forward("ctx", V2, key(), b"chunk")]

@@ -5,7 +5,7 @@ import pytest
 from specedge.ids import SessionKey, VerifierId
 from specedge.protocol.messages import Cold, Rejected
 from specedge.protocol.opening import Opened, OpenRequest, Reason, Refused
-from specedge.protocol.reports import SessionReport
+from specedge.protocol.reports import SessionReport, StepReport
 from specedge_scheduler.policy.types import (
     AnswerSession,
     ByeArrived,
@@ -222,6 +222,24 @@ def test_sessions_move_to_a_verifier_that_is_faster_for_long() -> None:
     assert closes
     assert {(one.kind, one.verifier) for one in closes} == {("close", V1)}
     assert len(world.policy.cluster.verifiers[V2].sessions) == len(closes) <= 4
+
+
+def test_nobody_moves_before_the_other_was_better_for_longer_than_the_context_takes_there() -> None:
+    world = overloaded()
+    prefill_s = 2.5
+    for seq in range(32):  # a token of prefill takes 2 ms
+        prefill = 500 * (seq % 2)
+        one = StepReport(
+            seq=seq, rows=24 + prefill, prefill=prefill, context=50, sessions=6, ms=50 + 2 * prefill
+        )
+        world.stat(V2, steps=(one,), slots=64)
+    world.policy.cluster.verifiers[V2].usual.context = 500 * prefill_s
+
+    early = world.wait(prefill_s, V1, V2)
+    later = world.wait(2.0, V1, V2)
+
+    assert not [effect for effect in early if isinstance(effect, Forward)]
+    assert [effect for effect in later if isinstance(effect, Forward)]
 
 
 def test_a_place_that_is_only_asked_for_is_given_to_others() -> None:
