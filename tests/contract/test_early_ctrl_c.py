@@ -14,6 +14,7 @@ class Interrupting:
         if name == "specedge.errors":
             os.kill(os.getpid(), signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # programs in the background ignore it
 sys.meta_path.insert(0, Interrupting())
 sys.argv = ["program", "--help"]
 runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
