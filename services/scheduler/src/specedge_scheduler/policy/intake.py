@@ -129,7 +129,7 @@ class Intake:
         session.at = draft.at or session.at
         if draft.try_ > 0 and (better := better_place(self._cluster, session, self._limits)):
             self._cluster.move(session, better)
-        name = home(self._cluster, session, self._limits, now_s)
+        name = session.verifier or home(self._cluster, session, self._limits, now_s)
         # A try counts from its own arrival, as its edge counts it from its own sending.
         pending = PendingDraft(draft, now_s, now_s + draft.budget_ms / 1000)
         if name is not None:
@@ -137,13 +137,13 @@ class Intake:
             if over is not None:
                 return [over]
         self._cluster.set_pending(session, pending)
-        return self._close_where_it_was(session)
+        return [] if session.verifier == session.at else self._close_where_it_was(session)
 
     def _close_where_it_was(self, session: Session) -> list[Effect]:
         """Of a session that lives elsewhere by now a verifier that was lost for a while, or was
         full, may hold a slot still."""
         was_at = session.at
-        if session.verifier in (None, was_at) or was_at not in self._cluster.verifiers:
+        if session.verifier is None or was_at not in self._cluster.verifiers:
             return []
         return [Forward("close", VerifierId(was_at), session.key, encode(Ending()))]
 
