@@ -106,7 +106,7 @@ bench-policy: $(STAMP) ## Batches just in time against barrier and greedy, in vi
 bench-scale: $(STAMP) ## What the scheduler costs: 300 edges on 12 verifiers, by script
 	$(BIN)/python -m benchmarks scale $(ARGS)
 
-bench-sim: $(STAMP) ## The simulator against the real services on emulated devices (3 minutes)
+bench-sim: $(STAMP) ## The simulator against the real services on emulated devices (3 to 6 minutes)
 	$(BIN)/python -m benchmarks against $(ARGS)
 
 bench-engine: $(STAMP) ## Measure engine, round sizes, round overhead and memory

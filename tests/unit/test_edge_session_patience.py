@@ -4,7 +4,7 @@ import pytest
 
 from specedge.errors import Busy
 from specedge.protocol.edge_states import EdgeState
-from specedge.protocol.effects import AskDraft, Ended, TimerDue
+from specedge.protocol.effects import AskDraft, EdgeEffect, Ended, TimerDue
 from specedge.protocol.messages import Progress, Rejected
 from specedge.protocol.opening import Reason
 from specedge.protocol.round_timer import EdgeSessionConfig
@@ -17,6 +17,12 @@ def no_verifier(round_: int = 0, try_: int = 0) -> Rejected:
     return Rejected(round=round_, try_=try_, rejected=Reason.NO_VERIFIER, retry_ms=200)
 
 
+def assert_it_asks_again(bench: Bench, effects: list[EdgeEffect], *, try_: int) -> None:
+    assert not find(effects, Ended)
+    assert timer_in(effects) == pytest.approx(bench.now_s + 0.2)
+    assert draft_in(bench.on(TimerDue(), 0.2)).try_ == try_
+
+
 def test_no_verifier_an_hour_after_a_verdict_counts_from_the_start() -> None:
     bench = Bench(EdgeSessionConfig(no_verifier_s=1.0))
     bench.awaiting()
@@ -27,9 +33,7 @@ def test_no_verifier_an_hour_after_a_verdict_counts_from_the_start() -> None:
     bench.on(bench.draft(), HOUR_S)
     effects = bench.answer(no_verifier(round_=1))
 
-    assert not find(effects, Ended)
-    assert timer_in(effects) == pytest.approx(bench.now_s + 0.2)
-    assert draft_in(bench.on(TimerDue(), 0.2)).try_ == 1
+    assert_it_asks_again(bench, effects, try_=1)
 
 
 def test_no_verifier_long_after_progress_counts_from_the_start() -> None:
@@ -42,9 +46,7 @@ def test_no_verifier_long_after_progress_counts_from_the_start() -> None:
 
     effects = bench.answer(no_verifier(try_=1))
 
-    assert not find(effects, Ended)
-    assert timer_in(effects) == pytest.approx(bench.now_s + 0.2)
-    assert draft_in(bench.on(TimerDue(), 0.2)).try_ == 2
+    assert_it_asks_again(bench, effects, try_=2)
 
 
 def test_told_to_come_back_after_its_patience_a_session_ends_when_that_is_over() -> None:

@@ -12,9 +12,9 @@ from specedge.service.compute import ComputeThread
 from specedge_verifier.drain import drain
 from specedge_verifier.engine_loop import EngineLoop, Stepper
 from specedge_verifier.metrics import VerifierMetrics
-from specedge_verifier.reports import EngineLoad, Reporter, Who
-from tests.unit.scheduler_facts import IDENTITY, LIMITS, key
+from tests.unit.scheduler_facts import key
 from tests.unit.test_verifier_intake import V1, Desk
+from tests.unit.test_verifier_reports import reporter_of
 
 
 async def test_the_first_report_after_the_drain_begins_says_so_and_the_goodbye_is_the_last_word(
@@ -22,15 +22,7 @@ async def test_the_first_report_after_the_drain_begins_says_so_and_the_goodbye_i
 ) -> None:
     desk, said = Desk(), list[Message]()
     desk.ready(key("A"))
-    reporter = Reporter(
-        Who(V1, "aa", IDENTITY, LIMITS, step_rows=64),
-        table=desk.table,
-        pool=desk.pool,
-        ledger=desk.ledger,
-        clock=desk.clock,
-        load=lambda: EngineLoad(0, 0.0),
-        publish=lambda subject, payload: said.append(Message(subject, payload)),
-    )
+    reporter = reporter_of(desk, lambda subject, body: said.append(Message(subject, body)))
     loop = EngineLoop(
         stepper=Stepper(EmulatedTarget(EmulatedText()), compute),
         table=desk.table,

@@ -1,5 +1,7 @@
 """What a verifier's heartbeats say of its sessions; no engine, no link."""
 
+from collections.abc import Callable
+
 from specedge.protocol.codec import decode
 from specedge.protocol.reports import Stat, StepReport
 from specedge_verifier.reports import BEATS_PER_ROUND, PERIOD_S, EngineLoad, Reporter, Who
@@ -11,20 +13,27 @@ def step(number: int) -> StepReport:
     return StepReport(seq=number, rows=1, prefill=0, context=1, sessions=1, ms=20.0)
 
 
+def reporter_of(desk: Desk, publish: Callable[[str, bytes], None]) -> Reporter:
+    """Of a verifier that never steps."""
+    return Reporter(
+        Who(V1, "aa", IDENTITY, LIMITS, step_rows=64),
+        table=desk.table,
+        pool=desk.pool,
+        ledger=desk.ledger,
+        clock=desk.clock,
+        load=lambda: EngineLoad(0, 0.0),
+        publish=publish,
+    )
+
+
 class Reports:
     """A verifier's reports as they are published."""
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         self.sent: list[Stat] = []
-        self.reporter = Reporter(
-            Who(V1, "aa", IDENTITY, LIMITS, step_rows=64),
-            table=desk.table,
-            pool=desk.pool,
-            ledger=desk.ledger,
-            clock=desk.clock,
-            load=lambda: EngineLoad(0, 0.0),
-            publish=lambda _subject, body: self.sent.append(decode(Stat, body)),
+        self.reporter = reporter_of(
+            desk, lambda _subject, body: self.sent.append(decode(Stat, body))
         )
 
     def beat(self, beats: int) -> list[int]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from specedge.clock import Cancellable, Timers
+from specedge.drafting.counts import DraftCounts
 from specedge.ids import EdgeId, SessionKey
 from specedge.link.base import Link
 from specedge.protocol.edge_session import EdgeSession
@@ -125,6 +126,11 @@ class Generation:
             await self._release()
         self._up.served.round_trip_s = self._session.round_trip_s
         return self._ended
+
+    @property
+    def drafting(self) -> DraftCounts:
+        """What drafting did so far."""
+        return self._proposer.figures.counts
 
     def stop(self) -> None:
         """End it from outside, as ``cancelled``, as soon as what it does just now is done."""

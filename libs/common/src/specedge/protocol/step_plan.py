@@ -56,6 +56,13 @@ def num_rows(want: WantStep) -> int:
     return len(want.chain) + (want.tree.num_drafted if want.tree is not None else 0)
 
 
+def rows_for_edges(rows: int, *, has_prefill: bool, num_hosted: int) -> int:
+    """What edges' rounds get of a step's rows, however many wait, beside prefill and so many hosted
+    rows. For schedulers: what a batch has beyond that would wait at the verifier."""
+    for_decoding = room_for_decoding(rows, prefill_waits=has_prefill)
+    return for_decoding - min(max(1, for_decoding // LEAST_HOSTED_SHARE), num_hosted)
+
+
 def plan_step(wants: Mapping[SessionKey, WantStep], room: StepRoom) -> list[Planned]:
     """The next step out of ``wants`` (in order of asking): at most ``room.rows`` rows, unless a
     single round is larger than what it finds. Empty only if ``wants`` is."""

@@ -1,19 +1,16 @@
 """One emulated edge: the edge service's own parts but for HTTP, on an emulated device."""
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import structlog
 
-from specedge.drafting.counts import DraftCounts
 from specedge.drafting.pace import DevicePace
 from specedge.engine.emulated import Agreement, EmulatedDrafter, EmulatedText
 from specedge.errors import Busy, SpecEdgeError
 from specedge.ids import EdgeId
 from specedge.link.base import Link
-from specedge.params import SamplingParams, StopRule
 from specedge.protocol.effects import Committed
 from specedge.protocol.messages import SessionParams
 from specedge.protocol.round_timer import EdgeSessionConfig
@@ -27,7 +24,6 @@ from specedge_edge.fleet.config import FleetSettings
 from specedge_edge.fleet.device import EmulatedCompute
 from specedge_edge.fleet.figures import FleetLog, MeasuredDrafting, SessionSpan
 from specedge_edge.generation import Generation, Upstream
-from specedge_edge.proposer import OnAhead, Proposer
 from specedge_edge.router import SessionRouter
 from specedge_edge.served import ServedModel
 
@@ -58,7 +54,7 @@ class FleetEdge:
         self._common = common
         self.device = EmulatedCompute(common.clock)
         self._router = SessionRouter(link, edge)
-        self._drafts = drafts = self._source(edge)
+        drafts = self._drafts(edge)
         self._running: set[MeasuredDrafting] = set()
         identity = common.text.identity()
         self._served = ServedModel(
@@ -99,7 +95,7 @@ class FleetEdge:
         prompt = prompt_of(number, common.settings)
         watch = _Watch(common)
         generation = Generation(self._upstream, prompt, self._params(number), watch)
-        drafting = MeasuredDrafting(generation.account, self._drafts.counts_of_newest())
+        drafting = MeasuredDrafting(generation.account, lambda: generation.drafting)
         self._running.add(drafting)
         try:
             ended = await generation.run()
@@ -140,7 +136,7 @@ class FleetEdge:
             stop=identity.stop_ids,
         )
 
-    def _source(self, edge: EdgeId) -> "_WatchedSource":
+    def _drafts(self, edge: EdgeId) -> DraftSource:
         common, settings = self._common, self._common.settings
         drafter = None
         if settings.mode != "hosted":
@@ -151,7 +147,7 @@ class FleetEdge:
                 profile=settings.drafter_profile,
                 sleep=self.device.work,
             )
-        return _WatchedSource(
+        return DraftSource(
             drafter=drafter,
             compute=self.device,
             policy=settings.policy,
@@ -165,30 +161,6 @@ class FleetEdge:
             spans=common.spans,
             lane=f"{edge[:8]} device",
         )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _WatchedSource(DraftSource):
-    """Knows the proposer that it made last, so that a session's counts can be read while it
-    runs."""
-
-    made: "deque[Proposer]" = field(default_factory=lambda: deque(maxlen=1))
-
-    def open(
-        self,
-        prompt: IntArray,
-        params: SamplingParams,
-        stop: StopRule,
-        on_ahead: OnAhead | None = None,
-    ) -> Proposer:
-        """See ``DraftSource.open``."""
-        self.made.append(DraftSource.open(self, prompt, params, stop, on_ahead))
-        return self.made[-1]
-
-    def counts_of_newest(self) -> Callable[[], DraftCounts]:
-        """What reads them, of the generation that was made last."""
-        proposer = self.made[-1]
-        return lambda: proposer.figures.counts
 
 
 class _Watch:

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, Protocol
 from specedge.ids import SessionKey
 from specedge.protocol.messages import MAX_NODES
 from specedge.protocol.reports import Stat
+from specedge.protocol.step_plan import rows_for_edges
 from specedge_scheduler.pipeline import PendingDraft
 from specedge_scheduler.policy.batching import (
     BATCH_BYTES,
@@ -24,7 +25,6 @@ from specedge_scheduler.policy.types import SchedulerLimits
 from specedge_scheduler.views import Verifier
 
 Rounds = tuple[tuple[SessionKey, PendingDraft], ...]
-KEPT_SHARE: Final = 8  # verifiers keep 1/8 of a step for prefill, and for hosted rounds
 BARRIER_SHARE: Final = 0.5  # of a round's time that it waits for the others of its group at most
 
 
@@ -62,19 +62,19 @@ def room_of(verifier: Verifier, limits: SchedulerLimits) -> BatchRoom:
     that it keeps for others."""
     rows = limits.max_batch_nodes
     if verifier.stat.step_rows:
-        rows = max(1, min(rows, verifier.stat.step_rows - _kept_rows(verifier.stat)))
+        rows = max(1, min(rows, _rows_of_step(verifier.stat)))
     return BatchRoom(
         rows, limits.max_batch_sessions or UNBOUNDED, limits.max_batch_context or UNBOUNDED
     )
 
 
-def _kept_rows(stat: Stat) -> int:
-    """However many rounds of edges wait, a verifier goes on with prefill and with hosted rounds, as
-    it did in its last step; what a batch has beyond that would wait there, out of turn."""
+def _rows_of_step(stat: Stat) -> int:
+    """For edges' rounds, if the verifier goes on with prefill and hosted rounds as in its last
+    step."""
     if not stat.steps:
-        return 0
-    last, share = stat.steps[-1], max(1, stat.step_rows // KEPT_SHARE)
-    return (share if last.prefill else 0) + min(last.hosted, share)
+        return stat.step_rows
+    last = stat.steps[-1]
+    return rows_for_edges(stat.step_rows, has_prefill=last.prefill > 0, num_hosted=last.hosted)
 
 
 def has_room_for_all(verifier: Verifier, limits: SchedulerLimits) -> bool:
