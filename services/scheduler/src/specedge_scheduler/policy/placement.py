@@ -4,6 +4,7 @@ A session stays where it was placed, since its KV is there; see ``decide`` for w
 """
 
 from collections.abc import Iterable
+from typing import Final
 
 from specedge.ids import VerifierId
 from specedge.protocol.opening import Limits
@@ -12,6 +13,10 @@ from specedge_scheduler.policy.dispatch import room_of
 from specedge_scheduler.policy.pace import token_ms
 from specedge_scheduler.policy.types import SchedulerLimits
 from specedge_scheduler.views import ModelKey, Session, Verifier
+
+# Times the best pace that is as good: predictions err by as much, and where a step costs the same
+# with more rows, whoever is thought to be quickest would get all sessions.
+AS_QUICK: Final = 1.05
 
 
 def has_free_slot(verifier: Verifier) -> bool:
@@ -58,7 +63,7 @@ def place(
     for verifier in candidates:
         if verifier.name == prefer:
             return verifier.name
-    best = min(candidates, key=lambda verifier: _rank(verifier, limits), default=None)
+    best = _quickest(candidates, limits)
     return None if best is None else best.name
 
 
@@ -92,7 +97,20 @@ def better_place(cluster: Cluster, session: Session, limits: SchedulerLimits) ->
     return place([other for other in free if serves(other, wants)], wants, limits)
 
 
-def _rank(verifier: Verifier, limits: SchedulerLimits) -> tuple[bool, float, float, str]:
-    load = len(verifier.sessions) / max(verifier.stat.slots[1], 1)
-    pace_ms = token_ms(verifier, room_of(verifier, limits), len(verifier.sessions) + 1)
-    return not has_free_slot(verifier), pace_ms, load, verifier.name
+def _quickest(candidates: Iterable[Verifier], limits: SchedulerLimits) -> Verifier | None:
+    """Of those with a free slot, if any has one: of those about as quick as the best the one with
+    most of its slots free."""
+    all_of_them = list(candidates)
+    free = [verifier for verifier in all_of_them if has_free_slot(verifier)] or all_of_them
+    pace_ms = {verifier.name: _pace_ms(verifier, limits) for verifier in free}
+    enough_ms = AS_QUICK * min(pace_ms.values(), default=0.0)
+    quick = [verifier for verifier in free if pace_ms[verifier.name] <= enough_ms]
+    return min(quick, key=lambda verifier: (_load(verifier), verifier.name), default=None)
+
+
+def _pace_ms(verifier: Verifier, limits: SchedulerLimits) -> float:
+    return token_ms(verifier, room_of(verifier, limits), len(verifier.sessions) + 1)
+
+
+def _load(verifier: Verifier) -> float:
+    return len(verifier.sessions) / max(verifier.stat.slots[1], 1)
