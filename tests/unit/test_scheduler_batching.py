@@ -2,18 +2,20 @@
 
 from collections import Counter
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from specedge.ids import EdgeId, SessionId, SessionKey
 from specedge.protocol.codec import batch_item, encode
 from specedge.protocol.messages import MAX_BATCH_BYTES, MAX_NODES, Batch
 from specedge_scheduler.pipeline import PendingDraft
 from specedge_scheduler.policy.batching import (
-    FORGET_BEYOND,
     BatchPlanner,
     BatchRoom,
-    FairRing,
     message_bytes,
     node_cap,
 )
+from specedge_scheduler.policy.fair_ring import FORGET_BEYOND, FairRing
 from tests.unit.scheduler_facts import draft, key
 
 
@@ -122,6 +124,28 @@ def test_who_comes_back_has_saved_nothing_up_and_lost_nothing() -> None:
     assert ring.choose() == "c"  # new: it starts where the count is
     ring.pay("c", 10)
     assert ring.choose() in ("a", "b")
+
+
+@given(st.lists(st.tuples(st.booleans(), st.dictionaries(st.integers(0, 5), st.integers(1, 9)))))
+def test_all_served_at_once_are_as_if_served_one_after_another(
+    turns: list[tuple[bool, dict[int, int]]],
+) -> None:
+    at_once, in_turn = FairRing[int](), FairRing[int]()
+
+    for are_all_served, costs in turns:
+        if not are_all_served or not costs:  # the first of them only, and the others stay
+            for ring in (at_once, in_turn):
+                ring.set_members(costs)
+                for key_ in ring.in_turn()[:1]:
+                    ring.pay(key_, costs[key_])
+            continue
+        in_turn.set_members(costs)
+        served = in_turn.in_turn()
+        for key_ in served:
+            in_turn.serve_and_leave(key_, costs[key_])
+        assert set(at_once.serve_all(costs)) == set(served)
+        assert (at_once._tag, at_once._past) == (in_turn._tag, in_turn._past)
+        assert at_once._count == in_turn._count
 
 
 def test_an_edge_that_always_waits_gets_no_more_than_those_who_come_and_go() -> None:

@@ -253,6 +253,20 @@ def test_verdicts_tell_when_the_next_draft_is_wanted_if_others_fill_the_step_bet
     assert all(80 < ms < 100 for ms in told_ms), told_ms
 
 
+def test_who_comes_late_to_a_step_is_told_the_same_as_those_who_were_there() -> None:
+    desk = Desk()
+    for pair in ((B, C), (A, D)):
+        for _ in range(12):
+            desk.step(*pair)
+    desk.draft(B, C)
+    desk.draft(A)
+    desk.wake(0.099)
+    (batch,) = desk.draft(D)
+
+    assert batch.reason == "topped_up"
+    assert 80 < batch.batch.items[0].next_ms < 100
+
+
 def test_where_a_step_is_one_round_a_verdict_leaves_its_edge_the_whole_step_between() -> None:
     desk = Desk(sessions=1)  # it waits for whoever is late, and for nobody else
     for one in (B, A) * 12:  # each drafts while the other is verified

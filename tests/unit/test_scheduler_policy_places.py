@@ -33,6 +33,24 @@ def test_sessions_spread_over_the_verifiers_by_load() -> None:
     assert (len(verifiers[V1].sessions), len(verifiers[V2].sessions)) == (2, 4)
 
 
+def test_of_two_about_as_quick_the_one_with_more_slots_free_gets_a_session() -> None:
+    """What is predicted errs by more than they differ by; where rows cost nothing, whoever seems
+    the quickest would get them all."""
+    world = World()
+    for verifier, step_ms in ((V1, 50.0), (V2, 51.0)):
+        for seq in range(20):
+            same = step(seq, step_ms).model_copy(update={"rows": 24 + 40 * (seq % 2)})
+            world.stat(verifier, steps=(same,), slots=64)
+        world.tell(DraftArrived(key("B"), draft(0, at=verifier)))  # rounds were seen there
+        world.tell(EndingArrived(key("B"), "close", b""))
+
+    for number in range(10):
+        world.open(key("A", number))
+
+    verifiers = world.policy.cluster.verifiers
+    assert (len(verifiers[V1].sessions), len(verifiers[V2].sessions)) == (5, 5)
+
+
 def test_when_all_places_are_taken_an_edge_is_told_busy() -> None:
     world = World()
     world.stat(slots=1)

@@ -20,7 +20,7 @@ RIDGE: Final = 1e-3  # bounds the covariance: in directions never seen, coeffici
 NUM_FEATURES: Final = 5
 ERROR_WEIGHT: Final = 0.05
 SETTLED_STEPS: Final = 16  # after which outliers are told from news
-SOLVE_EVERY: Final = 8  # steps, after that
+SOLVE_EVERY: Final = 16  # steps, after that
 OUTLIER: Final = 6.0  # times the usual error
 LEAST_OUTLIER: Final = 0.25  # of the prediction
 

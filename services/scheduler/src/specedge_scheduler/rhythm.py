@@ -95,10 +95,10 @@ class Rhythm:
 
     def is_late(self, now_s: float) -> bool:
         """Whether it should have come long ago: it is not waited for."""
-        if self.released_s is None or self.turnaround_s is None:
+        released_s, turnaround_s = self.released_s, self.turnaround_s
+        if released_s is None or turnaround_s is None:
             return False
-        usual_s = self.turnaround_s + LATE_SPREADS * self.spread_s + LATE_S
-        return now_s > self.released_s + usual_s
+        return now_s > released_s + turnaround_s + LATE_SPREADS * self.spread_s + LATE_S
 
     def _learn(self, turnaround_s: float) -> None:
         if self.turnaround_s is None:

@@ -105,6 +105,7 @@ class GapWindow:
 
 
 USUAL_WEIGHT: Final = 0.05  # of the newest draft
+FULL_WEIGHT: Final = round(1 / USUAL_WEIGHT)  # drafts, before which all count alike
 
 
 @dataclass(slots=True)
@@ -119,8 +120,8 @@ class Usual:
 
     def note(self, rhythm: Rhythm) -> None:
         """A draft came from a session with this rhythm."""
-        weight = max(USUAL_WEIGHT, 1.0 / (1 + self.num_drafts))
         self.num_drafts += 1
+        weight = USUAL_WEIGHT if self.num_drafts >= FULL_WEIGHT else 1.0 / self.num_drafts
         self.tokens += weight * (rhythm.tokens - self.tokens)
         self.rows += weight * (rhythm.rows - self.rows)
         self.context += weight * (rhythm.context - self.context)

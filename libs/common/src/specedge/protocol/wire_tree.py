@@ -27,9 +27,10 @@ def from_wire(root: int, draft: Draft | Ahead) -> TokenTree:
 
 def levels_of(parents: Sequence[int]) -> list[int]:
     """Of each node, how many levels it is below the root; parents as in ``Draft``."""
-    levels: list[int] = []
-    for parent in parents:
-        levels.append(1 if parent < 0 else levels[parent] + 1)
+    levels = [0] * (len(parents) + 1)  # the root's is the last, which is where -1 leads
+    for node, parent in enumerate(parents):
+        levels[node] = levels[parent] + 1
+    del levels[-1]
     return levels
 
 

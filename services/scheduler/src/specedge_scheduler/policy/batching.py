@@ -1,27 +1,19 @@
-"""Which waiting rounds make up a verifier's next batch: fair queueing by rows, over edges and then
-over each edge's sessions. Pure; keeps only the rings' own counts.
-
-Source: Goyal, Vin and Cheng, "Start-time fair queueing" (1996). Nobody who asks for more gets more
-than his share of rows while others wait, nor while they are away between two rounds; alone, one
-gets everything.
+"""Which waiting rounds make up a verifier's next batch: by rows, fairly over edges and then over
+each edge's sessions. Pure; keeps only the rings' own counts.
 """
 
-from collections.abc import Collection, Iterable, Mapping
-from heapq import heappop, heappush
-from typing import Final, Generic, NamedTuple, TypeVar
+from collections.abc import Collection, Mapping
+from typing import Final, NamedTuple
 
 from specedge.ids import EdgeId, SessionKey
 from specedge.protocol.messages import MAX_NODES
 from specedge_scheduler.pipeline import PendingDraft
+from specedge_scheduler.policy.fair_ring import FairRing
 
-K = TypeVar("K")
-
-FORGET_BEYOND: Final = 1024
 BATCH_BYTES: Final = 60_000  # below ``messages.MAX_BATCH_BYTES`` with room for the frame
 ITEM_BYTES: Final = 400  # a bound for everything of an item but its ids
 NODE_BYTES: Final = 16  # a token of ten digits, a parent of four, two commas
 APPENDED_BYTES: Final = 11
-
 
 LEAST_NODES: Final = 2
 UNBOUNDED: Final = 1 << 30
@@ -63,76 +55,6 @@ class _Left:
         self._context -= pending.context
         self._bytes -= message_bytes(pending)
         return self._rows >= 0 and self._context >= 0 and self._bytes >= 0
-
-
-class FairRing(Generic[K]):
-    """Keys by the rows that each was served: whose turn it is has the lowest tag.
-
-    A tag is what its key was served, in rows, on a common count that goes on with the one being
-    served. Who comes back after a while starts at that count, or at his own old tag if that is
-    higher: neither is absence saved up, nor does anybody get ahead by always being there.
-    """
-
-    def __init__(self) -> None:
-        self._tag: dict[K, int] = {}  # of members
-        self._past: dict[K, int] = {}  # of those who left ahead of the count
-        self._turns: list[tuple[int, int, K]] = []  # members' tags as a heap, and outdated ones
-        self._num_turns = 0
-        self._count = 0
-
-    def set_members(self, keys: Iterable[K]) -> None:
-        """Newcomers join; who is not named leaves."""
-        wanted = dict.fromkeys(keys)
-        for key in [key for key in self._tag if key not in wanted]:
-            self.leave(key)
-        for key in wanted:
-            if key not in self._tag:
-                self._set(key, max(self._past.pop(key, 0), self._count))
-        if len(self._past) > FORGET_BEYOND:
-            self._past = {key: tag for key, tag in self._past.items() if tag > self._count}
-
-    def choose(self) -> K:
-        """Whose turn it is. The answer stays until ``pay`` or ``leave``. There must be a member."""
-        while True:
-            tag, _, key = self._turns[0]
-            if self._tag.get(key) == tag:
-                return key
-            heappop(self._turns)
-
-    def pay(self, key: K, cost: int) -> None:
-        """Charge what was served."""
-        tag = self._tag[key]
-        self._count = max(self._count, tag)
-        self._set(key, tag + cost)
-
-    def leave(self, key: K) -> None:
-        """It waits for nothing more."""
-        self._drop(key, self._tag.pop(key))
-
-    def serve_and_leave(self, key: K, cost: int) -> None:
-        """``pay`` and ``leave`` at once: without a turn that nobody takes."""
-        tag = self._tag.pop(key)
-        self._count = max(self._count, tag)
-        self._drop(key, tag + cost)
-
-    def _drop(self, key: K, tag: int) -> None:
-        if not self._tag:  # nobody was passed over: all start alike again
-            self._count = max(self._count, tag, max(self._past.values(), default=0))
-            self._past.clear()
-            self._turns.clear()
-        elif tag > self._count:
-            self._past[key] = tag
-
-    def in_turn(self) -> list[K]:
-        """All members, whose turn is first first; for those who are served once and then leave."""
-        tag = self._tag
-        self._turns = sorted([turn for turn in self._turns if tag.get(turn[2]) == turn[0]])
-        return list(dict.fromkeys([key for _, _, key in self._turns]))
-
-    def _set(self, key: K, tag: int) -> None:
-        self._tag[key] = tag
-        self._num_turns += 1
-        heappush(self._turns, (tag, self._num_turns, key))
 
 
 class BatchPlanner:
@@ -181,6 +103,10 @@ class BatchPlanner:
     ) -> list[tuple[SessionKey, PendingDraft]]:
         """``plan`` where no edge has more than one round: an order once, in place of a choice for
         each round."""
+        if self._passed_over is None and not self._sessions and _fit(waiting.values(), room):
+            costs = {edge: room.rows_of(waiting[key]) for edge, key in key_of.items()}
+            keys = [key_of[edge] for edge in self._edges.serve_all(costs)]
+            return [(key, waiting[key]) for key in keys]
         self._enter_one_each(key_of)
         order = [key_of[edge] for edge in self._edges.in_turn()][: max(0, room.sessions)]
         if order and self._passed_over is not None:
@@ -228,6 +154,16 @@ class BatchPlanner:
         if not of_edge[key.edge]:
             del of_edge[key.edge]
             self._edges.leave(key.edge)
+
+
+def _fit(rounds: Collection[PendingDraft], room: BatchRoom) -> bool:
+    """Whether all of them go as they are, however a batch's room is counted."""
+    if len(rounds) > room.sessions:
+        return False
+    rows = sum([one.num_rows for one in rounds])
+    most_bytes = ITEM_BYTES * len(rounds) + max(NODE_BYTES, APPENDED_BYTES) * rows
+    context = sum([one.context for one in rounds])
+    return rows <= room.rows and most_bytes <= BATCH_BYTES and context <= room.context
 
 
 def message_bytes(pending: PendingDraft, max_nodes: int = MAX_NODES) -> int:

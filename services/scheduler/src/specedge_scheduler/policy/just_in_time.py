@@ -13,6 +13,7 @@ from typing import Final
 
 from specedge.ids import SessionKey
 from specedge.protocol.messages import MAX_NODES
+from specedge.protocol.reports import Stat
 from specedge_scheduler.pipeline import PendingDraft
 from specedge_scheduler.policy.batching import UNBOUNDED, BatchPlanner, BatchRoom, node_cap
 from specedge_scheduler.policy.dispatch import Plan, Rounds, hosted_rounds, room_of
@@ -47,12 +48,16 @@ class JustInTimeDispatch:
         self._num_capped = 0  # batches
         self._capped_nodes = 0  # of the longest draft that the cap was found for
         self._held_since_s: float | None = None  # first decision to hold, while nothing runs
+        self._room = BatchRoom(0)  # of the verifier's report …
+        self._room_by: Stat | None = None  # … that was the last one
 
     def plan(self, verifier: Verifier, now_s: float) -> Plan:
         """See ``Dispatch``."""
         if hosted := hosted_rounds(verifier.waiting):
             return Plan(hosted, "hosted", nodes=0)
-        pipeline, room = verifier.pipeline, room_of(verifier, self._limits)
+        if verifier.stat is not self._room_by:
+            self._room, self._room_by = room_of(verifier, self._limits), verifier.stat
+        pipeline, room = verifier.pipeline, self._room
         num_staged, rows_staged = pipeline.staged
         if num_staged:
             return self._top_up(verifier, room, num_staged, rows_staged)
@@ -76,7 +81,7 @@ class JustInTimeDispatch:
             return Plan(reason="full")
         chosen = tuple(self._planner.plan(verifier.waiting, left, at_least_one=False))
         self._worth.note(chosen, self._cap, verifier.sessions)
-        next_s = self._next_s(verifier, left, chosen)
+        next_s = self._next_s(verifier, room, chosen, rounds)
         return Plan(chosen, "topped_up", nodes=self._cap, next_s=next_s)
 
     def _hold_or_go(
@@ -154,12 +159,13 @@ class JustInTimeDispatch:
     # ------------------------------------------------------------ when the next draft is wanted
 
     def _next_s(
-        self, verifier: Verifier, room: BatchRoom, chosen: Rounds
+        self, verifier: Verifier, room: BatchRoom, chosen: Rounds, num_staged: int = 0
     ) -> dict[SessionKey, float]:
         """Per round that goes: how long after its step the batch is formed that its next draft can
-        be in. The steps in between are those of the sessions that are not in this one."""
+        be in. The steps in between are those of the sessions that are not in this one, for which
+        ``num_staged`` others are there already."""
         drafting = [one for one in verifier.sessions.values() if not one.is_hosted]
-        others = len(drafting) - len(chosen)
+        others = len(drafting) - len(chosen) - num_staged
         if others <= 0 or not chosen or not self._trials.habits.tells:
             return {}
         num = len(chosen)

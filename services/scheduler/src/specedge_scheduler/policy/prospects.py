@@ -48,8 +48,9 @@ def outlook(verifier: Verifier, now_s: float, places: int) -> Outlook:
     left_of = _places_left(verifier, places)
     coming: list[Share] = []
     ends_s = verifier.pipeline.ends_s
+    here = verifier.waiting
     for key, session in verifier.sessions.items():
-        rhythm, pending = session.rhythm, verifier.waiting.get(key)
+        rhythm, pending = session.rhythm, here.get(key)
         if pending is not None:
             if left_of is not None:
                 left_of[key.edge] -= 1
@@ -64,7 +65,8 @@ def outlook(verifier: Verifier, now_s: float, places: int) -> Outlook:
             continue
         at_s = rhythm.expected_s(released_s)
         if at_s is not None:
-            coming.append((max(at_s, now_s), rhythm.tokens, rhythm.rows, rhythm.context))
+            at_s = at_s if at_s > now_s else now_s
+            coming.append((at_s, rhythm.tokens, rhythm.rows, rhythm.context))
     coming.sort(key=itemgetter(0))
     return Outlook(tuple(waiting), tuple(coming))
 
@@ -98,7 +100,7 @@ class Forecast:
         queue = (*seen.waiting, *seen.coming)
         columns: Sequence[Sequence[float]] = tuple(zip(*queue, strict=True)) or ((),) * 4
         at_s, tokens, rows, context = columns
-        self._at_s = [max(one_s, start_s) for one_s in at_s]
+        self._at_s = [one_s if one_s > start_s else start_s for one_s in at_s]
         self._tokens, self._rows, self._context = _sums(tokens), _sums(rows), _sums(context)
 
     @property

@@ -14,6 +14,7 @@ from specedge.protocol.messages import MAX_NODES
 from specedge_scheduler.pipeline import PendingDraft
 
 MEMORY: Final = 512.0  # rounds that reached a level
+KEPT: Final = 1.0 - 1.0 / MEMORY
 DOUBT: Final = 8.0  # rounds that what the level above yields is worth to a level
 LONGER: Final = 0.99  # of the best rate is enough for a longer draft: only what goes is learned
 SETTLED_ROUNDS: Final = 32  # at the first level, before anything is cut
@@ -115,11 +116,11 @@ class RowWorth:
         return reach
 
     def _learn(self, num_accepted: int, num_levels: int) -> None:
-        kept = 1.0 - 1.0 / MEMORY
-        for level in range(min(num_accepted + 1, num_levels, MOST_LEVELS)):
-            if level == len(self._seen):
-                self._seen.append(0.0)
-                self._right.append(0.0)
-            self._seen[level] = kept * self._seen[level] + 1.0
-            is_right = level < num_accepted
-            self._right[level] = kept * self._right[level] + (1.0 if is_right else 0.0)
+        seen, right = self._seen, self._right
+        num_seen = min(num_accepted + 1, num_levels, MOST_LEVELS)
+        while len(seen) < num_seen:
+            seen.append(0.0)
+            right.append(0.0)
+        for level in range(num_seen):
+            seen[level] = KEPT * seen[level] + 1.0
+            right[level] = KEPT * right[level] + (1.0 if level < num_accepted else 0.0)
