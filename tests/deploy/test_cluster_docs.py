@@ -54,6 +54,18 @@ def test_every_way_of_changing_credentials_works_in_turn(tmp_path: Path) -> None
         assert said.exit_code == 0, (command, said.output)
 
 
+def test_upgrades_have_the_broker_permit_what_is_new_before_services_ask_for_it() -> None:
+    """A subscription that was denied is not tried again."""
+    compose, cluster = re.findall(r"^##+ Upgrade\n(.*?)(?=^##+ )", TEXTS["runbook.md"], re.M | re.S)
+
+    for section, *in_order in (
+        (compose, "run --rm credentials", "--signal reload=1", "up --detach"),
+        (cluster, f"creds init --dir {FOLDER}", "the same three commands", "apply -k k8s/overlays"),
+    ):
+        places = [section.find(part) for part in in_order]
+        assert -1 < places[0] < places[1] < places[2], in_order
+
+
 def test_an_overlay_of_ones_own_takes_images_from_ones_own_registry(tmp_path: Path) -> None:
     (written,) = re.findall(
         r"```yaml\n# my-overlay/kustomization.yaml\n(.*?)```", TEXTS["README.md"], re.S

@@ -10,6 +10,9 @@ from tests.deploy.manifests import VARIANTS, Rendered, Workload, matches, render
 # Kinds of volumes that Pod Security "restricted" allows.
 VOLUMES: Final = {"configMap", "emptyDir", "projected", "secret", "persistentVolumeClaim", "csi"}
 MARGIN_S: Final = 10
+# Ports of services that differ from their pods': homes let HTTPS's own out, whoever has no
+# privileges listens on another.
+OUTSIDE: Final = {("nats-edges", "websocket"): 443}
 
 pytestmark = pytest.mark.parametrize("variant", VARIANTS)
 
@@ -152,13 +155,20 @@ def test_services_point_to_ports_that_their_pods_have(rendered: Rendered) -> Non
         name = service["metadata"]["name"].split("-")[0]
         ports = rendered.workload(name).ports
         for port in service["spec"]["ports"]:
-            assert ports[port["targetPort"]] == port["port"]
+            there = ports[port["targetPort"]]
+            assert port["port"] == OUTSIDE.get((service["metadata"]["name"], port["name"]), there)
 
 
 def test_stateful_sets_have_the_headless_service_that_they_name(rendered: Rendered) -> None:
     for manifest in rendered.of_kind("StatefulSet"):
         service = rendered.named("Service", manifest["spec"]["serviceName"])
         assert service["spec"]["clusterIP"] == "None"
+
+
+def test_a_pod_that_never_gets_ready_is_replaced_by_a_mended_one(rendered: Rendered) -> None:
+    """Ordered sets wait for it instead, whatever is applied."""
+    for manifest in rendered.of_kind("StatefulSet"):
+        assert manifest["spec"]["podManagementPolicy"] == "Parallel", manifest["metadata"]["name"]
 
 
 def test_there_is_never_a_second_scheduler_or_broker(rendered: Rendered) -> None:

@@ -166,6 +166,18 @@ def test_the_operator_scrapes_every_service_under_the_jobs_that_the_queries_name
     assert endpoint["path"] == "/metrics"
 
 
+def test_who_is_meant_is_said_by_name_in_clusters_as_in_compose() -> None:
+    (endpoint,) = render(EVERYTHING).named("PodMonitor", "specedge")["spec"]["podMetricsEndpoints"]
+    composed = yaml.safe_load((MONITORING / "prometheus.yml").read_text())["scrape_configs"]
+
+    assert endpoint["relabelings"] == [
+        {"sourceLabels": ["__meta_kubernetes_pod_name"], "targetLabel": "instance"}
+    ]
+    for job in composed:
+        (rule,) = job["relabel_configs"]
+        assert rule == {"source_labels": ["__meta_dns_name"], "target_label": "instance"}
+
+
 def test_a_query_over_what_nobody_exports_would_be_found() -> None:
     (asked,) = asked_by('sum by (reason) (rate(specedge_no_such_total{job="edge"}[5m])) > 0')
 

@@ -9,7 +9,7 @@ from tests.deploy.reachability import Endpoint, Flow, Policy, allowed_flows
 
 NAMESPACE: Final = "specedge"
 PORTS: Final = (
-    *(("TCP", port) for port in (22, 53, 80, 443, 4222, 6222, 6443, 8000, 8222, 9090)),
+    *(("TCP", port) for port in (22, 53, 80, 443, 4222, 6222, 6443, 8000, 8222, 8443, 9090)),
     *(("UDP", port) for port in (53, 123, 4222)),
 )
 
@@ -62,6 +62,15 @@ def fetching(*names: str) -> set[Flow]:
     return {Flow(name, host, "TCP", 443) for name in names for host in hosts}
 
 
+def from_everywhere(port: int) -> set[Flow]:
+    """An address outside cannot be told from any other: keys and TLS decide there."""
+    return {
+        Flow(outsider.name, "nats", "TCP", port)
+        for outsider in outsiders()
+        if outsider.name != "stray"  # it may not speak itself
+    }
+
+
 # All of the protocol is a connection to the broker: what is said there is the broker's to permit.
 CLOUD: Final = {
     Flow("scheduler", "nats", "TCP", 4222),
@@ -72,12 +81,8 @@ EDGE: Final = {
     Flow("api-client", "edge", "TCP", 8000),
 } | dns_of("edge")
 FETCHING: Final = fetching("verifier", "edge")
-# From everywhere: an address outside cannot be told from any other. Keys and TLS decide there.
-HOMES: Final = {
-    Flow(outsider.name, "nats", "TCP", 4222)
-    for outsider in outsiders()
-    if outsider.name != "stray"  # it may not speak itself
-}
+HOMES: Final = from_everywhere(4222)
+WEBSOCKET: Final = from_everywhere(8443)
 METRICS: Final = {
     Flow("prometheus", name, "TCP", 8000) for name in ("scheduler", "verifier", "edge")
 }
@@ -85,7 +90,7 @@ EXPECTED: Final = {
     "base": CLOUD,
     "dev-cpu": CLOUD | EDGE | FETCHING,
     "gpu": CLOUD | EDGE | FETCHING | HOMES,
-    "everything": CLOUD | EDGE | FETCHING | HOMES | METRICS,
+    "everything": CLOUD | EDGE | FETCHING | HOMES | WEBSOCKET | METRICS,
 }
 
 

@@ -102,12 +102,11 @@ async def test_without_its_broker_a_pod_is_not_ready_but_neither_dead_nor_unstar
 ) -> None:
     await cluster.pods.pop("nats").stop()
 
-    for pod in cluster.pods.values():
-        async with asyncio.timeout(30):
-            while await pod.probe("readinessProbe"):
-                await asyncio.sleep(0.05)
-        assert await pod.probe("startupProbe")
-        assert await pod.probe("livenessProbe")
+    for name in tuple(cluster.pods):
+        await _assert_waiting(cluster.pods[name])
+        assert await cluster.pods[name].stop() == 0
+        await cluster.start(name)  # at the worst time, as on another node
+        await _assert_waiting(cluster.pods[name])
 
 
 async def test_a_rollout_of_everything_under_an_answer_changes_no_token(cluster: Cluster) -> None:
@@ -126,6 +125,16 @@ async def test_a_rollout_of_everything_under_an_answer_changes_no_token(cluster:
     assert await leaving == 0
     assert disturbed["usage"]["completion_tokens"] == LONG_TOKENS
     assert disturbed["choices"] == undisturbed["choices"]
+
+
+async def _assert_waiting(pod: Pod) -> None:
+    """It has started, or soon has, takes no work, and lives."""
+    async with asyncio.timeout(30):
+        await pod.until("startupProbe")
+        while await pod.probe("readinessProbe"):
+            await asyncio.sleep(0.05)
+    assert await pod.probe("startupProbe")
+    assert await pod.probe("livenessProbe")
 
 
 async def _until_tokens(cluster: Cluster, more: int) -> None:
