@@ -101,7 +101,6 @@ async def run(settings: VerifierSettings, incarnation: str, context: ServiceCont
     )
     compute = ComputeThread("engine")
     own = VerifierMetrics(metrics.registry)
-    metrics.expect_link()
     try:
         # First, since what is missing should not be found after an hour of fetching weights.
         key = UserKey.load(settings.identity_file) if settings.identity_file else None
@@ -109,6 +108,7 @@ async def run(settings: VerifierSettings, incarnation: str, context: ServiceCont
             loaded = await _load(settings, compute, health, context, own)
             health.need("link", lambda: "no broker")
             health.loaded()
+            metrics.expect_link()  # not before: a model may take an hour, and nobody is missed
             async with _connected(settings, key, context) as link:
                 metrics.watch_link(link)
                 health.need("link", lambda: None if link.is_connected else "no broker")
