@@ -50,6 +50,30 @@ async def answering(link: Link, subject: str, tasks: Tasks) -> Received:
     return received
 
 
+async def cancel_in_its_last_turns(
+    start: Callable[[], "asyncio.Task[object]"], *, turns: int = 5, rounds: int = 20
+) -> None:
+    """What ``start`` starts must end as cancelled if it is cancelled before it is done, in
+    whichever of its last ``turns``: around the one in which its answer is there."""
+
+    async def turns_until_done(most: int) -> tuple[int, "asyncio.Task[object]"]:
+        running = start()
+        taken = 0
+        while taken < most and not running.done():
+            await asyncio.sleep(0)
+            taken += 1
+        return taken, running
+
+    for _ in range(rounds):
+        usual, _done = await turns_until_done(100_000)
+        for early in range(1, min(turns, usual) + 1):
+            _, running = await turns_until_done(usual - early)
+            is_too_late = not running.cancel()
+            await asyncio.wait([running])
+
+            assert is_too_late or running.cancelled()
+
+
 class States:
     """A link's states as it tells them."""
 

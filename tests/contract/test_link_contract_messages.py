@@ -6,7 +6,7 @@ import pytest
 
 from specedge.errors import InvalidRequest
 from specedge.link.base import Message
-from tests.contract.link_networks import Network, Received
+from tests.contract.link_networks import PATIENCE_S, Network, Received
 
 # ---------------------------------------------------------------- order and wildcards
 
@@ -159,6 +159,10 @@ async def test_a_payload_over_the_limit_is_refused_and_costs_nothing(
 
     with pytest.raises(InvalidRequest) as refusal:
         await link.publish(subject, bytes(131_073))
+    with pytest.raises(InvalidRequest):
+        await link.request(subject, bytes(131_073), timeout_s=PATIENCE_S)
+    with pytest.raises(InvalidRequest):
+        await link.reply(Message(subject, b"", reply=subject), bytes(131_073))
     await link.publish(subject, bytes(131_072))
 
     assert refusal.value.field == "payload"

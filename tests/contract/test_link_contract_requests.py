@@ -7,7 +7,13 @@ import pytest
 from specedge.errors import LinkTimeout, NoResponders
 from specedge.link.base import Message
 from specedge.service.runtime import Tasks
-from tests.contract.link_networks import PATIENCE_S, Network, Received, answering
+from tests.contract.link_networks import (
+    PATIENCE_S,
+    Network,
+    Received,
+    answering,
+    cancel_in_its_last_turns,
+)
 
 
 async def test_a_request_returns_its_own_reply(
@@ -102,19 +108,15 @@ async def test_a_cancelled_request_is_cancelled_even_as_its_reply_arrives(
     asker, answerer = await network.link("asker"), await network.link("answerer")
     await answering(answerer, subject, tasks)
 
-    async def turns_until_done(most: int) -> tuple[int, asyncio.Task[bytes]]:
-        asking = tasks.start(asker.request(subject, b"x", timeout_s=PATIENCE_S), name="asking")
-        turns = 0
-        while turns < most and not asking.done():
-            await asyncio.sleep(0)
-            turns += 1
-        return turns, asking
+    def ask() -> "asyncio.Task[bytes]":
+        return tasks.start(asker.request(subject, b"x", timeout_s=PATIENCE_S), name="asking")
 
-    for _ in range(20):
-        usual, _asked = await turns_until_done(100_000)
-        for early in range(1, 6):  # around the turn in which the reply is there
-            _, asking = await turns_until_done(usual - early)
-            is_too_late = not asking.cancel()
-            await asyncio.wait([asking])
+    await cancel_in_its_last_turns(ask)
 
-            assert is_too_late or asking.cancelled()
+
+async def test_a_cancelled_flush_is_cancelled_even_as_its_answer_arrives(
+    network: Network, tasks: Tasks
+) -> None:
+    link = await network.link("one")
+
+    await cancel_in_its_last_turns(lambda: tasks.start(link.flush(), name="flushing"))

@@ -28,6 +28,14 @@ async def test_a_broker_that_cannot_start_says_why(tmp_path: Path) -> None:
     assert second.pid is None
 
 
+@pytest.mark.parametrize("name", ["Müller", "日本", "my models", 'a "b"', "$HOME"])
+async def test_a_broker_starts_whatever_its_folder_is_called(tmp_path: Path, name: str) -> None:
+    async with Broker(store_dir=tmp_path / name / name) as broker:
+        assert broker.port
+
+    assert (tmp_path / name / name / "jetstream").is_dir()
+
+
 async def test_a_stopped_broker_has_ended_and_starts_again_on_its_port(tmp_path: Path) -> None:
     broker = Broker(store_dir=tmp_path)
     await broker.start()

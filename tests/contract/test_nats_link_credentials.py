@@ -124,4 +124,7 @@ async def test_a_revoked_user_does_not_come_back(tasks: Tasks) -> None:
 def test_options_do_not_show_their_secrets() -> None:
     seed = UserKey.create().seed
 
-    assert seed not in repr(options("nats://x", seed=seed))
+    shown = repr(options("nats://edge:hunter2@x", seed=seed))
+
+    assert seed not in shown
+    assert "hunter2" not in shown

@@ -10,12 +10,24 @@ from pathlib import Path
 import pytest
 
 from specedge.errors import InvalidRequest, LinkDown
+from specedge.link._connection import Loss
 from specedge.link.base import LinkState
 from specedge.link.broker import Broker
 from specedge.link.nats import NatsLink
 from specedge.service.runtime import Tasks
 from tests.contract.fake_brokers import answer_pings, fake_broker, greet, options
-from tests.contract.link_networks import PATIENCE_S, Received, States
+from tests.contract.link_networks import (
+    PATIENCE_S,
+    Received,
+    States,
+    cancel_in_its_last_turns,
+)
+
+
+def lose(link: NatsLink) -> None:
+    """As if the network had broken the link's connection."""
+    assert link._connection is not None
+    link.on_loss(link._connection, Loss("a test"))
 
 
 async def test_connecting_to_nobody_ends_in_time_and_says_why(
@@ -168,6 +180,24 @@ async def test_a_backlog_that_cannot_be_sent_refuses_more(tasks: Tasks, tmp_path
         await link.close()
 
 
+async def test_a_limit_of_ones_own_below_the_brokers_is_kept(
+    tasks: Tasks, nats_server: str
+) -> None:
+    link = await NatsLink.connect(options(nats_server, max_payload_bytes=1000), tasks=tasks)
+    received = Received()
+    await link.subscribe("test.own_limit", received)
+
+    with pytest.raises(InvalidRequest, match="limit of 1000"):
+        await link.publish("test.own_limit", bytes(1001))
+    with pytest.raises(InvalidRequest, match="limit of 1000"):
+        await link.request("test.own_limit", bytes(1001), timeout_s=PATIENCE_S)
+    await link.publish("test.own_limit", bytes(1000))
+
+    await received.at_least(1)
+    assert len(received.payloads[0]) == 1000
+    await link.close()
+
+
 async def test_the_end_of_its_tasks_ends_the_link(nats_server: str) -> None:
     async with Tasks() as tasks:
         link = await NatsLink.connect(options(nats_server), tasks=tasks)
@@ -176,6 +206,25 @@ async def test_the_end_of_its_tasks_ends_the_link(nats_server: str) -> None:
     assert states.seen == [LinkState.CLOSED]
     with pytest.raises(LinkDown):
         await link.publish("test.ended", b"")
+
+
+async def test_a_cancelled_connect_is_cancelled_even_as_the_broker_answers(
+    tasks: Tasks, nats_server: str
+) -> None:
+    def connect() -> "asyncio.Task[NatsLink]":
+        return tasks.start(NatsLink.connect(options(nats_server), tasks=tasks), name="connecting")
+
+    await cancel_in_its_last_turns(connect, turns=40, rounds=3)
+
+
+async def test_the_end_of_its_tasks_ends_a_link_that_is_just_coming_back(nats_server: str) -> None:
+    for turns in range(120):
+        async with asyncio.timeout(PATIENCE_S):
+            async with Tasks() as tasks:
+                link = await NatsLink.connect(options(nats_server), tasks=tasks)
+                lose(link)
+                for _ in range(turns):
+                    await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize(

@@ -351,6 +351,7 @@ def test_a_name_stands_for_one_member_only(root: Path) -> None:
         {"monitor": "0.0.0.0:99999"},
         {"owner": "me"},
         {"url": "nats://in-the-clear:4222"},
+        {"url": "tls://one.example:4222, wss://one.example:443"},
         {"tls_names": ("bad name",)},
     ],
 )
@@ -405,6 +406,29 @@ def test_an_authoritys_key_may_be_elsewhere_until_a_certificate_is_due(root: Pat
     assert (root / "edges" / "alice" / "ca.pem").exists()
     with pytest.raises(InvalidRequest, match=r"authority/ca\.key"):
         init(root, days_later=720)
+
+
+def test_a_certificate_made_while_the_clock_was_ahead_is_made_anew(root: Path) -> None:
+    init(root)
+    init(root, days_later=720)
+    ahead = (root / SERVER_CERT).read_bytes()
+
+    assert SERVER_CERT in paths(init(root))
+
+    assert (root / SERVER_CERT).read_bytes() != ahead
+
+
+@pytest.mark.parametrize("days_later", [-400, 3660])
+def test_an_authority_that_nobody_would_believe_makes_no_certificate(
+    root: Path, days_later: int
+) -> None:
+    init(root)
+    before = contents(root)
+
+    with pytest.raises(InvalidRequest, match=r"from 2026-03-01 to 2036-02-27, and today is"):
+        init(root, days_later=days_later)
+
+    assert contents(root) == before
 
 
 def test_commands_at_the_same_time_do_not_lose_each_others_edges(root: Path) -> None:

@@ -1,10 +1,12 @@
 """A link over a longer way: late by the distance, each way, in order, whatever lies beneath."""
 
 import asyncio
+from collections.abc import Awaitable
 
 import pytest
 
 from specedge.clock import ManualClock
+from specedge.errors import LinkDown
 from specedge.link.base import Message
 from specedge.link.distant import DistantLink, WireProfile
 from specedge.link.memory import MemoryHub
@@ -104,6 +106,44 @@ async def test_a_distant_link_closed_delivers_nothing_more_and_leaves_the_near_o
 
     assert heard == []
     assert nearby.is_connected
+
+
+async def test_whoever_waits_for_a_distant_link_learns_that_it_is_closed() -> None:
+    clock = ManualClock()
+    async with Tasks() as tasks:
+        nearby = MemoryHub(clock).link("home")
+        home = DistantLink(nearby, WireProfile(0.01), timers=clock, tasks=tasks)
+        waiting = [
+            tasks.start(told_of_the_end(home.request("ask", b"?", timeout_s=1.0)), name="ask"),
+            tasks.start(told_of_the_end(home.flush()), name="flush"),
+        ]
+        await settle()
+
+        await home.close()
+        await settle()
+
+        assert all(task.done() for task in waiting)
+
+
+async def told_of_the_end(call: Awaitable[object]) -> None:
+    with pytest.raises(LinkDown):
+        await call
+
+
+async def test_a_flush_that_was_given_up_harms_nothing() -> None:
+    clock = ManualClock()
+    async with Tasks() as tasks:
+        nearby = MemoryHub(clock).link("home")
+        home = DistantLink(nearby, WireProfile(0.01), timers=clock, tasks=tasks)
+        given_up = tasks.start(home.flush(), name="flush")
+        await settle()
+
+        given_up.cancel()
+        await settle()
+        await advance(clock, 0.02)
+
+        assert given_up.cancelled()
+        await home.close()
 
 
 async def test_losses_are_as_many_as_asked_for() -> None:

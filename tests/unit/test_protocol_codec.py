@@ -173,6 +173,17 @@ def test_a_down_message_is_told_by_its_own_field(body: Body) -> None:
     assert codec.decode_down(encode(body)) == body
 
 
+def test_a_verdict_may_speak_of_tokens_that_the_model_rules_out() -> None:
+    least = float("-inf")
+    told = TokenLogprobs(lp=least, top=((8, -0.5), (9, least)))
+    verdict = Verdict(round=0, bonus=9, base=1, hash=HASH, lp=(told,))
+
+    said = encode(verdict)
+
+    assert b'{"lp":null,"top":[[8,-0.5],[9,null]]}' in said
+    assert codec.decode_down(said) == verdict
+
+
 @pytest.mark.parametrize("body", [b for b, _ in GOLDEN if isinstance(b, Opened | Refused)])
 def test_an_open_reply_is_told_by_its_own_field(body: Body) -> None:
     assert codec.decode_open_reply(encode(body)) == body

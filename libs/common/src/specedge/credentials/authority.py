@@ -52,9 +52,11 @@ def new_broker_certificate(
 ) -> Certified:
     """A certificate, with a new key, for a broker reached by ``names``: host names and addresses.
 
-    Raises InvalidRequest for a name that is neither, or without the authority's key.
+    Raises InvalidRequest for a name that is neither, without the authority's key, or at a time
+    when nobody would believe the authority.
     """
     issuer, issuer_key = _read(authority)
+    _check_time(issuer, now)
     key = ec.generate_private_key(ec.SECP256R1())
     builder = _builder(
         _name(BROKER_NAME), issuer.subject, key.public_key(), now, _CERTIFICATE_LASTS
@@ -89,6 +91,8 @@ def why_renew(
         return "another authority made it"
     if now > cert.not_valid_after_utc - _RENEWED_BEFORE:
         return f"it ends on {cert.not_valid_after_utc:%Y-%m-%d}"
+    if now < cert.not_valid_before_utc:  # made while the clock was wrong
+        return f"it begins on {cert.not_valid_before_utc:%Y-%m-%d}"
     alternatives = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     if set(alternatives) != set(_spelled(names)):
         return "its names are others"
@@ -118,6 +122,16 @@ def _read(authority: Certified) -> tuple[x509.Certificate, ec.EllipticCurvePriva
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != cert.public_key():
         raise InvalidRequest("the authority's key is not its certificate's", field="authority")
     return cert, key
+
+
+def _check_time(issuer: x509.Certificate, now: datetime.datetime) -> None:
+    begin, end = issuer.not_valid_before_utc, issuer.not_valid_after_utc
+    if not begin <= now <= end:
+        message = (
+            f"the authority is believed from {begin:%Y-%m-%d} to {end:%Y-%m-%d}, and today is "
+            f"{now:%Y-%m-%d}: put the clock right, or make a new folder"
+        )
+        raise InvalidRequest(message, field="authority")
 
 
 def _builder(

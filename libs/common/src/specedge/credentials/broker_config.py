@@ -148,4 +148,4 @@ def _tls(tls: BrokerTls, more: str = "") -> str:
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text)
+    return json.dumps(text, ensure_ascii=False)  # the broker reads UTF-8 and no escapes of it

@@ -81,8 +81,11 @@ class Choices(BaseModel):
     @field_validator("url")
     @classmethod
     def _check_url(cls, url: str | None) -> str | None:
-        if url is not None and not all(p.strip().startswith(_SAFE) for p in url.split(",")):
+        servers = [] if url is None else [part.strip() for part in url.split(",")]
+        if not all(server.startswith(_SAFE) for server in servers):
             raise ValueError(f"edges dial tls://host:port or wss://host:port, not {url!r}")
+        if len({server.partition(":")[0] for server in servers}) > 1:
+            raise ValueError(f"edges dial wss:// servers only, or none of them, not {url!r}")
         return url
 
     @property

@@ -37,7 +37,7 @@ class NatsOptions:
     max_payload_bytes  if this user's limit is lower than the broker's
     """
 
-    servers: tuple[str, ...]
+    servers: tuple[str, ...] = field(repr=False)  # their user parts may be passwords
     name: str
     inbox_prefix: str = "_INBOX"
     seed: str | None = field(default=None, repr=False)

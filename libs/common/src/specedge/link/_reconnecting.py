@@ -272,8 +272,10 @@ class ReconnectingLink:
 
     async def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
+        lost = None if self._last_loss is None else self._last_loss[0]  # it may not be closed yet
+        for left in (connection, lost):
+            if left is not None:
+                await left.close()
 
     def _forget_calm(self) -> None:
         if self._calm is not None:
@@ -306,6 +308,8 @@ class ReconnectingLink:
 
     async def _try_make_known(self, interest: Interest) -> bool:
         await self._is_up.wait()
+        if self._end is None and not self.is_connected:
+            return False  # lost again before this task had its turn
         connection = self._open_one()
         try:
             await interest.bind(connection)

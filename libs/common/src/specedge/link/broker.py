@@ -156,7 +156,7 @@ class Broker:
 
     def _config(self) -> str:
         settings = BrokerSettings(
-            name=f"specedge-{self._store_dir.name}",
+            name=f"specedge-{'-'.join(self._store_dir.name.split())}",  # it takes no spaces
             listen=f"{self._host}:{self._port or -1}",
             store_dir=self._store_dir,
             tls=self._tls,

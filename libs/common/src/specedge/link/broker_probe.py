@@ -18,6 +18,7 @@ import orjson
 from specedge.credentials.attempts import Attempt, Verb
 from specedge.credentials.nkey import UserKey
 from specedge.errors import AuthenticationFailed, InvalidRequest, LinkDown
+from specedge.link._nats_options import shown
 
 ANSWER_TIMEOUT_S: Final = 10.0
 DEFAULT_PORT: Final = 4222
@@ -46,7 +47,7 @@ class BrokerProbe:
         Raises InvalidRequest for another kind of URL."""
         parts = urlsplit(url)
         if parts.scheme not in SCHEMES:
-            message = f"the broker is asked over TCP: tls://host:port, not {url}"
+            message = f"the broker is asked over TCP: tls://host:port, not {shown(url)}"
             raise InvalidRequest(message, field="url")
         self._host, self._port = parts.hostname or "", parts.port or DEFAULT_PORT
         self._tls = None if ca_file is None else ssl.create_default_context(cafile=ca_file)

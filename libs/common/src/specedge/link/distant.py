@@ -53,6 +53,7 @@ class DistantLink:
         # caller would wait for its whole timeout.
         sure = replace(profile, loss=0.0, duplication=0.0, reordering=0.0)
         self._asking = Wire(sure, timers=timers, random=Random(f"{seed}/ask"))
+        self._on_their_way: set[asyncio.Future[None]] = set()  # requests, answers and flushes
 
     @property
     def is_connected(self) -> bool:
@@ -72,9 +73,9 @@ class DistantLink:
 
     async def request(self, subject: str, payload: bytes, *, timeout_s: float) -> bytes:
         """See ``Link.request``; the way counts towards the timeout only beneath."""
-        await self._travel()
+        await self._travel(self._asking)
         answer = await self._nearby.request(subject, payload, timeout_s=timeout_s)
-        await self._travel()
+        await self._travel(self._asking)
         return answer
 
     async def reply(self, message: Message, payload: bytes) -> None:
@@ -98,15 +99,17 @@ class DistantLink:
 
     async def flush(self) -> None:
         """See ``Link.flush``."""
-        there: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._up.carry_surely(partial(there.set_result, None))
-        await there
+        await self._travel(self._up)
         await self._nearby.flush()
 
     async def close(self) -> None:
-        """Drop what is under way. The link beneath stays open. Idempotent."""
+        """Drop what is under way, and tell those who wait for it. The link beneath stays open.
+        Idempotent."""
         for wire in (self._up, self._down, self._asking):
             wire.drop_all()
+        for arrived in self._on_their_way:
+            if not arrived.done():
+                arrived.set_exception(LinkDown("the link is closed"))
 
     def _leave(self, subject: str, payload: bytes) -> None:
         self._tasks.start(self._publish(subject, payload), name="distant-publish")
@@ -115,7 +118,11 @@ class DistantLink:
         with suppress(LinkDown):
             await self._nearby.publish(subject, payload)
 
-    async def _travel(self) -> None:
+    async def _travel(self, wire: Wire) -> None:
         arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._asking.carry_surely(lambda: None if arrived.done() else arrived.set_result(None))
-        await arrived
+        self._on_their_way.add(arrived)
+        try:
+            wire.carry_surely(lambda: None if arrived.done() else arrived.set_result(None))
+            await arrived
+        finally:
+            self._on_their_way.discard(arrived)

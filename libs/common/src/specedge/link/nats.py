@@ -11,7 +11,11 @@ client with these faults cured at their root:
 - waiting requests and flushes learnt of a loss by their timeouts only: here at once;
 - a broker that offers no TLS was spoken to in the clear even where TLS was wanted;
 - one publisher's odd subject ended everybody's connection, or left it deaf: the broker takes any
-  bytes but its own spaces, the client wanted UTF-8, and took more for spaces.
+  bytes but its own spaces, the client wanted UTF-8, and took more for spaces;
+- a task that was cancelled just as its answer came was not, up to Python 3.11: ``wait_for``
+  forgets it then;
+- a greeting that is none raised whatever it made the client stumble over, and of a line without an
+  end all was kept.
 
 They are cured by overriding private methods, hence the check of the version. So is one cost: a task
 and a queue for each subscription. Here what was read together waits in ``_Inbox`` until all of it
@@ -22,7 +26,7 @@ import asyncio
 import contextlib
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import nats.aio.client
@@ -55,6 +59,9 @@ __all__ = ["NatsLink", "NatsOptions"]
 
 CURED_VERSION: Final = "2.16."
 END_TIMEOUT_S: Final = 0.5  # for each step of closing that waits for the peer
+MAX_LINE_BYTES: Final = 1 << 20  # of what is no message; a broker's greeting names its peers
+MAX_MESSAGE_BYTES: Final = 64 << 20  # NATS advises against an eighth of it
+NOT_UNDERSTOOD: Final = "the broker's greeting was not understood"
 CRLF: Final = b"\r\n"
 PING: Final = b"PING\r\n"
 
@@ -217,9 +224,13 @@ class _Parser(Parser):
             await super().parse(data)
         finally:
             self._client.hand_over()
-        # Of a line that is none the base class would wait for the rest, for ever.
-        if self.state == AWAITING_CONTROL_LINE and CRLF in self.buf:
-            raise errors.ProtocolError("an unknown line")
+        # Of a line that is none the base class would wait for the rest, for ever, and keep it all.
+        if self.state == AWAITING_CONTROL_LINE:
+            is_too_much = CRLF in self.buf or len(self.buf) > MAX_LINE_BYTES
+        else:
+            is_too_much = self.needed > MAX_MESSAGE_BYTES
+        if is_too_much:
+            raise errors.ProtocolError("an unknown line, or one without an end")
 
 
 class _Client(nats.aio.client.Client):
@@ -406,8 +417,7 @@ class _NatsConnection:
         """See ``Connection.request``."""
         self._check_open()
         try:
-            # The client's own limit is a ``wait_for``, which up to Python 3.11 forgets that it was
-            # cancelled when that comes together with the answer.
+            # Without a limit of the client's own: that is a ``wait_for``.
             async with asyncio.timeout(timeout_s):
                 answer = await self._client.request(subject, payload, timeout=None)  # type: ignore[arg-type]
         except errors.NoRespondersError:
@@ -456,14 +466,19 @@ class _NatsConnection:
 
     async def _connect(self, tls: "ssl.SSLContext | None") -> None:
         try:
-            async with asyncio.timeout(self._limit_s):
-                await self._client.connect(**self._arguments(tls))
+            with _heeding_cancellation():
+                async with asyncio.timeout(self._limit_s):
+                    await self._client.connect(**self._arguments(tls))
         except (errors.Error, OSError, TimeoutError) as error:
             raise self._explained(error) from error
+        except SpecEdgeError:
+            raise
+        except Exception as error:  # the client reads what strangers say: it may fail in any way
+            raise self._explained(LinkDown(NOT_UNDERSTOOD)) from error
         if self._loss is not None:
             raise self._explained(LinkDown(self._loss.reason))
-        if not self._client.is_connected:
-            raise LinkDown("the broker's greeting was not understood")
+        if not self._client.is_connected or type(self._client.max_payload) is not int:
+            raise self._explained(LinkDown(NOT_UNDERSTOOD))
         self._client.watch_loops()
 
     @property
@@ -494,7 +509,8 @@ class _NatsConnection:
 
     async def _flush(self, timeout_s: float) -> None:
         try:
-            await self._client.flush(timeout=timeout_s)  # type: ignore[arg-type]  # an int, it says
+            with _heeding_cancellation():
+                await self._client.flush(timeout=timeout_s)  # type: ignore[arg-type]  # an int
         except TimeoutError:
             raise LinkTimeout(f"the broker did not answer within {timeout_s:g} s") from None
         except (errors.Error, OSError) as error:
@@ -522,3 +538,16 @@ class _NatsConnection:
             self._events.on_drop(error.subject)
         else:
             self._client.last_failure = error
+
+
+@contextlib.contextmanager
+def _heeding_cancellation() -> Iterator[None]:
+    """A cancellation that is forgotten in the block is raised at its end."""
+    task = asyncio.current_task()
+    assert task is not None
+    so_far = task.cancelling()
+    try:
+        yield
+    finally:
+        if task.cancelling() > so_far:
+            raise asyncio.CancelledError

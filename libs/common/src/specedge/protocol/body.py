@@ -2,9 +2,15 @@
 frozen pydantic models: validation happens where bytes come in.
 """
 
+import math
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _least_if_null(value: object) -> object:
+    return -math.inf if value is None else value
+
 
 PROTOCOL_VERSION: Final = 1
 HASH_PATTERN: Final = r"^[0-9a-f]{16}$"
@@ -15,6 +21,7 @@ Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 ServiceName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+Logprob = Annotated[float, BeforeValidator(_least_if_null)]  # JSON says minus infinity as null
 Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 

@@ -4,6 +4,7 @@ Functions over ``EdgeBooks``, for ``edge_session``. Nothing from the wire raises
 doubled or about another prefix is counted.
 """
 
+from specedge.errors import RetryableError
 from specedge.protocol.edge_books import EdgeBooks
 from specedge.protocol.edge_sending import say_round, send_context
 from specedge.protocol.edge_states import EdgeState
@@ -48,6 +49,10 @@ def _take_verdict(books: EdgeBooks, verdict: Verdict, now_s: float) -> None:
     if not _is_consistent(books, verdict, tokens):
         _take_mismatch(books, verdict, now_s)
         return
+    if (fault := _find_fault(books, verdict, tokens)) is not None:
+        books.counters["faulty_verdict"] += 1
+        books.end("error", RetryableError(f"a verifier at fault: {fault}"))
+        return
     was_tree = books.state is EdgeState.AWAITING and books.current.has_tried(verdict)
     sent_s = books.current.sent_s.get(verdict.try_)
     if sent_s is not None and books.current.is_timed:
@@ -67,13 +72,27 @@ def _take_verdict(books: EdgeBooks, verdict: Verdict, now_s: float) -> None:
 
 
 def _is_consistent(books: EdgeBooks, verdict: Verdict, tokens: tuple[int, ...]) -> bool:
-    """Whether the verdict continues our own prefix, in our own vocabulary."""
+    """Whether the verdict continues our own prefix."""
+    is_next = verdict.base == len(books.log) + len(tokens)
+    return is_next and verdict.hash == books.log.hash_after(tokens)
+
+
+def _find_fault(books: EdgeBooks, verdict: Verdict, tokens: tuple[int, ...]) -> str | None:
+    """What no verifier may say, or None. It means our own prefix, and a round is answered the same
+    whenever it is said again: neither the context nor another try would mend it."""
     assert books.opened is not None
-    return (
-        verdict.base == len(books.log) + len(tokens)
-        and max(tokens) < books.opened.identity.vocab_size
-        and verdict.hash == books.log.hash_after(tokens)
-    )
+    vocab_size, params = books.opened.identity.vocab_size, books.params
+    if (largest := max(tokens)) >= vocab_size:
+        return f"it chose {largest}, outside the vocabulary of {vocab_size}"
+    if verdict.base > params.prompt + params.max_tokens:
+        return f"it chose more than the {params.max_tokens} tokens asked for"
+    if verdict.lp is None:
+        return None
+    if len(verdict.lp) != len(tokens):
+        return f"it told log-probabilities of {len(verdict.lp)} tokens, and chose {len(tokens)}"
+    if any(token >= vocab_size for told in verdict.lp for token, _ in told.top):
+        return f"it told log-probabilities of tokens outside the vocabulary of {vocab_size}"
+    return None
 
 
 def _follow(books: EdgeBooks, tree: TokenTree, now_s: float) -> None:

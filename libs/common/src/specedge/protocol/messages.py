@@ -17,6 +17,7 @@ from specedge.protocol.body import (
     Count,
     Fingerprint,
     Hash,
+    Logprob,
     Milliseconds,
     Name,
     Part,
@@ -213,8 +214,8 @@ class Timing(Part):
 class TokenLogprobs(Part):
     """Of one committed token: its own log-probability and the likeliest alternatives'."""
 
-    lp: float
-    top: tuple[tuple[TokenIdField, float], ...] = ()
+    lp: Logprob
+    top: tuple[tuple[TokenIdField, Logprob], ...] = ()
 
 
 class Answer(Body):
