@@ -100,3 +100,31 @@ def test_a_session_of_another_drafter_is_a_wrong_call() -> None:
 
     with pytest.raises(ProtocolViolation):
         drafter.expand_together([wanted])
+
+
+def test_a_root_asked_again_is_read_where_its_rows_are_now() -> None:
+    """Room for its nodes moved them, and another session took what became free."""
+    rng = np.random.default_rng(6)
+    texts = [random_tokens(rng, length) for length in (180, 64)]
+    drafter, plain = a_drafter(), a_drafter()
+    moving, taking = (drafter.open(text, SamplingParams()) for text in texts)
+    alone = [plain.open(text, SamplingParams()) for text in texts]
+    wide = [
+        TokenTree.from_parents(np.append(text[-1], random_tokens(rng, 90)), [-1, *[0] * 90])
+        for text in texts
+    ]
+    first = np.arange(61, dtype=np.int32)
+    for session, tree in zip((moving, taking, *alone), (*wide, *wide), strict=True):
+        session.expand(tree, first[:1])
+        session.expand(tree, first[1:60])
+    again = np.array([0, *range(60, 91)], dtype=np.int32)
+
+    ours = drafter.expand_together(
+        [ExpandAsked(moving, wide[0], again), ExpandAsked(taking, wide[1], again[1:])]
+    )
+
+    for one, session, tree, nodes in zip(ours, alone, wide, (again, again[1:]), strict=True):
+        assert one is not None
+        theirs = session.expand(tree, nodes)
+        assert np.array_equal(one.token, theirs.token)
+        assert np.allclose(one.logprob, theirs.logprob, atol=2e-4)

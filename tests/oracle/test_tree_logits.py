@@ -1,13 +1,17 @@
 """The engine's logits are those of a plain forward over each node's own path, for every family."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 
 from specedge.engine.ports import Choosing, StepItem
 from specedge.engine.step_table import Span, chain_span, tree_span
 from specedge.engine.torch_target import TorchTarget
+from specedge.engine.tree_attention import SCORED_ROWS
 from specedge.engine.tree_model import TreeModel
 from specedge.errors import Busy, ContextTooLong
 from specedge.ids import Slot
@@ -124,6 +128,33 @@ def test_a_context_prefilled_in_chunks_gives_the_logits_of_one_prefilled_whole(
     ours = tree_model.forward([session.span(tree)])
 
     assert_same_logits(ours, wanted_logits(plain, session.committed, tree))
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gpt_oss"], indirect=True)
+@pytest.mark.parametrize("start", [0, 20])
+def test_no_attention_keeps_the_scores_of_a_long_chunk_at_once(
+    tree_model: TreeModel, start: int
+) -> None:
+    """They would take gigabytes of a GPU's memory."""
+    rng, rows = np.random.default_rng(6), SCORED_ROWS + 50
+    session = Session(tree_model, random_tokens(rng, start + rows), chunk=start or rows + 1000)
+    sizes: list[int] = []
+
+    class Noting(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor):
+                sizes.append(out.numel())
+            return out
+
+    span = session.prefill(start, start + rows)
+    with Noting():
+        tree_model.forward([span])
+
+    num_heads = tree_model.model.config.num_attention_heads
+    assert max(sizes) <= num_heads * SCORED_ROWS * (start + rows + 1)
 
 
 def test_a_chain_of_several_tokens_before_the_tree_is_computed_in_the_same_step(

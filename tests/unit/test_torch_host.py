@@ -7,9 +7,13 @@ from specedge.engine.torch_host import prepare_host
 from specedge.errors import ModelUnusable
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, num_gpus: int) -> None:
+def pretend(monkeypatch: pytest.MonkeyPatch, num_gpus: int) -> list[torch.device]:
+    """The devices that became the thread's own, as they do."""
+    chosen: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: num_gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    return chosen
 
 
 def test_auto_is_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,6 +29,14 @@ def test_a_device_that_is_there_is_taken(name: str, monkeypatch: pytest.MonkeyPa
     pretend(monkeypatch, 2)
 
     assert prepare_host(name) == name
+
+
+def test_torch_is_asked_about_the_gpu_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two GPUs the other one may not compute in bf16."""
+    chosen = pretend(monkeypatch, 2)
+    prepare_host("cuda:1")
+
+    assert chosen == [torch.device("cuda:1")]
 
 
 @pytest.mark.parametrize(

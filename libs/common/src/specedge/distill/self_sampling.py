@@ -80,8 +80,9 @@ class SelfSampler:
     @torch.inference_mode()
     def sample(self, seed: Sequence[int]) -> Iterator[Conversation]:
         """Conversations without end, in the order in which they are finished, which depends on how
-        many fit the memory at once; what they say depends on ``seed`` alone. Closing the iterator
-        gives up those under way. Raises Busy where not even one has room."""
+        many fit the memory at once; what they say depends on ``seed`` alone, but for near ties
+        that tip over where rounding depends on the batch, as on a GPU. Closing the iterator gives
+        up those under way. Raises Busy where not even one has room."""
         openings = map(self._openings.fresh, ([*seed, number] for number in itertools.count()))
         waiting: deque[Opening] = deque()
         lanes: list[_Lane] = []

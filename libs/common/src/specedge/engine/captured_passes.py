@@ -42,26 +42,36 @@ class CudaCapture:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
+        # Torch captures into no pool whose graphs are all gone: one of them stays, used or not.
+        self._holds_pool: torch.cuda.CUDAGraph | None = None
         # One for all: libraries keep a workspace for each stream that they ever saw.
         self._stream = torch.cuda.Stream(device)
 
     def __call__(self, compute: Callable[[], None]) -> Replay:
         """Raises RuntimeError for what cannot be captured, such as a pass that asks the device
-        something on its way."""
-        graph = torch.cuda.CUDAGraph()
+        something on its way. What it computed by then is over for whatever is launched next."""
         with _capturing, torch.cuda.device(self._device):
             self._stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self._stream):
-                compute()  # libraries make their workspaces, which capturing forbids
-                with _asking_nothing():
-                    compute()
-                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-                try:
-                    compute()
-                finally:
-                    graph.capture_end()
-            torch.cuda.current_stream().wait_stream(self._stream)
+            try:
+                with torch.cuda.stream(self._stream):
+                    graph = self._captured(compute)
+            finally:  # also what was computed in vain has written K and V
+                torch.cuda.current_stream().wait_stream(self._stream)
         return graph.replay
+
+    def _captured(self, compute: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        compute()  # libraries make their workspaces, which capturing forbids
+        with _asking_nothing():
+            compute()
+        torch.cuda.empty_cache()  # while a capture is under way, torch gives nothing back for it
+        graph = torch.cuda.CUDAGraph()
+        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        try:
+            compute()
+        finally:
+            graph.capture_end()
+            self._holds_pool = self._holds_pool or graph
+        return graph
 
 
 @contextmanager

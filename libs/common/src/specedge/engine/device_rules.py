@@ -2,7 +2,8 @@
 
 The same steps in the same order, each rounded by itself, so that on a CPU the bits are the
 reference's. What that forbids: dividing by a host scalar (CUDA multiplies by its reciprocal), and
-fused forms such as ``sub(..., alpha=)``.
+fused forms such as ``sub(..., alpha=)``. Such scalars are filled in on the device: one that is
+brought there (``new_tensor``) waits for the whole pass first.
 
 n nodes, V the logical vocabulary; everything is (n, V) float32 unless it says otherwise.
 """
@@ -42,11 +43,12 @@ def process_rows(x: Tensor, tree: TokenTree, choosing: Choosing) -> Tensor:
         x = _penalise(x, tree, choosing)
     if params.logit_bias:
         tokens, biases = zip(*params.logit_bias, strict=True)
-        x[:, list(tokens)] += torch.tensor(biases, dtype=torch.float32, device=x.device)
+        index = torch.tensor(tokens, device=x.device)
+        x[:, index] += torch.tensor(biases, dtype=torch.float32, device=x.device)
     _mask_early_stops(x, tree, choosing)
     if params.is_greedy:
         return x
-    x = x / x.new_tensor(max(params.temperature, MIN_TEMPERATURE))
+    x = x / x.new_full((), max(params.temperature, MIN_TEMPERATURE))
     if 0 < params.top_k < x.shape[1]:
         threshold = x.topk(params.top_k, dim=1).values[:, -1:]
         x.masked_fill_(x < threshold, -torch.inf)
@@ -65,10 +67,10 @@ def _num_generated(choosing: Choosing) -> int:
 def _penalise(x: Tensor, tree: TokenTree, choosing: Choosing) -> Tensor:
     params: SamplingParams = choosing.params
     count, seen = _history(x, tree, choosing)
-    penalty = x.new_tensor(params.repetition_penalty)
+    penalty = x.new_full((), params.repetition_penalty)
     x = torch.where(seen, torch.where(x > 0, x / penalty, x * penalty), x)
-    x = x - x.new_tensor(params.frequency_penalty) * count
-    return torch.where(count > 0, x - x.new_tensor(params.presence_penalty), x)
+    x = x - x.new_full((), params.frequency_penalty) * count
+    return torch.where(count > 0, x - x.new_full((), params.presence_penalty), x)
 
 
 def _history(x: Tensor, tree: TokenTree, choosing: Choosing) -> tuple[Tensor, Tensor]:

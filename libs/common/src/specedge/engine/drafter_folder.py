@@ -23,6 +23,7 @@ from transformers.utils.hub import cached_file
 from specedge.engine.fingerprints import tokenizer_fingerprint
 from specedge.engine.int8_rounding import rounded_to_int8, widened
 from specedge.engine.loading import load_tokenizer
+from specedge.engine.memory_shortage import needed_for
 from specedge.engine.torch_model import DType, LoadedModel, identified, torch_dtype
 from specedge.engine.wide_linear import widen_if_slow
 from specedge.errors import FingerprintMismatch, ModelUnusable
@@ -139,12 +140,9 @@ def load_borrowing_drafter(
     tensors = _borrowed(target, {card.embedding, card.head})
     model = AutoModelForCausalLM.from_config(config, dtype=wanted)
     _fill(model, own, tensors[card.embedding], tensors[card.head], head_tokens)
-    loaded = identified(
-        model.to(device=device, dtype=wanted).eval(),
-        tokenizer,
-        name=folder.name,
-        max_context_tokens=max_context_tokens,
-    )
+    with needed_for(f"the weights of {folder}"):
+        model = model.to(device=device, dtype=wanted).eval()
+    loaded = identified(model, tokenizer, name=folder.name, max_context_tokens=max_context_tokens)
     widen_if_slow(model)
     return LoadedModel(loaded.model, loaded.tokenizer, loaded.identity, head_tokens)
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specedge.engine.step_table import Span, View, rows_with_logits, visible_keys
+from specedge.engine.step_table import Span, View, bias_of, rows_with_logits, visible_keys
 
 # Above these a pass has its time from arithmetic, not from its operations.
 MOST_ROWS: Final = 128
@@ -115,9 +115,7 @@ class FixedStep:
             row += span.num_rows
             key += span.num_keys
         visible[row:, 0] = True  # a row that sees nothing would be no number
-        hidden = torch.from_numpy(~visible).to(self._device)  # a byte a pair on the way there
-        bias = torch.zeros(visible.shape, dtype=self._dtype, device=self._device)
-        return bias.masked_fill_(hidden, -torch.inf)
+        return bias_of(visible, self._dtype, self._device)
 
 
 def _fill(numbers: np.typing.NDArray[np.int64], parts: Sequence[np.typing.NDArray[Any]]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specedge.engine.device_noise import gumbel_rows
+from specedge.engine.device_noise import gumbel_rows, has_float64
 from specedge.engine.device_rules import changes_nothing, process_rows
 from specedge.engine.ports import Choosing, NodeChoices, NodeLogprobs
 from specedge.tree.token_tree import IntArray, TokenTree
@@ -19,6 +19,8 @@ from specedge.tree.token_tree import IntArray, TokenTree
 def choose_nodes(logits: Tensor, asked: Sequence[tuple[TokenTree, Choosing]]) -> list[NodeChoices]:
     """Choices at all nodes of all trees. ``logits`` (L, V) any float dtype, tree by tree, the
     root's row first. Call in inference mode; ``logits`` may be overwritten."""
+    if not has_float64(logits.device):  # in which masses and noise are computed
+        logits = logits.cpu()
     counts = [len(tree) for tree, _ in asked]
     begins = np.cumsum([0, *counts])
     rows = [slice(int(begin), int(begin) + n) for begin, n in zip(begins, counts, strict=False)]
@@ -44,14 +46,17 @@ def _choices(
 ) -> IntArray:
     """(L,) int32."""
     if all(changes_nothing(choosing) for _, choosing in asked):
-        return _argmax(logits)
-    choice = np.empty(len(logits), dtype=np.int32)
-    for (tree, choosing), part in zip(asked, rows, strict=True):
-        if changes_nothing(choosing):
-            choice[part] = _argmax(logits[part])
-        else:
-            choice[part] = _argmax(_scores(logits[part].float(), tree, choosing))
-    return choice
+        return _to_host(_argmax(logits))
+    # Brought to the host together: each time it waits for all that was launched.
+    choice = [
+        _argmax(
+            logits[part]
+            if changes_nothing(choosing)
+            else _scores(logits[part].float(), tree, choosing)
+        )
+        for (tree, choosing), part in zip(asked, rows, strict=True)
+    ]
+    return _to_host(torch.cat(choice))
 
 
 def _scores(x: Tensor, tree: TokenTree, choosing: Choosing) -> Tensor:
@@ -63,15 +68,21 @@ def _scores(x: Tensor, tree: TokenTree, choosing: Choosing) -> Tensor:
     depths, row_of_node = np.unique(tree.depth, return_inverse=True)
     positions = [len(choosing.committed) + int(depth) for depth in depths]
     noise = gumbel_rows(params.seed, positions, x.shape[1], x.device)
-    return processed + noise[torch.from_numpy(row_of_node).to(x.device)]
+    # Not by an index brought to the device, which would wait for the pass.
+    return processed + torch.stack([noise[row] for row in row_of_node.tolist()])
 
 
-def _argmax(x: Tensor) -> IntArray:
-    """(n,) int32, the lowest id on a tie."""
+def _argmax(x: Tensor) -> Tensor:
+    """(n,) int64, where ``x`` is: the lowest id on a tie."""
     if x.device.type == "cpu":
         # numpy's argmax is several times faster here, and rounding to float32 moves no value.
-        return x.float().numpy().argmax(axis=1).astype(np.int32)
-    found: IntArray = x.argmax(dim=1).to(torch.int32).cpu().numpy()
+        return torch.from_numpy(x.float().numpy().argmax(axis=1))
+    return x.argmax(dim=1)
+
+
+def _to_host(choice: Tensor) -> IntArray:
+    """(n,) int32."""
+    found: IntArray = choice.to(torch.int32).cpu().numpy()
     return found
 
 

@@ -183,15 +183,21 @@ class StepTable:
         if span.recent is None and not cuts and (span.num_rows == 1 or span.start == first_key):
             return View(rows, first, last, None, causal=span.num_rows > 1)
         visible = visible_keys(span, first_key, window if cuts else None)
-        bias = torch.zeros(visible.shape, dtype=self.dtype)
-        bias.masked_fill_(torch.from_numpy(~visible), -torch.inf)
-        return View(rows, first, last, bias.to(self.token_ids.device))
+        bias = bias_of(visible, self.dtype, self.token_ids.device)
+        return View(rows, first, last, bias)
 
 
 def rows_with_logits(spans: Sequence[Span]) -> list[LongArray]:
     """Of each span, the rows of the step that need logits."""
     ends = np.cumsum([span.num_rows for span in spans])
     return [np.arange(end - span.num_logits, end) for end, span in zip(ends, spans, strict=True)]
+
+
+def bias_of(visible: BoolArray, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """0 where a row sees a key and -inf elsewhere, filled in on the device: of a long prompt's
+    chunk it is large, and a byte a pair is what it takes on the way there."""
+    hidden = torch.from_numpy(~visible).to(device)
+    return torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill_(hidden, -torch.inf)
 
 
 def _first_key(span: Span, window: int) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor
 from specedge.engine.draft_head import DraftHead
 from specedge.engine.draft_ranking import Coupled, Likeliest, Ranking
 from specedge.engine.kv_cache import SlottedKVCache
+from specedge.engine.memory_shortage import leaving_nothing
 from specedge.engine.ports import DraftSession, ExpandAsked, Expansion
 from specedge.engine.recall import Recalled, Recollection
 from specedge.engine.step_table import Span, chain_span
@@ -82,6 +83,7 @@ class TorchDrafter:
         """Start on ``committed``; computes nothing yet. Raises Busy when no slot is left."""
         return TorchDraftSession(self, committed, params)
 
+    @leaving_nothing()
     @torch.inference_mode()
     def expand_together(self, asked: Sequence[ExpandAsked]) -> list[Expansion | None]:
         """One pass for several sessions; see ``BatchingDrafter.expand_together``."""
@@ -156,6 +158,7 @@ class TorchDraftSession:
         self._node_rows: IntArray = np.empty(0, dtype=np.int32)
         self._is_open = True
 
+    @leaving_nothing()
     @torch.inference_mode()
     def expand(self, tree: TokenTree, nodes: IntArray) -> Expansion:
         """Children of ``nodes`` by falling score; see ``DraftSession.expand``.
@@ -172,11 +175,10 @@ class TorchDraftSession:
         position = len(self._committed) - 1 + tree.depth[nodes]
         asked = np.flatnonzero(position < self._drafter.max_context_tokens)
         root, others = asked[nodes[asked] == 0], asked[nodes[asked] > 0]
-        spans: list[Span] = []
+        # First, since making room for them may move all rows.
+        spans = [self._node_span(tree, nodes[others])] if len(others) else []
         if len(root):
-            spans.append(self._root_span())
-        if len(others):
-            spans.append(self._node_span(tree, nodes[others]))
+            spans.insert(0, self._root_span())
         answered = np.concatenate([root, others])
         recalled = self._recollection.of(tree, nodes[answered]) if self._recollection else None
         return PassShare(nodes, answered, position + 1, tuple(spans), recalled)
@@ -200,6 +202,7 @@ class TorchDraftSession:
         base = len(self._committed)
         return base - self._num_valid if base <= self._drafter.max_context_tokens else 0
 
+    @leaving_nothing()
     @torch.inference_mode()
     def read(self, num_tokens: int) -> None:
         """See ``ReadingSession.read``."""

@@ -29,6 +29,7 @@ from specedge.engine.loading import (
     no_progress,
     resolve_model,
 )
+from specedge.engine.memory_shortage import needed_for
 from specedge.engine.ports import ModelIdentity
 from specedge.engine.wide_linear import widen_if_slow
 from specedge.errors import ModelUnusable
@@ -80,7 +81,8 @@ def load_target_model(
         )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelUnusable(f"{name_or_folder} cannot be loaded: {error}") from error
-    model = model.to(device).eval()
+    with needed_for(f"the weights of {name_or_folder}"):
+        model = model.to(device).eval()
     on_progress("weights", 1.0)
     name = model_name(name_or_folder)
     loaded = identified(model, tokenizer, name=name, max_context_tokens=max_context_tokens)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from specedge.engine.memory_shortage import leaving_nothing
 from specedge.engine.ports import (
     KvUse,
     ModelIdentity,
@@ -55,6 +56,7 @@ class TorchTarget:
         """Give a slot back; its rows are gone."""
         self._cache.release(slot)
 
+    @leaving_nothing()
     @torch.inference_mode()
     def step(self, items: Sequence[StepItem]) -> list[NodeChoices | None]:
         """One forward pass over all items; see ``TargetEngine.step``.

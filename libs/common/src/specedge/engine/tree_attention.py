@@ -23,8 +23,11 @@ from specedge.errors import ModelUnusable
 
 ATTENTION_NAME: Final = "specedge_tree"
 # Above this many rows the query of a group is no longer folded into one tall matrix: the repeated
-# bias would cost more than the kernel for grouped heads saves.
+# bias would cost more than that saves.
 FOLD_MAX_ROWS: Final = 128
+# So many rows' scores are kept at once where no kernel attends without keeping them: of a chunk of
+# a long prompt they would take gigabytes.
+SCORED_ROWS: Final = 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,8 +43,12 @@ def register() -> None:
 
     No mask is registered beside it: visibility comes from the ``StepTable``, and transformers then
     looks at no position ids, which on a GPU would wait for the device in every pass.
+
+    Of torch's own attention cuDNN's is left out: it plans anew for every number of keys, and here
+    that is another one in every step.
     """
     AttentionInterface.register(ATTENTION_NAME, tree_attention)
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def tree_attention(  # noqa: PLR0913 (the signature is transformers')
@@ -83,23 +90,32 @@ def tree_attention(  # noqa: PLR0913 (the signature is transformers')
 def _attend(q: Tensor, k: Tensor, v: Tensor, view: View, scale: float) -> Tensor:
     """(1, H, n, D) → (1, n, H, Dv)."""
     heads, rows, groups = q.shape[1], q.shape[2], k.shape[1]
-    if heads == groups or view.causal or rows > FOLD_MAX_ROWS:
-        out = functional.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=view.bias,
-            is_causal=view.causal,
-            scale=scale,
-            enable_gqa=heads != groups,
-        )
-        return out.transpose(1, 2)
+    if view.causal or rows > FOLD_MAX_ROWS:
+        return _attend_by_groups(q, k, v, view, scale)
     # The query heads that share a K head become rows of one matrix: no repeated K, one kernel.
     folded = q.reshape(1, groups, -1, q.shape[3])  # (1, G, H/G * n, D)
     bias = view.folded(heads // groups)
     out = functional.scaled_dot_product_attention(folded, k, v, attn_mask=bias, scale=scale)
     out = out.reshape(1, heads, rows, v.shape[3])
     return out.transpose(1, 2)
+
+
+def _attend_by_groups(q: Tensor, k: Tensor, v: Tensor, view: View, scale: float) -> Tensor:
+    """The same for many rows: a batch of as many parts as heads share a K head, each with all K
+    heads, so that neither K nor bias is repeated. Torch's ``enable_gqa`` says the same, but of a
+    GPU's kernels those that take a bias do not know it: all scores would be kept at once, in
+    float32, beside a repeated K."""
+    heads, rows, groups = q.shape[1], q.shape[2], k.shape[1]
+    group = heads // groups
+    out = functional.scaled_dot_product_attention(
+        q.reshape(groups, group, rows, q.shape[3]).transpose(0, 1),
+        k.expand(group, -1, -1, -1),
+        v.expand(group, -1, -1, -1),
+        attn_mask=view.bias,
+        is_causal=view.causal,
+        scale=scale,
+    )  # (H/G, G, n, Dv)
+    return out.permute(2, 1, 0, 3).reshape(1, rows, heads, v.shape[3])
 
 
 def _attend_explicitly(
@@ -111,24 +127,44 @@ def _attend_explicitly(
     softcap: float | None,
     sinks: Tensor | None,
 ) -> Tensor:
-    """The same, with soft-capped scores or a sink per head, which no fused kernel here has."""
-    heads, rows, groups = q.shape[1], q.shape[2], k.shape[1]
+    """The same, with soft-capped scores or a sink per head, which no fused kernel here has: the
+    scores of some rows at a time are all kept."""
+    rows, keys, values = q.shape[2], k[0].float(), v[0].float()
+    bias = _causal_bias(rows, keys) if view.causal else view.bias
+    outputs: list[Tensor] = []
+    for first in range(0, rows, SCORED_ROWS):
+        part = slice(first, first + SCORED_ROWS)
+        seen = None if bias is None else bias[part]
+        outputs.append(_attend_by_scores(q[:, :, part], keys, values, seen, scale, softcap, sinks))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+
+
+def _attend_by_scores(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """(1, H, n, D) → (1, n, H, Dv); keys and values (G, keys, …) float32."""
+    heads, rows, groups = q.shape[1], q.shape[2], keys.shape[0]
     folded = q.reshape(groups, heads // groups * rows, q.shape[3]).float()
-    scores = torch.bmm(folded, k[0].float().transpose(1, 2)) * scale
-    scores = scores.view(heads, rows, k.shape[2])
+    scores = torch.bmm(folded, keys.transpose(1, 2)) * scale
+    scores = scores.view(heads, rows, keys.shape[1])
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    bias = _causal_bias(rows, scores) if view.causal else view.bias
     if bias is not None:
         scores = scores + bias
     if sinks is not None:
         sink = sinks.float().view(heads, 1, 1).expand(heads, rows, 1)
         scores = torch.cat([scores, sink], dim=-1)
-    weights = scores.softmax(dim=-1)[..., : k.shape[2]]
-    weights = weights.reshape(groups, heads // groups * rows, k.shape[2])
-    out = torch.bmm(weights, v[0].float()).to(q.dtype)
-    return out.view(1, heads, rows, v.shape[3]).transpose(1, 2)
+    weights = scores.softmax(dim=-1)[..., : keys.shape[1]]
+    weights = weights.reshape(groups, heads // groups * rows, keys.shape[1])
+    out = torch.bmm(weights, values).to(q.dtype)
+    return out.view(1, heads, rows, values.shape[2]).transpose(1, 2)
 
 
-def _causal_bias(rows: int, scores: Tensor) -> Tensor:
-    return scores.new_full((rows, rows), -torch.inf).triu(1)
+def _causal_bias(rows: int, keys: Tensor) -> Tensor:
+    return keys.new_full((rows, rows), -torch.inf).triu(1)

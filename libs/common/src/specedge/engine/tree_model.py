@@ -18,6 +18,7 @@ from specedge.engine.captured_passes import CapturedPasses, CudaCapture
 from specedge.engine.fixed_step import FixedStep
 from specedge.engine.fused_norm import fuse_norms
 from specedge.engine.kv_cache import SlottedKVCache
+from specedge.engine.memory_shortage import needed_for
 from specedge.engine.packed_linear import has_panels, quicken
 from specedge.engine.step_table import Span, StepTable, chain_span, tree_span
 from specedge.engine.tree_attention import ATTENTION_NAME, TreeStep
@@ -62,13 +63,14 @@ class TreeModel:
         self.dtype: torch.dtype = model.dtype
         self.device: torch.device = model.device
         self.plain_attention: str = model.config._attn_implementation
-        self.cache = SlottedKVCache(
-            [fact.shape for fact in facts],
-            num_slots=num_slots,
-            kv_bytes=kv_bytes,
-            dtype=self.dtype,
-            device=self.device,
-        )
+        with needed_for(f"{kv_bytes} bytes of keys and values"):
+            self.cache = SlottedKVCache(
+                [fact.shape for fact in facts],
+                num_slots=num_slots,
+                kv_bytes=kv_bytes,
+                dtype=self.dtype,
+                device=self.device,
+            )
         self._selects_rows = "logits_to_keep" in inspect.signature(model.forward).parameters
         model.set_attn_implementation(ATTENTION_NAME)
         quicken(model, may_round=may_round, whole=whole_weights)
