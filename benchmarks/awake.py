@@ -1,17 +1,20 @@
-"""``python -m benchmarks.awake <core>``: keep a core from sleeping, and take nothing from others.
+"""Keep cores from sleeping, and take nothing from others.
 
 A core that has nothing to do sleeps, and on a virtual machine it is given away: who wakes on it
 finds his caches and predictions gone, and takes up to twice as long for what he does. That is the
-machine's cost, not the program's. Here a core pauses at idle priority in between: whoever has
-something to do there goes first, at once, and finds what he left.
+machine's cost, not the program's. Where it may be asked for, the system's own idle loop polls:
+nobody else runs there meanwhile. Elsewhere ``python -m benchmarks.awake <core>`` pauses there at
+idle priority: whoever has something to do goes first, at once, but pays for the change between
+two processes each time.
 """
 
 import asyncio
 import contextlib
 import os
 import platform
+import struct
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,20 +26,50 @@ from specedge.cli.failure import CommandFailed
 _X86: Final = ("llvm.x86.sse2.pause", ())
 _ARM: Final = ("llvm.aarch64.hint", (1,))
 PAUSES: Final = {"x86_64": _X86, "AMD64": _X86, "aarch64": _ARM, "arm64": _ARM}
+# While it is held open with a 0 in it, no core sleeps so deep that waking takes any time.
+LATENCY: Final = Path("/dev/cpu_dma_latency")
 GROUP: Final = Path("/proc/self/autogroup")
 LEAST_SHARE: Final = "19"  # as a niceness
 NUM_PAUSES: Final = 10_000_000  # between two looks for whoever started it
 
 
 def can_keep_awake() -> bool:
-    """Whether this system has such a priority, and this processor such an instruction."""
-    return hasattr(os, "SCHED_IDLE") and platform.machine() in PAUSES
+    """Whether this system polls when it is asked to, or has a priority for whoever only waits, and
+    this processor an instruction for that."""
+    return os.access(LATENCY, os.W_OK) or _can_pause()
 
 
 @contextlib.asynccontextmanager
 async def kept_awake(cores: Sequence[str]) -> AsyncIterator[None]:
     """None of these cores sleeps meanwhile. Raises CommandFailed if one did: nobody is to take what
     was measured for something else."""
+    with polling(LATENCY if cores else None) as is_polling:
+        if is_polling or not cores:
+            yield
+            return
+    async with pausing(cores):
+        yield
+
+
+@contextlib.contextmanager
+def polling(latency: Path | None) -> Iterator[bool]:
+    """Every core's idle loop polls, if this may be asked for; whether it does."""
+    try:
+        held = None if latency is None else latency.open("wb", buffering=0)
+    except OSError:
+        held = None
+    if held is None:
+        yield False
+        return
+    with held:
+        held.write(struct.pack("i", 0))
+        yield True
+
+
+@contextlib.asynccontextmanager
+async def pausing(cores: Sequence[str]) -> AsyncIterator[None]:
+    """A process on each of these cores pauses whenever nobody else has anything to do there. Raises
+    CommandFailed if one of them ended."""
     command = (sys.executable, "-m", "benchmarks.awake")
     # In sessions of their own: a kernel that groups processes by session shares a core among the
     # groups, and looks at priorities within each only.
@@ -44,7 +77,7 @@ async def kept_awake(cores: Sequence[str]) -> AsyncIterator[None]:
     started = [
         await asyncio.create_subprocess_exec(*command, core, **options)
         for core in cores
-        if core != ANY and can_keep_awake()
+        if core != ANY and _can_pause()
     ]
     try:
         yield
@@ -55,6 +88,10 @@ async def kept_awake(cores: Sequence[str]) -> AsyncIterator[None]:
             if process.returncode is None:
                 process.terminate()
             await process.wait()
+
+
+def _can_pause() -> bool:
+    return hasattr(os, "SCHED_IDLE") and platform.machine() in PAUSES
 
 
 def main(argv: Sequence[str]) -> None:
