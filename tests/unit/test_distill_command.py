@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from specedge.distill import __main__ as program
 from specedge.distill.__main__ import _command
 from specedge.distill.flags import read_flags
 from specedge.distill.workspace import DistillPlan
@@ -22,7 +23,7 @@ def test_the_command_of_a_card_asks_for_what_was_asked_for(
     asked = ["--model", "some/model", "--work", "secret/scratch", "--out", "deep/my-drafter"]
     asked += ["--vocabulary", "77", "--corpus-tokens", "78", "--train-tokens", "79"]
     asked += ["--rate", "0.01", "--batch-tokens", "80", "--patience", "3", "--lanes", "5"]
-    asked += ["--max-prompt", "6", "--max-answer", "7", "--piece", "9", "--held-out", "10"]
+    asked += ["--max-prompt", "6", "--max-answer", "7", "--piece", "12", "--held-out", "10"]
     asked += ["--seed", "11", "--minutes", "12", "--threads", "1", "--device", "cpu"]
     asked += ["--store", "int8"]
     asked += ["--start-from", "secret/earlier"]
@@ -37,7 +38,7 @@ def test_the_command_of_a_card_asks_for_what_was_asked_for(
         seed=11,
         peak_rate=0.01,
         batch_tokens=80,
-        piece_conversations=9,
+        piece_conversations=12,
         held_out=10,
     )
 
@@ -66,6 +67,10 @@ def test_the_command_of_a_card_asks_for_what_was_asked_for(
         ["--rate", "0"],
         ["--layers", "0,-1"],
         ["--share", "3/2"],
+        ["--share", "half"],
+        ["--layers", "x"],
+        ["--lanes", "5e2"],
+        ["--piece", "16", "--held-out", "17"],
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused_by_its_flag(
@@ -77,3 +82,31 @@ def test_a_value_that_cannot_be_meant_is_refused_by_its_flag(
 
     assert ended.value.code == 2
     assert flags[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "said"),
+    [
+        (OSError(28, "No space left on device", "w/corpus/p.npz"), 1, "p.npz: No space left"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_a_full_disk_is_one_sentence_and_an_early_interruption_is_quiet(
+    ending: BaseException,
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def load(*_: object) -> None:
+        raise ending
+
+    monkeypatch.setattr(sys, "argv", ["distill", "--work", "w", "--out", "o"])
+    monkeypatch.setattr(program, "quiet_logs", lambda: None)
+    monkeypatch.setattr(program, "prepare_host", lambda *_: "cpu")
+    monkeypatch.setattr(program, "_load", load)
+
+    assert program.main() == code
+
+    told = capsys.readouterr().err
+    assert said in told and len(told.splitlines()) <= 2 and bool(told) == bool(said)

@@ -1,6 +1,7 @@
 """The simulator's own parts: what people write, what they are told, how chance is drawn."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from specedge.errors import InvalidRequest
 from specedge.ids import EDGE_ID
 from specedge.tree.path import walk
 from specedge_scheduler.sim import __main__ as command
-from specedge_scheduler.sim import sweeps
+from specedge_scheduler.sim import sweeps, waiting
 from specedge_scheduler.sim.__main__ import main, read_file
 from specedge_scheduler.sim.drafts import (
     accepted_levels,
@@ -24,9 +25,10 @@ from specedge_scheduler.sim.drafts import (
 from specedge_scheduler.sim.draws import Stream, normal, uniform, uniforms
 from specedge_scheduler.sim.edge import edge_id, next_arrival_s
 from specedge_scheduler.sim.events import VirtualTime
+from specedge_scheduler.sim.measures import Figures
 from specedge_scheduler.sim.report import headings, show_capacity
 from specedge_scheduler.sim.scenario import EdgeSpec, LoadSpec, read_scenario
-from specedge_scheduler.sim.sweeps import Most, find_capacity, run_all, variations
+from specedge_scheduler.sim.sweeps import Most, find_capacity, most_edges, run_all, variations
 from specedge_scheduler.sim.world import simulate
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -146,17 +148,22 @@ def test_a_sweep_tries_every_combination() -> None:
     assert found[1][0] == {"edges.0.count": 1, "scheduler.policy": "greedy"}
 
 
-@pytest.mark.parametrize("name", ["edges.7.count", "edges.x", "duration_s.much", "edges.0.typo"])
+@pytest.mark.parametrize(
+    "name", ["edges.7.count", "edges.x", "edges.².count", "duration_s.much", "edges.0.typo"]
+)
 def test_a_sweep_over_a_field_that_is_not_there_is_refused(name: str) -> None:
     with pytest.raises(InvalidRequest, match=r"sweep|typo"):
         list(variations(SMALL | {"sweep": {name: [1]}}))
 
 
-def test_a_sweep_with_a_wrong_value_is_refused_before_the_first_simulation() -> None:
+def test_a_sweep_with_a_wrong_value_is_refused_before_the_first_simulation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     fields = SMALL | {"sweep": {"edges.0.depth": [5, "deep"]}}
 
+    monkeypatch.setattr(sweeps, "simulate", lambda *_: pytest.fail("this would be lost"))
     with pytest.raises(InvalidRequest, match=r"edges\.0\.depth"):
-        run_all(fields, done=lambda _: pytest.fail("this would be lost"))
+        run_all(fields)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +211,7 @@ def test_the_command_tells_people_and_programs(
     assert picture.stat().st_size > 0
 
 
-@pytest.mark.parametrize("content", ["- 1", "edges: [", None])
+@pytest.mark.parametrize("content", ["- 1", "edges: [", "edges: []\nedges: [{}]", None])
 def test_what_is_no_scenario_ends_in_one_sentence(
     content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -239,7 +246,7 @@ def test_a_place_that_nothing_can_be_written_to_is_refused_before_the_work(
 ) -> None:
     file = tmp_path / "world.yaml"
     file.write_bytes(orjson.dumps(SMALL))
-    monkeypatch.setattr(command, "run_all", lambda _: pytest.fail("this would be lost"))
+    monkeypatch.setattr(command, "run_all", lambda *_: pytest.fail("this would be lost"))
 
     assert main([str(file), flag, str(tmp_path / place)]) == 2
 
@@ -261,7 +268,7 @@ def test_an_interruption_is_quiet_and_a_full_disk_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def run_all(_: object) -> None:
+    def run_all(*_: object) -> None:
         raise ending
 
     file = tmp_path / "world.yaml"
@@ -445,3 +452,66 @@ def test_a_picture_of_another_kind_is_refused_before_the_simulation(
 ) -> None:
     assert main([str(tmp_path / "none.yaml"), "--plot", str(tmp_path / "plot.xyz")]) == 2
     assert ".png" in capsys.readouterr().err
+
+
+def test_in_a_search_for_capacity_nobody_is_refused() -> None:
+    edges = {"count": 1, "sessions": 80, "depth": 0, "session": {"output_tokens": 20}}
+    verifier = {"device": {"fixed_ms": 20.0, "row_ms": 0.2}}
+    fields = SMALL | {"edges": [edges], "verifiers": [verifier]}
+
+    here = find_capacity(read_scenario(fields), 100.0).here
+
+    assert here.figures is not None
+    assert here.figures.refused == 0
+
+
+def test_what_one_verifier_more_adds_is_found_however_many_there_are() -> None:
+    """Each takes 40 edges; a search to a fiftieth of 4,000 would be 80 wide."""
+    some = simulate(read_scenario(SMALL))
+
+    def simulated(count: int, num_verifiers: int) -> Figures:
+        return replace(some, ms_per_token_mean=count / num_verifiers)
+
+    here = most_edges(lambda count: simulated(count, 100), 100, 40.0).edges
+    more = most_edges(lambda count: simulated(count, 101), 101, 40.0).edges
+
+    assert 36 <= more - here <= 44
+
+
+def test_every_kind_of_edges_has_its_figures_in_the_order_of_the_file() -> None:
+    kinds = [{"name": "never", "starts_s": 0, "link": {"loss": 1}}, {"name": "near"}]
+
+    groups = simulate(read_scenario(SMALL | {"edges": kinds})).groups
+
+    assert list(groups) == ["never", "near"]
+    assert groups["never"].tokens_per_s == 0 < groups["near"].tokens_per_s
+
+
+def test_a_table_that_is_not_for_a_terminal_has_whole_headings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "world.yaml"
+    sweep = {"scheduler.policy": ["static"], "edges.0.session.output_tokens": [50], "seed": [1]}
+    file.write_bytes(orjson.dumps(SMALL | {"sweep": sweep}))
+
+    main([str(file)])
+
+    heading = capsys.readouterr().out.splitlines()[0]
+    assert heading.split()[:3] == ["policy", "output_tokens", "seed"]
+    assert "ms/token" in heading and "…" not in heading
+
+
+def test_who_waits_long_hears_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(waiting, "LINE_EVERY_S", 0.0)
+
+    with waiting.Waiting() as watcher:
+        run_all(SMALL | {"sweep": {"seed": [1, 2]}}, watcher)
+
+    assert "simulation 2 of 2: 1 of 2 s" in capsys.readouterr().err.splitlines()
+
+
+def test_edges_that_leave_after_the_end_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match=r"edges\.0\.leaves_s"):
+        read_scenario(SMALL | {"edges": [{"leaves_s": 9.0}]})

@@ -177,3 +177,12 @@ def test_a_picture_of_a_stretch_that_holds_nothing_is_refused(tmp_path: Path) ->
     assert refusal.value.field == "from"
     assert not (tmp_path / "t.png").exists()
     run_trace([tmp_path], tmp_path / "t.json", None, 7.0, 0.6)  # which draws nothing
+
+
+def test_what_is_shown_unasked_is_no_rest_between_two_answers(tmp_path: Path) -> None:
+    steps = [["device", "verify", at_s, at_s + 0.06, {}] for at_s in (5.0, 5.1, 5.2, 65.0)]
+    written(tmp_path / "v.jsonl", "verifier-1", 1000.0, 70.0, *steps)
+
+    run_trace([tmp_path], tmp_path / "t.json", tmp_path / "t.png", None, 0.6)
+
+    assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")

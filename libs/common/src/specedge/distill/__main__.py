@@ -1,7 +1,7 @@
 """``python -m specedge.distill``: makes a drafter for a target; `specedge distill` becomes this.
 
 Exit code 0 when the drafter is written, 3 when it was stopped before (run it again to go on), 1
-when it failed.
+when it failed, 130 when it was interrupted before there was anything to go on from.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from typing import Final
 import orjson
 
 from specedge.cli.console import err, out, quiet_logs, report
-from specedge.cli.failure import EXIT_FAILED, CommandFailed
+from specedge.cli.failure import EXIT_FAILED, EXIT_INTERRUPTED, CommandFailed
 from specedge.distill import stages
 from specedge.distill.flags import read_flags
 from specedge.distill.model_card import Earlier, Making, model_card
@@ -39,6 +39,16 @@ def main() -> int:
     except SpecEdgeError as error:
         report(CommandFailed(str(error)))
         return EXIT_FAILED
+    except OSError as error:  # a disk that is full, or may not be written
+        report(CommandFailed(_of_disk(error), hint=f"What was done is in {arguments.work}."))
+        return EXIT_FAILED
+    except KeyboardInterrupt:  # before there was anything to keep
+        return EXIT_INTERRUPTED
+
+
+def _of_disk(error: OSError) -> str:
+    said = error.strerror or str(error)
+    return said if error.filename is None else f"{error.filename}: {said}"
 
 
 def _distill(arguments: argparse.Namespace, device: str) -> int:

@@ -55,17 +55,21 @@ def write_piece(path: Path, conversations: Sequence[Conversation]) -> None:
     """Write a piece; whoever looks meanwhile sees nothing or all of it."""
     lengths = [len(one.tokens) for one in conversations]
     scratch = path.with_name(f".{path.name}.{os.getpid()}.npz")
-    np.savez_compressed(
-        scratch,
-        tokens=np.concatenate([one.tokens for one in conversations]),
-        starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        answers=np.array([one.prompt_len for one in conversations], dtype=np.int32),
-        greedy=np.array([one.is_greedy for one in conversations], dtype=np.bool_),
-        has_next=np.concatenate([one.has_next for one in conversations]),
-        next_id=np.concatenate([one.next_id for one in conversations]),
-        next_logprob=np.concatenate([one.next_logprob for one in conversations]),
-    )
-    scratch.rename(path)
+    try:
+        np.savez_compressed(
+            scratch,
+            tokens=np.concatenate([one.tokens for one in conversations]),
+            starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            answers=np.array([one.prompt_len for one in conversations], dtype=np.int32),
+            greedy=np.array([one.is_greedy for one in conversations], dtype=np.bool_),
+            has_next=np.concatenate([one.has_next for one in conversations]),
+            next_id=np.concatenate([one.next_id for one in conversations]),
+            next_logprob=np.concatenate([one.next_logprob for one in conversations]),
+        )
+        scratch.rename(path)
+    except OSError as error:  # numpy's does not say where
+        scratch.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def read_piece(path: Path) -> list[Conversation]:

@@ -66,19 +66,28 @@ def read_flags() -> argparse.Namespace:
     add("--threads", type=_at_least(1), help="compute threads on the CPU")
     add("--cache-dir", type=Path, default=Path("~/.cache/specedge"), help="cache of models")
     add("--json", action="store_true", help="results as JSON on stdout")
-    return parser.parse_args()
+    flags = parser.parse_args()
+    if flags.held_out > flags.piece:  # one piece is held out
+        parser.error(f"argument --held-out: {flags.held_out} are more than --piece {flags.piece}")
+    return flags
 
 
 def _layers(text: str) -> tuple[int, ...]:
-    layers = tuple(int(part) for part in text.split(","))
+    try:
+        layers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        layers = (-1,)
     if any(layer < 0 for layer in layers):
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of layers, as 0,1,2,29 is one")
     return layers
 
 
 def _at_least(least: int) -> Callable[[str], int]:
     def number(text: str) -> int:
-        value = int(text)
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
         if value < least:
             raise argparse.ArgumentTypeError(f"{value} is under {least}")
         return value
@@ -87,14 +96,20 @@ def _at_least(least: int) -> Callable[[str], int]:
 
 
 def _above_0(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is no number above 0")
     return value
 
 
 def _share(text: str) -> tuple[int, int]:
-    index, of = (int(part) for part in text.split("/"))
+    try:
+        index, of = (int(part) for part in text.split("/"))
+    except ValueError:
+        index, of = 0, 0
     if not 1 <= index <= of:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is no share, as 1/2 and 2/2 are two")
     return index - 1, of

@@ -8,6 +8,7 @@ import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from errno import EIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -106,14 +107,16 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint; a crash meanwhile leaves the one before."""
         scratch = self._path.with_suffix(".new")
-        torch.save(
-            {
-                "learned": {name: p.detach() for name, p in self.student.learned().items()},
-                "optimizer": self._optimizer.state_dict(),
-                "progress": asdict(self.progress),
-            },
-            scratch,
-        )
+        state = {
+            "learned": {name: p.detach() for name, p in self.student.learned().items()},
+            "optimizer": self._optimizer.state_dict(),
+            "progress": asdict(self.progress),
+        }
+        try:
+            torch.save(state, scratch)
+        except (OSError, RuntimeError) as error:  # torch's own, of a disk that is full
+            scratch.unlink(missing_ok=True)
+            raise OSError(EIO, "a checkpoint cannot be written there", str(scratch)) from error
         scratch.rename(self._path)
         self._saved_s = time.perf_counter()
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import orjson
 import yaml  # type: ignore[import-untyped]
@@ -17,10 +18,13 @@ from specedge_scheduler.sim.plots import draw
 from specedge_scheduler.sim.report import as_json, show, show_capacity
 from specedge_scheduler.sim.scenario import read_scenario
 from specedge_scheduler.sim.sweeps import find_capacity, run_all
+from specedge_scheduler.sim.waiting import Waiting
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+WIDE = 1000  # columns, which no table has
+MERGE = "tag:yaml.org,2002:merge"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -65,12 +69,14 @@ def _check_places(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    fields, console = read_file(options.file), Console(stderr=options.json == "-")
-    runs = run_all(fields)
+    fields, console = read_file(options.file), _console(to_stderr=options.json == "-")
+    with Waiting() as waiting:
+        runs = run_all(fields, waiting)
     show(runs, console)
     capacity = None
     if options.capacity is not None:
-        capacity = find_capacity(read_scenario(fields), options.capacity)
+        with Waiting() as waiting:
+            capacity = find_capacity(read_scenario(fields), options.capacity, waiting)
         show_capacity(capacity, console)
     if options.json is not None:
         told = orjson.dumps(as_json(runs, capacity), option=orjson.OPT_INDENT_2)
@@ -82,10 +88,33 @@ def _run(options: argparse.Namespace) -> None:
         draw(runs, options.plot)
 
 
+def _console(*, to_stderr: bool) -> Console:
+    """As wide as the terminal; where there is none, as wide as what is said."""
+    stream = sys.stderr if to_stderr else sys.stdout
+    is_terminal = stream.isatty()
+    width = None if is_terminal else WIDE
+    return Console(file=stream, highlight=False, width=width, soft_wrap=not is_terminal)
+
+
+class _EachKeyOnce(yaml.SafeLoader):  # type: ignore[misc]
+    """Of two fields of one name, YAML's reader would take the last and say nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        """The mapping. Raises a YAMLError that says where a key stands again."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen and key.tag != MERGE:
+                raise yaml.MarkedYAMLError(
+                    problem=f"{key.value!r} stands here twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_file(file: Path) -> dict[str, object]:
     """What a YAML file holds. Raises InvalidRequest."""
     try:
-        fields = yaml.safe_load(file.read_bytes())
+        fields = yaml.load(file.read_bytes(), _EachKeyOnce)
     except OSError as error:
         raise InvalidRequest(f"cannot be read: {error.strerror}", field="file") from None
     except yaml.YAMLError as error:

@@ -42,6 +42,8 @@ def _complaints(scenario: "Scenario") -> Iterator[Complaint]:
             yield f"{place}.depth", "min must not be above max"
         if 0 < edges.nodes < edges.depth_range.max:
             yield f"{place}.nodes", f"{edges.nodes} are fewer than the levels of a draft"
+        if edges.leaves_s is not None and edges.leaves_s >= scenario.duration_s:
+            yield f"{place}.leaves_s", "comes when the scenario has ended"
         yield from _of_load(place, edges, edges.load)
     yield from _of_failures(scenario)
 

@@ -3,7 +3,7 @@
 Only what happens after the warm-up counts.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Final
@@ -176,7 +176,8 @@ class Measures:
         steps = sum(tally.num_steps for tally in tallies)
         gaps_s = [gap for tally in tallies for gap in tally.gaps_s or ()]
         everybody = _group(list(self._paces.values()), seconds)
-        groups: dict[str, list[_Pace]] = defaultdict(list)
+        # Of those too that got no token, in the scenario's order.
+        groups: dict[str, list[_Pace]] = {spec.name: [] for spec in scenario.edges}
         for pace in self._paces.values():
             groups[pace.group].append(pace)
         return Figures(

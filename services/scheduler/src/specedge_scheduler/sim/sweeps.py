@@ -8,9 +8,11 @@ from typing import Final
 from specedge.errors import InvalidRequest
 from specedge_scheduler.sim.measures import Figures
 from specedge_scheduler.sim.scenario import Scenario, read_scenario
+from specedge_scheduler.sim.waiting import NOBODY, Watcher
 from specedge_scheduler.sim.world import simulate
 
 MOST_EDGES_PER_VERIFIER: Final = 512
+PLACES_FOR_ALL: Final = 1_000_000_000  # sessions that come by themselves may be any number
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,26 +62,25 @@ def variations(fields: dict[str, object]) -> Iterator[tuple[dict[str, object], S
         yield varied, read_scenario(changed)
 
 
-def run_all(fields: dict[str, object], done: Callable[[Run], None] = lambda _: None) -> list[Run]:
-    """Simulate every variation; ``done`` hears of each as it ends. Raises InvalidRequest before
-    the first where one of them is no scenario."""
-    runs = []
-    for varied, scenario in list(variations(fields)):
-        run = Run(varied, simulate(scenario))
-        done(run)
-        runs.append(run)
+def run_all(fields: dict[str, object], watcher: Watcher = NOBODY) -> list[Run]:
+    """Simulate every variation. Raises InvalidRequest before the first where one of them is no
+    scenario."""
+    runs, found = [], list(variations(fields))
+    for number, (varied, scenario) in enumerate(found, start=1):
+        watcher.begins(f"simulation {number} of {len(found)}")
+        runs.append(Run(varied, simulate(scenario, watcher)))
     return runs
 
 
-def find_capacity(scenario: Scenario, objective_ms: float) -> Capacity:
+def find_capacity(scenario: Scenario, objective_ms: float, watcher: Watcher = NOBODY) -> Capacity:
     """Search, with nobody refused: all edges are of the first kind that the scenario names, and
     verifiers have a place for each. The sweep is not looked at."""
-    here = _most_edges(scenario, objective_ms)
+    here = _most_edges(scenario, objective_ms, watcher)
     first, *others = scenario.verifiers
     larger = first.model_copy(update={"count": first.count + 1})
     more = scenario.model_copy(update={"verifiers": (larger, *others)})
     count = sum(spec.count for spec in scenario.verifiers)
-    found = _most_edges(more, objective_ms)
+    found = _most_edges(more, objective_ms, watcher)
     return Capacity(objective_ms, count, here, found, tuple(_assumptions(scenario)))
 
 
@@ -94,20 +95,33 @@ def _assumptions(scenario: Scenario) -> Iterator[str]:
         yield f"the sweep over {', '.join(scenario.sweep)} is left out"
 
 
-def _most_edges(scenario: Scenario, objective_ms: float) -> Most:
+def _most_edges(scenario: Scenario, objective_ms: float, watcher: Watcher) -> Most:
     num_verifiers = sum(spec.count for spec in scenario.verifiers)
+
+    def simulated(count: int) -> Figures:
+        watcher.begins(f"{count} edges on {num_verifiers} verifiers")
+        return _with_edges(scenario, count, watcher)
+
+    return most_edges(simulated, num_verifiers, objective_ms)
+
+
+def most_edges(
+    simulated: Callable[[int], Figures], num_verifiers: int, objective_ms: float
+) -> Most:
+    """By doubling, then by halving what is in between: to a fiftieth, and to a tenth of what one
+    verifier takes, since what one more of them adds is told."""
     low, high = 0, num_verifiers
     best: Figures | None = None
     while high <= MOST_EDGES_PER_VERIFIER * num_verifiers:
-        figures = _with_edges(scenario, high)
+        figures = simulated(high)
         if not _keeps(figures, objective_ms):
             break
         low, best, high = high, figures, 2 * high
     else:
         return Most(low, best, is_least=True)
-    while high - low > max(1, low // 50):
+    while high - low > max(1, low // max(50, 10 * num_verifiers)):
         middle = (low + high) // 2
-        figures = _with_edges(scenario, middle)
+        figures = simulated(middle)
         if _keeps(figures, objective_ms):
             low, best = middle, figures
         else:
@@ -121,13 +135,14 @@ def _keeps(figures: Figures, objective_ms: float) -> bool:
     return 0.0 < figures.ms_per_token_mean <= objective_ms
 
 
-def _with_edges(scenario: Scenario, count: int) -> Figures:
+def _with_edges(scenario: Scenario, count: int, watcher: Watcher) -> Figures:
     edges = scenario.edges[0].model_copy(update={"count": count})
-    scheduler = scenario.scheduler.model_copy(update={"objective_ms": 0.0})
-    slots = max(spec.slots for spec in scenario.verifiers) + count * edges.sessions
-    verifiers = tuple(spec.model_copy(update={"slots": slots}) for spec in scenario.verifiers)
+    open_to_all = {"objective_ms": 0.0, "sessions_per_edge": PLACES_FOR_ALL}
+    scheduler = scenario.scheduler.model_copy(update=open_to_all)
+    places = {"slots": PLACES_FOR_ALL}
+    verifiers = tuple(spec.model_copy(update=places) for spec in scenario.verifiers)
     changed = {"edges": (edges,), "scheduler": scheduler, "verifiers": verifiers}
-    return simulate(scenario.model_copy(update=changed))
+    return simulate(scenario.model_copy(update=changed), watcher)
 
 
 def _with(
@@ -140,7 +155,7 @@ def _with(
     inner = fields.get(head, {})
     if isinstance(inner, dict):
         return {**fields, head: _with(inner, rest, value, name)}
-    if isinstance(inner, list) and rest[0].isdigit() and int(rest[0]) < len(inner):
+    if isinstance(inner, list) and rest[0].isdecimal() and int(rest[0]) < len(inner):
         copy, index = list(inner), int(rest[0])
         if len(rest) == 1:
             copy[index] = value

@@ -4,6 +4,8 @@
 the same scenario gives the same figures.
 """
 
+from typing import Final
+
 from specedge.ids import SessionId, SessionKey, VerifierId
 from specedge.protocol.codec import decode, decode_context_header
 from specedge.protocol.effects import Ended
@@ -29,12 +31,15 @@ from specedge_scheduler.sim.scenario import FailureSpec, Scenario, VerifierSpec
 from specedge_scheduler.sim.scheduler import SchedulerPorts, SimScheduler
 from specedge_scheduler.sim.verifier import SimVerifier, VerifierPorts
 from specedge_scheduler.sim.verifier_steps import VerifierTally
+from specedge_scheduler.sim.waiting import NOBODY, Watcher
+
+NUM_STRETCHES: Final = 50  # after each of which whoever waits is told
 
 
-def simulate(scenario: Scenario) -> Figures:
+def simulate(scenario: Scenario, watcher: Watcher = NOBODY) -> Figures:
     """Let it happen."""
     world = World(scenario)
-    world.run()
+    world.run(watcher)
     return world.figures()
 
 
@@ -60,7 +65,7 @@ class World:
         self._replies: dict[str, SimSession] = {}
         self._edges: list[SimEdge] = []
 
-    def run(self) -> None:
+    def run(self, watcher: Watcher = NOBODY) -> None:
         """From nothing to the end of the scenario."""
         scenario = self.scenario
         for spec in scenario.verifiers:
@@ -75,7 +80,9 @@ class World:
                 self._edges.append(edge)
                 self._start_edge(edge)
         self.time.call_at(scenario.warmup_s, self._forget_warmup)
-        self.time.run_until(scenario.duration_s)
+        for stretch in range(1, NUM_STRETCHES + 1):
+            self.time.run_until(scenario.duration_s * stretch / NUM_STRETCHES)
+            watcher.passed(self.time.now_s, scenario.duration_s)
 
     def figures(self) -> Figures:
         """What came of it."""

@@ -21,6 +21,13 @@ UNIONS: Final = {
     "depth": ("constrained-int", "DepthRange"),
 }
 
+# Where pydantic speaks of Python, not of a file.
+_OURS: Final = {
+    "extra_forbidden": "there is no such field",
+    "tuple_type": "must be a list",
+    "model_type": "must be a mapping of fields",
+}
+
 
 def refusal_of(error: ValidationError) -> InvalidRequest:
     """In one sentence, about one field."""
@@ -31,7 +38,7 @@ def refusal_of(error: ValidationError) -> InvalidRequest:
     if (union := _union_of(first["loc"])) is not None:
         first = _farthest([one for one in said if one["loc"][: len(union)] == union])
         field = _field(first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
+    message = _OURS.get(first["type"]) or first["msg"].removeprefix("Value error, ")
     return InvalidRequest(f"{field}: {message}", field=field)
 
 
