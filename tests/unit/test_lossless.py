@@ -21,7 +21,7 @@ from specedge.lossless.measuring import work_of
 from specedge.lossless.modes import ALL, Mode, Work, parse_modes, what_was_missing
 from specedge.lossless.plain_texts import PlainDecoding, PlainTexts
 from specedge.lossless.prompts import BUILT_IN, choose_prompts
-from specedge.lossless.report import is_lossless, not_shown
+from specedge.lossless.report import as_json, is_lossless, not_shown
 from specedge.service.settings import settings_from_command_line
 from specedge_edge.config import EdgeSettings
 from specedge_verifier.config import VerifierSettings
@@ -73,6 +73,8 @@ def test_a_divergence_in_fp32_fails_the_check_and_in_bf16_is_a_figure() -> None:
 
     assert not is_lossless([fp32])
     assert is_lossless([bf16])
+    shown = as_json([bf16])
+    assert (shown["holds"], shown["lossless"]) == (True, False)
     assert bf16.as_json()["divergence_rate"] == 1 / 74
     assert bf16.as_json()["prompts_equal"] == 1
 
