@@ -48,8 +48,8 @@ class JustInTimeDispatch:
         self._num_capped = 0  # batches
         self._capped_nodes = 0  # of the longest draft that the cap was found for
         self._held_since_s: float | None = None  # first decision to hold, while nothing runs
-        self._room = BatchRoom(0)  # of the verifier's report …
-        self._room_by: Stat | None = None  # … that was the last one
+        self._room = BatchRoom(0)  # by the verifier's last report,
+        self._room_by: Stat | None = None  # which is this one
 
     def plan(self, verifier: Verifier, now_s: float) -> Plan:
         """See ``Dispatch``."""
