@@ -43,22 +43,20 @@ def can_keep_awake() -> bool:
 async def kept_awake(cores: Sequence[str]) -> AsyncIterator[None]:
     """None of these cores sleeps meanwhile. Raises CommandFailed if one did: nobody is to take what
     was measured for something else."""
-    with polling(LATENCY if cores else None) as is_polling:
-        if is_polling or not cores:
-            yield
-            return
-    async with pausing(cores):
+    if not cores:
         yield
+        return
+    with polling(LATENCY) as is_polling:
+        async with pausing(() if is_polling else cores):
+            yield
 
 
 @contextlib.contextmanager
-def polling(latency: Path | None) -> Iterator[bool]:
+def polling(latency: Path) -> Iterator[bool]:
     """Every core's idle loop polls, if this may be asked for; whether it does."""
     try:
-        held = None if latency is None else latency.open("wb", buffering=0)
+        held = latency.open("wb", buffering=0)
     except OSError:
-        held = None
-    if held is None:
         yield False
         return
     with held:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from specedge.link._connection import RecoveryPolicy
 from specedge.link.nats import NatsOptions
+from specedge.service.runtime import Tasks
 
 QUICK = RecoveryPolicy(open_timeout_s=1.0, first_wait_s=0.02, longest_wait_s=0.05)
 Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -50,3 +51,27 @@ async def answer_pings(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
     while line := await reader.readline():
         if line == b"PING\r\n":
             writer.write(b"PONG\r\n")
+
+
+class FirstGuest:
+    """What ``fake_broker`` says: to its first guest, once ``begin`` is set, whatever ``act`` does;
+    to all others what a broker says. For one test."""
+
+    def __init__(
+        self, tasks: Tasks, act: Callable[[asyncio.StreamWriter], Awaitable[None]]
+    ) -> None:
+        self.num_visits = 0
+        self.begin = asyncio.Event()
+        self._tasks = tasks
+        self._act = act
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.num_visits += 1
+        await greet(reader, writer)
+        if self.num_visits == 1:
+            self._tasks.start(self._once_begun(writer), name="act")
+        await answer_pings(reader, writer)
+
+    async def _once_begun(self, writer: asyncio.StreamWriter) -> None:
+        await self.begin.wait()
+        await self._act(writer)

@@ -15,7 +15,7 @@ from specedge.link.base import LinkState
 from specedge.link.broker import Broker
 from specedge.link.nats import NatsLink
 from specedge.service.runtime import Tasks
-from tests.contract.fake_brokers import answer_pings, fake_broker, greet, options
+from tests.contract.fake_brokers import FirstGuest, fake_broker, options
 from tests.contract.link_networks import (
     PATIENCE_S,
     Received,
@@ -79,31 +79,20 @@ async def test_cancelling_connect_leaves_nothing_behind(tasks: Tasks, unused_tcp
 async def test_a_broker_that_talks_nonsense_is_left_for_a_new_connection(
     tasks: Tasks, nonsense: bytes
 ) -> None:
-    visits = 0
-    talk = asyncio.Event()
-
-    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal visits
-        visits += 1
-        await greet(reader, writer)
-        if visits == 1:
-            tasks.start(talk_nonsense(writer), name="nonsense")
-        await answer_pings(reader, writer)
-
     async def talk_nonsense(writer: asyncio.StreamWriter) -> None:
-        await talk.wait()
         writer.write(nonsense)
 
-    async with fake_broker(speak) as url:
+    guest = FirstGuest(tasks, talk_nonsense)
+    async with fake_broker(guest) as url:
         link = await NatsLink.connect(options(url), tasks=tasks)
         states = States(link)
-        talk.set()
+        guest.begin.set()
         await states.until(LinkState.CONNECTED)
         await link.flush()
         await link.close()
 
     assert states.seen == [LinkState.DISCONNECTED, LinkState.CONNECTED, LinkState.CLOSED]
-    assert visits == 2
+    assert guest.num_visits == 2
 
 
 async def test_what_makes_the_broker_close_the_connection_does_not_close_the_link(

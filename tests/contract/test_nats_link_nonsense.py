@@ -13,6 +13,7 @@ from specedge.link.nats import NatsLink
 from specedge.service.runtime import Tasks
 from tests.contract.fake_brokers import (
     INFO,
+    FirstGuest,
     answer_pings,
     fake_broker,
     greet,
@@ -114,21 +115,10 @@ async def test_whoever_never_speaks_as_a_broker_is_told_as_that(tasks: Tasks) ->
 
 @pytest.mark.parametrize("beginning", [b"MSG ", b"+OK\r\nINFO ", b"MSG a 1 100000000000\r\n"])
 async def test_of_what_has_no_end_a_link_keeps_little(tasks: Tasks, beginning: bytes) -> None:
-    visits = 0
-    talk = asyncio.Event()
     told = 0
-
-    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal visits
-        visits += 1
-        await greet(reader, writer)
-        if visits == 1:
-            tasks.start(talk_without_end(writer), name="talk")
-        await answer_pings(reader, writer)
 
     async def talk_without_end(writer: asyncio.StreamWriter) -> None:
         nonlocal told
-        await talk.wait()
         writer.write(beginning)
         with contextlib.suppress(ConnectionError):
             while not writer.transport.is_closing():
@@ -136,12 +126,13 @@ async def test_of_what_has_no_end_a_link_keeps_little(tasks: Tasks, beginning: b
                 told += 65536
                 await writer.drain()
 
-    async with fake_broker(speak) as url:
+    guest = FirstGuest(tasks, talk_without_end)
+    async with fake_broker(guest) as url:
         link = await NatsLink.connect(options(url), tasks=tasks)
         states = States(link)
-        talk.set()
+        guest.begin.set()
         await states.until(LinkState.CONNECTED)
         await link.close()
 
-    assert visits == 2
+    assert guest.num_visits == 2
     assert told < 32 << 20  # what is on its way included

@@ -15,7 +15,7 @@ from specedge_verifier.engines import load_engine
 
 
 async def test_nobody_is_alerted_of_a_connection_that_a_loading_verifier_does_not_want_yet(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
 ) -> None:
     """A model takes minutes to load, an hour to fetch; and a broker that is away is told of."""
     may_end = Event()
@@ -30,7 +30,7 @@ async def test_nobody_is_alerted_of_a_connection_that_a_loading_verifier_does_no
         settings = VerifierSettings(
             engine="emulated",
             nats_url=f"nats://127.0.0.1:{nobody.getsockname()[1]}",
-            http_port=free_port(),
+            http_port=unused_tcp_port,
         )
         base_url = f"http://127.0.0.1:{settings.http_port}"
         async with service_context() as context, httpx.AsyncClient(base_url=base_url) as client:
@@ -57,9 +57,3 @@ async def until_said(client: httpx.AsyncClient, path: str, wanted: str) -> None:
             if wanted in said:
                 return
             await asyncio.sleep(0.01)
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])

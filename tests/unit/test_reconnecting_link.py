@@ -30,10 +30,10 @@ class ScriptedConnection:
         self._events.on_loss(self, Loss("a test"))
 
     async def publish(self, subject: str, payload: bytes) -> None:
-        raise NotImplementedError
+        raise AssertionError("no test publishes")
 
     async def request(self, subject: str, payload: bytes, *, timeout_s: float) -> bytes:
-        raise NotImplementedError
+        raise AssertionError("no test asks")
 
     async def subscribe(
         self, subject: str, deliver: Callable[[Message], None], *, max_pending: int
