@@ -9,7 +9,6 @@ import asyncio
 import os
 import re
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -23,6 +22,7 @@ from specedge.link.broker import find_broker_binary
 from tests.deploy.cluster_credentials import Secrets
 from tests.deploy.manifests import Rendered, Workload
 from tests.deploy.pod_volumes import Volumes
+from tests.reserved_ports import ReservedPorts
 
 POLL_S: Final = 0.05
 HOST: Final = "localhost"
@@ -35,11 +35,14 @@ class Machine:
     rendered: Rendered
     secrets: Secrets
     folder: Path
+    free: ReservedPorts
     ports: dict[tuple[str, int], int] = field(default_factory=dict)
 
     def port(self, workload: str, container_port: int) -> int:
         """The stand-in of a container's port."""
-        return self.ports.setdefault((workload, container_port), _free_port())
+        if (workload, container_port) not in self.ports:
+            self.ports[workload, container_port] = self.free.another()
+        return self.ports[workload, container_port]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +70,11 @@ class Pod:
 
     async def until(self, kind: str) -> None:
         """Until that probe succeeds; fails the test if the process ends before."""
-        while not await self.probe(kind):
+        succeeded = False
+        while not succeeded:
+            succeeded = await self.probe(kind)
             assert self.process.returncode is None, f"{self.workload.name} ended"
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(0 if succeeded else POLL_S)
 
     async def stop(self) -> int:
         """SIGTERM, and the exit code; TimeoutError if the grace period is over before."""
@@ -139,10 +144,3 @@ def _moved(machine: Machine, workload: Workload, root: Path, text: str) -> str:
         text = text.replace(f"0.0.0.0:{port}", f"{HOST}:{machine.port('nats', port)}")
         text = text.replace(f"nats:{port}", f"{HOST}:{machine.port('nats', port)}")
     return text
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number: int = probe.getsockname()[1]
-        return number

@@ -10,7 +10,6 @@ import os
 import re
 import secrets
 import shlex
-import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ import openai
 import pytest
 
 from tests.deploy.compose_project import ROOT, Project, docker, has_engine
+from tests.reserved_ports import ReservedPorts
 
 pytestmark = [
     pytest.mark.compose,
@@ -82,10 +82,11 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
+    api, broker, websocket = free_ports(3)
     settings = {
-        "SPECEDGE_API_PORT": str(free_port()),
-        "SPECEDGE_BROKER_PORT": str(free_port()),
-        "SPECEDGE_WEBSOCKET_PORT": str(free_port()),
+        "SPECEDGE_API_PORT": str(api),
+        "SPECEDGE_BROKER_PORT": str(broker),
+        "SPECEDGE_WEBSOCKET_PORT": str(websocket),
         "SPECEDGE_PUBLIC_HOST": PUBLIC_HOST,
         "SPECEDGE_DTYPE": "fp32",
     }
@@ -351,7 +352,7 @@ def answer(cluster: Cluster, question: str) -> str:
 @contextlib.contextmanager
 def edge_by_line(folder: Path) -> Iterator[str]:
     """The README's line, without a GPU, in a network of its own; the URL it serves on."""
-    name, port = f"specedge-home-{secrets.token_hex(4)}", free_port()
+    name, (port,) = f"specedge-home-{secrets.token_hex(4)}", free_ports(1)
     docker("network", "create", name)
     try:
         line = next(
@@ -383,7 +384,7 @@ def edge_by_line(folder: Path) -> Iterator[str]:
 @contextlib.contextmanager
 def edge_by_compose(folder: Path, nats_url: str) -> Iterator[str]:
     """The same by a Compose project of its own, left to the verifier's own generation."""
-    port = free_port()
+    (port,) = free_ports(1)
     settings = {
         "SPECEDGE_EDGE_FOLDER": str(folder),
         "SPECEDGE_USER": own_by_a_person(folder),
@@ -438,7 +439,7 @@ def image_bytes(image: str) -> int:
     return int(json.loads(docker("image", "inspect", image))[0]["Size"])
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    """No two alike. Not held any longer: not every engine listens beside a holder."""
+    with ReservedPorts() as free:
+        return [free.another() for _ in range(count)]

@@ -14,6 +14,7 @@ import pytest
 from tests.deploy.cluster_credentials import make_credentials, secrets_of
 from tests.deploy.manifests import render
 from tests.deploy.pod_processes import Machine, Pod, running
+from tests.reserved_ports import ReservedPorts
 
 # Quick, and without a model; everything else is as the manifests say.
 EMULATED: Final[Mapping[str, Mapping[str, str]]] = {
@@ -74,9 +75,11 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
     credentials = tmp_path / "credentials"
     credentials.mkdir()
     make_credentials(credentials)
-    machine = Machine(render("dev-cpu"), secrets_of(credentials), tmp_path / "pods")
-    machine.folder.mkdir()
+    folder = tmp_path / "pods"
+    folder.mkdir()
     async with AsyncExitStack() as stack:
+        free = stack.enter_context(ReservedPorts())
+        machine = Machine(render("dev-cpu"), secrets_of(credentials), folder, free)
         cluster = Cluster(machine, {}, stack)
         for name in reversed(EMULATED):
             await cluster.start(name)

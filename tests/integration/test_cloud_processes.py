@@ -14,6 +14,7 @@ import orjson
 import pytest
 
 from specedge.link.broker import Broker
+from tests.reserved_ports import ReservedPorts
 
 
 @dataclass
@@ -178,21 +179,16 @@ async def _waits_and_goes(module: str, flags: tuple[str, ...], cwd: Path) -> Non
 
 
 async def test_services_that_were_there_first_work_once_the_broker_is(tmp_path: Path) -> None:
-    port = free_port()
-    nats = ("--nats-url", f"nats://127.0.0.1:{port}")
-    async with (
-        running("specedge_scheduler", *nats, cwd=tmp_path) as scheduler,
-        running("specedge_verifier", "--engine", "emulated", *nats, cwd=tmp_path) as verifier,
-    ):
-        assert "specedge_verifiers 0.0" in await scheduler.text("/metrics")
-        async with Broker(store_dir=tmp_path / "broker", port=port):
-            for service in (scheduler, verifier):
-                await service.ready()
-            while "specedge_verifiers 1.0" not in await scheduler.text("/metrics"):
-                await asyncio.sleep(0.05)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    with ReservedPorts() as free:
+        port = free.another()
+        nats = ("--nats-url", f"nats://127.0.0.1:{port}")
+        async with (
+            running("specedge_scheduler", *nats, cwd=tmp_path) as scheduler,
+            running("specedge_verifier", "--engine", "emulated", *nats, cwd=tmp_path) as verifier,
+        ):
+            assert "specedge_verifiers 0.0" in await scheduler.text("/metrics")
+            async with Broker(store_dir=tmp_path / "broker", port=port):
+                for service in (scheduler, verifier):
+                    await service.ready()
+                while "specedge_verifiers 1.0" not in await scheduler.text("/metrics"):
+                    await asyncio.sleep(0.05)

@@ -27,6 +27,7 @@ from specedge.service.logging import configure_logging
 from specedge.service.metrics import ServiceMetrics
 from specedge.service.runtime import Tasks
 from specedge.service.watchdog import LoopWatchdog
+from tests.reserved_ports import LOOPBACK, ReservedPorts
 
 
 class Service:
@@ -212,6 +213,21 @@ async def test_the_end_of_its_tasks_cuts_off_requests_and_frees_the_port() -> No
         with socket.socket() as again:
             again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             again.bind(("127.0.0.1", server.port))
+
+
+async def test_a_port_that_is_bound_and_free_to_reuse_is_listened_on_by_one_only(
+    tasks: Tasks,
+) -> None:
+    with ReservedPorts() as free:
+        port = free.another()
+        server = await serve_http(Starlette(), host=LOOPBACK, port=port, tasks=tasks)
+
+        with pytest.raises(InvalidRequest, match=str(port)):
+            await serve_http(Starlette(), host=LOOPBACK, port=port, tasks=tasks)
+        await server.close()
+        again = await serve_http(Starlette(), host=LOOPBACK, port=port, tasks=tasks)
+
+    assert again.port == port
 
 
 async def test_a_taken_port_is_named(tasks: Tasks) -> None:
