@@ -1,17 +1,20 @@
 """Alerts that fire: what an alert is about, brought about, changes what its expression reads."""
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Final
+from unittest.mock import patch
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from specedge.clock import ManualClock
 from specedge.link.memory import MemoryHub
-from specedge.protocol.messages import Rejected
+from specedge.protocol.messages import Cold, Rejected, Verdict
+from specedge.protocol.verifier_session import VerifierSession
 from specedge.service.metrics import ServiceMetrics
 from specedge_edge.metrics import StandingCollector
 from specedge_edge.standing import DrafterStanding
@@ -34,6 +37,7 @@ from tests.unit.scheduler_world import V1, World
 from tests.unit.test_scheduler_policy_places import REQUEST
 
 EXPRESSIONS: Final[dict[str, str]] = {rule["alert"]: rule["expr"] for rule in alerts()}
+FAILED_SESSIONS: Final = "specedge_session_events_total"
 # A registry before what the alert is about, and each time that it should be read afterwards.
 Moments = AsyncGenerator[CollectorRegistry, None]
 
@@ -138,6 +142,25 @@ async def the_engine_breaks_off_a_step(_: Path) -> Moments:
         yield verifier.metrics.registry
 
 
+async def a_session_has_a_fault(_: Path) -> Moments:
+    def fail(*_: object) -> None:
+        raise ArithmeticError("a fault")
+
+    async with cloud() as world:
+        await world.start_scheduler()
+        verifier = await world.start_verifier("v1")
+        session = await ReadyToDraft.make(await ScriptedEdge(world, "A").start(), PROMPT)
+        assert isinstance(await session.say({}), Verdict)
+        yield verifier.metrics.registry
+        with patch.object(VerifierSession, "on", fail):
+            unanswered = world.tasks.start(session.say({}), name="unanswered")
+            while verifier.count(FAILED_SESSIONS, event="failed") == 0:
+                await asyncio.sleep(0.01)
+        unanswered.cancel()
+        assert isinstance(await session.say({}), Cold), "it begins anew"
+        yield verifier.metrics.registry
+
+
 async def a_draft_is_accepted(_: Path) -> Moments:
     async with cloud() as world:
         await world.start_scheduler()
@@ -171,6 +194,7 @@ EVENTS: Final[dict[str, Callable[[Path], Moments]]] = {
     "SpecEdgeBrokerUnreachable": the_broker_goes_away,
     "SpecEdgeVerifierLost": a_verifier_falls_silent,
     "SpecEdgeStepsFailed": the_engine_breaks_off_a_step,
+    "SpecEdgeSessionsFail": a_session_has_a_fault,
     "SpecEdgePermissionDenied": the_broker_denies_something,
     "SpecEdgeTooSlowToListen": more_is_said_than_is_heard,
     "SpecEdgeEventLoopSlow": the_loop_of_an_edge_is_stuck,

@@ -114,9 +114,9 @@ class RunningVerifier:
     task: asyncio.Task[None]
     metrics: ServiceMetrics
 
-    def count(self, name: str) -> float:
+    def count(self, name: str, **labels: str) -> float:
         """A metric's value, by its full name."""
-        return self.metrics.registry.get_sample_value(name) or 0.0
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
 
     async def kill(self) -> None:
         self.task.cancel()
@@ -172,7 +172,7 @@ class Cloud:
     async def lost_a_verifier(self, reason: str) -> None:
         """Wait until the scheduler takes one for lost."""
         name, labels = "specedge_verifiers_lost_total", {"reason": reason}
-        async with asyncio.timeout(5.0):
+        async with asyncio.timeout(30.0):
             while not self.scheduling.registry.get_sample_value(name, labels):
                 await asyncio.sleep(0.01)  # nothing is published of it: nobody would hear
 
@@ -458,7 +458,7 @@ class ReadyToDraft:
             model=session._params.model, tokenizer=session._params.tokenizer, context=100
         )
         reply = await edge.link.request(
-            subjects.up_open(session.key), encode(request), timeout_s=2.0
+            subjects.up_open(session.key), encode(request), timeout_s=30.0
         )
         assert isinstance(decode_open_reply(reply), Opened)
         for chunk in context_chunks(session._log, session._params, Round(0)):
@@ -474,7 +474,7 @@ class ReadyToDraft:
             "try": next(self._tries),
             "base": base,
             "hash": self._log.hash_at(base),
-            "budget_ms": 2000,
+            "budget_ms": 20_000,
         }
         return await self.say_bytes(orjson.dumps(fields | change))
 
@@ -485,7 +485,7 @@ class ReadyToDraft:
 
     async def hear(self) -> DownMessage:
         """The next answer that is not progress."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while isinstance(answer := await self._heard.get(), Progress):
                 pass
         return answer

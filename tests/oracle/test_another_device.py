@@ -129,7 +129,7 @@ def test_sampled_sessions_of_a_step_wait_for_it_together() -> None:
         choose_nodes(rows, cases)
 
         # Those with penalties bring a history.
-        assert device.waits <= 1 + 2 * names.count("penalties")
+        assert device.waits <= 1 + names.count("penalties")
 
 
 @pytest.mark.parametrize("computes_in_float64", [True, False])

@@ -1,5 +1,6 @@
 """The device sampler equals the numpy reference: to the bit on the CPU."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -89,6 +90,21 @@ def test_processed_logits_and_choices_equal_the_reference_to_the_bit(
 
     np.testing.assert_array_equal(processed.numpy().view(np.int32), wanted.view(np.int32))
     np.testing.assert_array_equal(chosen.choice, wanted_choice)
+
+
+def test_penalties_make_no_table_of_the_whole_vocabulary_for_each_node() -> None:
+    """It would be of a hundred megabytes for one session: a step is everybody's."""
+    tree, choosing = a_case(PENALTIES, seed=1)
+    logits = torch.zeros((len(tree), 20 * VOCAB_SIZE))
+
+    tracemalloc.start()
+    try:
+        process_rows(logits, tree, choosing)
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert most_bytes < logits.numel()
 
 
 def test_a_nucleus_that_ends_among_equals_keeps_the_lowest_ids() -> None:

@@ -71,8 +71,8 @@ PARAMS = SessionParams(
     model="m", weights="ab", tokenizer="cd", prompt=2, max_tokens=9, stop=(3,), min_tokens=2
 )
 
-rounds = st.integers(0, 4)
-tries = st.integers(0, 3)
+rounds = st.sampled_from((*range(5), 2**31 - 1))
+tries = st.sampled_from((*range(4), 2**31 - 1))
 tokens = st.integers(0, VOCAB)  # one past the vocabulary
 texts = st.lists(st.integers(0, 1), min_size=1, max_size=8)
 wrong_hash = st.just("0" * 16)

@@ -42,6 +42,17 @@ def test_what_no_verifier_may_say_ends_the_session_and_is_told_to_nobody_as_text
     assert bench.session.counters["faulty_verdict"] == 1
 
 
+def test_log_probabilities_that_were_asked_for_must_come() -> None:
+    """Later ones would else be told of the tokens before theirs."""
+    bench = Bench(logprobs=0)
+    bench.awaiting()
+
+    effects = bench.answer(bench.verdict(7))
+
+    assert "no log-probabilities" in str(ended(effects).error)
+    assert find(effects, Committed) == []
+
+
 def test_a_faulty_verdict_on_another_prefix_is_none_of_this_session() -> None:
     bench = Bench()
     bench.awaiting()

@@ -184,6 +184,18 @@ def test_a_verdict_may_speak_of_tokens_that_the_model_rules_out() -> None:
     assert codec.decode_down(said) == verdict
 
 
+@pytest.mark.parametrize("step_ms", ["1e9", "2e9", "1.7e308", "1e999", "NaN", "-1"])
+def test_no_time_is_so_long_that_what_is_reckoned_with_it_is_no_number(step_ms: str) -> None:
+    said = encode(Verdict(round=0, bonus=9, base=1, hash=HASH, timing=Timing(step=7.0)))
+    told = said.replace(b"7.0", step_ms.encode())
+
+    if step_ms == "1e9":
+        assert codec.decode_down(told).timing.step == 1e9
+        return
+    with pytest.raises(InvalidRequest):
+        codec.decode_down(told)
+
+
 @pytest.mark.parametrize("body", [b for b, _ in GOLDEN if isinstance(b, Opened | Refused)])
 def test_an_open_reply_is_told_by_its_own_field(body: Body) -> None:
     assert codec.decode_open_reply(encode(body)) == body

@@ -15,11 +15,12 @@ from specedge.protocol.messages import (
 )
 from specedge.protocol.opening import Limits, Reason
 from specedge.protocol.verifier_effects import Reply
-from specedge.protocol.work_checks import find_context_fault
+from specedge.protocol.work_checks import find_context_fault, find_work_fault
 from specedge_scheduler.policy.types import AnswerSession, DraftArrived, EndingArrived, StatArrived
 from tests.unit.scheduler_facts import IDENTITY, LIMITS, draft, key, stat
-from tests.unit.scheduler_world import V1, V2, World, sent, sessions_in
+from tests.unit.scheduler_world import V1, V2, World, learn, sent, sessions_in
 from tests.unit.verifier_bench import IDENTITY as BENCH_IDENTITY
+from tests.unit.verifier_bench import LIMITS as BENCH_LIMITS
 from tests.unit.verifier_bench import PROMPT, Bench
 
 PARAMS = {
@@ -82,6 +83,21 @@ def test_a_tree_that_leads_past_the_models_last_position_is_refused(
     assert [getattr(message, "field", "") for message in refused] == ([field] if field else [])
 
 
+@pytest.mark.parametrize("work", [{"run": 4}, {"token": (3,), "parent": (-1,)}])
+def test_a_round_whose_number_no_session_reaches_is_refused(work: dict[str, object]) -> None:
+    """The verifier counts on from it by itself, and would end with what no message can say."""
+    bench = Bench(max_tokens=50)
+    bench.ready()
+
+    effects = bench.on(bench.work(round_=2**31 - 1, **work))
+
+    (refused,) = [one.message for one in effects if isinstance(one, Reply)]
+    assert isinstance(refused, Rejected)
+    assert (refused.rejected, refused.field) == (Reason.OVER_LIMIT, "round")
+    last = bench.work(round_=BENCH_LIMITS.context, **work)
+    assert find_work_fault(last.item, BENCH_LIMITS, BENCH_IDENTITY.vocab_size) is None
+
+
 # ---------------------------------------------------------------- at a scheduler
 
 
@@ -129,6 +145,21 @@ def test_an_edge_cannot_claim_that_its_rounds_yield_more_than_they_could() -> No
     usual = world.policy.cluster.verifiers[V1].usual
 
     assert usual.tokens <= 4, "three nodes in a line and a bonus"
+
+
+def test_rounds_that_nobody_asked_for_do_not_tell_what_rounds_are_like() -> None:
+    """Said by the hundred, each as the yield of nothing, they would make a verifier look slow: it
+    would be given no sessions, and others would be refused."""
+    world = World(policy="jit")
+    learn(world, V1)
+    usual = world.policy.cluster.verifiers[V1].usual
+    world.stat(V1, running=24, batches=(), slots=64)
+    for letter in "BCD":
+        world.tell(DraftArrived(key(letter), draft()))
+
+    world.tell(*(DraftArrived(key("A"), draft(number)) for number in range(200)))
+
+    assert usual.num_drafts == 4
 
 
 @pytest.mark.parametrize(

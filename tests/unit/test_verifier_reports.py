@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from specedge.protocol.codec import decode
 from specedge.protocol.reports import Stat, StepReport
+from specedge.protocol.subjects import verifier_bye
 from specedge_verifier.reports import BEATS_PER_ROUND, PERIOD_S, EngineLoad, Reporter, Who
 from tests.unit.scheduler_facts import IDENTITY, LIMITS, key
 from tests.unit.test_verifier_intake import V1, Desk
@@ -125,3 +126,14 @@ def test_after_the_last_step_the_next_report_comes_one_period_later() -> None:
 
     desk.clock.advance(0.02 * PERIOD_S)
     assert len(reports.sent) == 1
+
+
+def test_a_step_that_ends_after_the_goodbye_is_not_told() -> None:
+    subjects_said: list[str] = []
+    reporter = reporter_of(Desk(), lambda subject, _: subjects_said.append(subject))
+    reporter.start()
+
+    reporter.bye()
+    reporter.after_step(step(0))
+
+    assert subjects_said[-1] == verifier_bye(V1)

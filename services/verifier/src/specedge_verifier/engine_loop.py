@@ -134,6 +134,9 @@ class EngineLoop:
             entry = self._table.wants.pop(planned.key)
             part = take_part(entry, planned, now_s)
             self._table.feed(entry, StepBegun(planned.num_chain))
+            if entry.is_broken:  # since just now
+                self._fail(part, StepFailed("its session failed", FAILED_RETRY_MS))
+                continue
             parts.append(part)
         return tuple(parts)
 

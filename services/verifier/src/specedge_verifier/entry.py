@@ -3,6 +3,7 @@
 Changed by ``SessionTable``, and by the engine loop between two of its calls.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,14 +11,16 @@ from specedge.clock import Cancellable
 from specedge.ids import SessionKey
 from specedge.params import SamplingParams
 from specedge.protocol.messages import SessionParams
-from specedge.protocol.verifier_effects import WantStep
+from specedge.protocol.verifier_effects import VerifierEffect, VerifierEvent, WantStep
 from specedge.protocol.verifier_session import VerifierSession
 from specedge.protocol.verifier_states import VerifierState
 from specedge_verifier.hosted_drafting import DraftSeat
 from specedge_verifier.slots import SlotLease
 
-# How often a session lost its slot to others is counted by this name.
+# How often a session lost its slot to others is counted by this name, ...
 PARKED: Final = "parked"
+# ... and by this one how often one was given up since its machine failed.
+FAILED: Final = "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,10 @@ class SessionTimes:
     sweep_s: float = 1.0
 
 
+class MachineFailed(Exception):
+    """A session's machine raised; its cause says what."""
+
+
 @dataclass(slots=True, eq=False)
 class Entry:
     """One session. ``want`` waits for a step, ``running`` is in the one that runs.
@@ -43,6 +50,7 @@ class Entry:
     seat     at the verifier's own drafter, while it is hosted and holds a slot
     asked_s  when the round at hand came; None once it is in a step, or answered
     counted_base  where the tokens end that were counted as generated
+    is_broken  its machine failed: it is told nothing more, and goes once it is in no step
     """
 
     key: SessionKey
@@ -56,8 +64,16 @@ class Entry:
     running: WantStep | None = None
     asked_s: float | None = None
     counted_base: int = 0
+    is_broken: bool = False
     timer: Cancellable | None = None
     sampled: tuple[SessionParams, SamplingParams] | None = None
+
+    def ask(self, event: VerifierEvent, now_s: float) -> Sequence[VerifierEffect]:
+        """What its machine wants done upon ``event``. Raises MachineFailed."""
+        try:
+            return self.machine.on(event, now_s)
+        except Exception as error:
+            raise MachineFailed from error
 
     @property
     def is_idle(self) -> bool:

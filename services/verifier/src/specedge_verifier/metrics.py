@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 
 from specedge.protocol.messages import Verdict
 from specedge.protocol.reports import StepReport
-from specedge_verifier.entry import PARKED
+from specedge_verifier.entry import FAILED, PARKED
 
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 STEP_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -17,7 +17,7 @@ GAP_BUCKETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.1, 1.0)
 
 
 class _SessionCounts(Collector):
-    """specedge_session_events_total: what sessions ignored, rejected or said again; parked."""
+    """specedge_session_events_total: what they ignored, rejected, said again; parked, failed."""
 
     def __init__(self) -> None:
         self.read: Callable[[], Mapping[str, int]] = dict
@@ -28,7 +28,7 @@ class _SessionCounts(Collector):
             "specedge_session_events", "Of sessions, by kind", labels=["event"]
         )
         # An alert asks how often sessions are parked, so none is said, too.
-        for event, count in {PARKED: 0, **self.read()}.items():
+        for event, count in {PARKED: 0, FAILED: 0, **self.read()}.items():
             family.add_metric([event], count)
         yield family
 

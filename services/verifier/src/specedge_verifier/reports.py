@@ -64,6 +64,7 @@ class Reporter:
         publish: Callable[[str, bytes], None],
     ) -> None:
         self.is_draining = False
+        self._has_left = False
         self._who = who
         self._table = table
         self._pool = pool
@@ -95,11 +96,13 @@ class Reporter:
 
     def tell(self) -> None:
         """A report out of turn, for what schedulers should know at once."""
-        self._send()
+        if not self._has_left:
+            self._send()
 
     def bye(self) -> None:
-        """The last word."""
+        """The last word: to tell of a step that outlasts the drain would call the verifier back."""
         self.close()
+        self._has_left = True
         self._publish(subjects.verifier_bye(self._who.verifier), encode(Ending()))
 
     def _beat(self) -> None:

@@ -41,7 +41,7 @@ from specedge.protocol.verifier_effects import (
 from specedge.protocol.verifier_session import VerifierSession
 from specedge.protocol.verifier_states import VerifierState
 from specedge.tree.token_tree import IntArray
-from specedge_verifier.entry import PARKED, Entry, SessionTimes
+from specedge_verifier.entry import FAILED, PARKED, Entry, MachineFailed, SessionTimes
 from specedge_verifier.hosted_drafting import LeaveCall
 from specedge_verifier.slots import KeepCall, SlotPool
 
@@ -142,25 +142,52 @@ class SessionTable:
 
     def feed(self, entry: Entry, event: VerifierEvent) -> None:
         """Give the machine an event and perform what it asks for, until it asks no more. What is
-        told to a session that has gone is lost."""
+        told to a session that has gone is lost. One whose machine fails goes: no session may be
+        able to end the others', and its edge, which says its round again, begins anew."""
         if self._entries.get(entry.key) is not entry:
+            return
+        if entry.is_broken:
+            self._give_up(entry)
             return
         now_s = self._clock.now_s()
         if isinstance(event, StepBegun) and entry.has_round_waiting:
             self._ledger.begin(entry.key)
-        effects = deque(entry.machine.on(event, now_s))
+        try:
+            self._feed(entry, event, now_s)
+        except MachineFailed as failed:
+            self._note_machine_failure(entry, failed)
+            return
+        if not entry.has_round_waiting:
+            self._ledger.settle(entry.key)
+        self._note_ahead(entry)
+        if entry.machine.state is VerifierState.READY:
+            entry.asked_s = None  # it may have been answered before, or by nothing
+
+    def _feed(self, entry: Entry, event: VerifierEvent, now_s: float) -> None:
+        effects = deque(entry.ask(event, now_s))
         # What changes nothing keeps nobody's slot: what is held already may be said again for ever.
         if isinstance(event, (StepBegun, Stepped, StepFailed)) or any(map(_is_work, effects)):
             entry.active_s = now_s
         while effects:
             answer = self._perform(entry, effects.popleft())
             if answer is not None:
-                effects.extend(entry.machine.on(answer, now_s))
-        if not entry.has_round_waiting:
-            self._ledger.settle(entry.key)
-        self._note_ahead(entry)
-        if entry.machine.state is VerifierState.READY:
-            entry.asked_s = None  # it may have been answered before, or by nothing
+                effects.extend(entry.ask(answer, now_s))
+
+    def _note_machine_failure(self, entry: Entry, failed: MachineFailed) -> None:
+        self._counted[FAILED] += 1
+        so_far = self._counted[FAILED]
+        if so_far & (so_far - 1) == 0:  # the 1st, 2nd, 4th, ... are worth a line
+            session = entry.key.session
+            _log.error("session_failed", session=session, so_far=so_far, exc_info=failed.__cause__)
+        entry.is_broken = True
+        self._withdraw(entry)
+        self._give_up(entry)
+
+    def _give_up(self, entry: Entry) -> None:
+        """Forget it, unless it is in a step: its rows may be computed again until that is over."""
+        if entry.running is None:
+            self.ahead.pop(entry.key, None)
+            self._forget(entry)
 
     def start_sweeping(self) -> None:
         """Give up sessions that are idle for too long, from now on."""

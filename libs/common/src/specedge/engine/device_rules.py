@@ -19,7 +19,7 @@ from specedge.engine.ports import Choosing
 from specedge.params import SamplingParams
 from specedge.sampling.rules import MIN_TEMPERATURE, TOP_P_UNITS
 from specedge.tree.mask import ancestor_mask
-from specedge.tree.token_tree import TokenTree
+from specedge.tree.token_tree import IntArray, TokenTree
 
 # Top-p looks at so many of the likeliest tokens before it resorts to sorting the vocabulary.
 TOP_P_HEADS: Final = (512, 8192, 2**62)
@@ -65,25 +65,34 @@ def _num_generated(choosing: Choosing) -> int:
 
 
 def _penalise(x: Tensor, tree: TokenTree, choosing: Choosing) -> Tensor:
+    """Of the tokens that came before alone: a table of the whole vocabulary for each node would
+    take the host a hundred times as long to make and bring over, while the device waits."""
     params: SamplingParams = choosing.params
-    count, seen = _history(x, tree, choosing)
+    told = torch.from_numpy(_history(tree, choosing, x.shape[1])).to(x.device)
+    tokens, in_prompt, count = told[0].long(), told[1] > 0, told[2:].to(torch.float32)
+    y = x[:, tokens]
     penalty = x.new_full((), params.repetition_penalty)
-    x = torch.where(seen, torch.where(x > 0, x / penalty, x * penalty), x)
-    x = x - x.new_full((), params.frequency_penalty) * count
-    return torch.where(count > 0, x - x.new_full((), params.presence_penalty), x)
+    seen = in_prompt | (count > 0)
+    y = torch.where(seen, torch.where(y > 0, y / penalty, y * penalty), y)
+    y = y - x.new_full((), params.frequency_penalty) * count
+    x[:, tokens] = torch.where(count > 0, y - x.new_full((), params.presence_penalty), y)
+    return x
 
 
-def _history(x: Tensor, tree: TokenTree, choosing: Choosing) -> tuple[Tensor, Tensor]:
-    """Per node: how often each token was generated before it (float32), and whether it came before
-    at all, in the prompt or since (bool)."""
-    vocab_size = x.shape[1]
-    generated = choosing.committed[choosing.prompt_len :]
-    count = np.tile(np.bincount(generated, minlength=vocab_size).astype(np.float32), (len(tree), 1))
+def _history(tree: TokenTree, choosing: Choosing, vocab_size: int) -> IntArray:
+    """(2 + n, k), so that it is brought over in one go: the k tokens that came before any node,
+    ascending; whether each is in the prompt; per node, how often each was generated before it."""
+    committed, prompt_len = choosing.committed, choosing.prompt_len
+    in_prompt, anywhere = np.zeros((2, vocab_size), dtype=np.bool_)
+    in_prompt[committed[:prompt_len]] = True
+    anywhere[committed] = anywhere[tree.token] = True
+    tokens = np.flatnonzero(anywhere)
+    told = np.empty((2 + len(tree), len(tokens)), dtype=np.int32)
+    told[0], told[1] = tokens, in_prompt[tokens]
+    told[2:] = np.bincount(committed[prompt_len:], minlength=vocab_size)[tokens]
     node, ancestor = np.nonzero(ancestor_mask(tree.parent)[:, 1:])
-    np.add.at(count, (node, tree.token[ancestor + 1]), np.float32(1))
-    seen = count > 0
-    seen[:, choosing.committed[: choosing.prompt_len]] = True
-    return torch.from_numpy(count).to(x.device), torch.from_numpy(seen).to(x.device)
+    np.add.at(told, (2 + node, np.searchsorted(tokens, tree.token[ancestor + 1])), 1)
+    return told
 
 
 def _mask_early_stops(x: Tensor, tree: TokenTree, choosing: Choosing) -> None:

@@ -22,7 +22,8 @@ Name = Annotated[str, Field(min_length=1, max_length=200)]
 ServiceName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 Logprob = Annotated[float, BeforeValidator(_least_if_null)]  # JSON says minus infinity as null
-Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# At most some eleven days: what is reckoned with it stays a number.
+Milliseconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 
 
 class Body(BaseModel):

@@ -87,7 +87,7 @@ def _find_fault(books: EdgeBooks, verdict: Verdict, tokens: tuple[int, ...]) -> 
     if verdict.base > params.prompt + params.max_tokens:
         return f"it chose more than the {params.max_tokens} tokens asked for"
     if verdict.lp is None:
-        return None
+        return None if params.logprobs < 0 else "it told no log-probabilities"
     if len(verdict.lp) != len(tokens):
         return f"it told log-probabilities of {len(verdict.lp)} tokens, and chose {len(tokens)}"
     if any(token >= vocab_size for told in verdict.lp for token, _ in told.top):

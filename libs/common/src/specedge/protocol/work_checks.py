@@ -55,6 +55,10 @@ def find_size_fault(work: Draft, limits: Limits) -> Fault | None:
         return _over("run", work.run, limits.grant)
     if work.base + len(work.append) > limits.context:
         return _over("base", work.base + len(work.append), limits.context)
+    # Each round commits a token at least. A grant counts on from the number it came with, which
+    # must not end where a message's numbers do.
+    if work.round > limits.context:
+        return _over("round", work.round, limits.context)
     return None
 
 
