@@ -141,7 +141,7 @@ def test_every_waiting_draft_is_sent_soon_once_verifiers_work(
                 pool.incarnation[name] += 1
                 pool.report(name, has_stepped=False)
             case "stall":
-                pool.tell(LoopStalled())
+                pool.tell(LoopStalled(seconds))
             case "wait":
                 pool.wait(seconds)
 

@@ -84,6 +84,18 @@ def test_one_stall_changes_little() -> None:
     assert abs(estimator.predict_ms(32, 1000) - before_ms) < 0.1 * before_ms
 
 
+def test_whatever_a_report_says_predictions_are_numbers() -> None:
+    """One that is none would never be forgotten, and nothing would be sent in time any more."""
+    estimator, most = StepEstimator(), 2**31 - 1
+    for seq in range(8):
+        estimator.observe(step(seq, most, 1e9, context=most, prefill=seq % 2 * most))
+    for seq in range(8, 2000):
+        estimator.observe(step(seq, 8 + seq % 3, 50.0))
+
+    assert 45.0 < estimator.predict_ms(8) < 55.0
+    assert 0.0 <= estimator.error_ms < 5.0
+
+
 def test_coefficients_are_never_negative() -> None:
     estimator = StepEstimator()
     for seq in range(100):  # larger steps take less: not to be believed beyond what was seen

@@ -318,6 +318,19 @@ def test_a_batch_attends_over_no_more_context_than_is_allowed() -> None:
     assert len(batch.batch.items) == 2
 
 
+@pytest.mark.parametrize("policy", ["jit", "greedy"])
+def test_who_joins_a_staged_batch_finds_the_context_that_it_leaves(policy: str) -> None:
+    desk = Desk(sessions=0, max_batch_context=20, policy=policy)
+    desk.draft(A)
+    desk.now_s += STEP_S - 0.004
+    staged = [*desk.wake(0.001), *desk.draft(B)]
+
+    joined = desk.draft(C, D)
+
+    assert [sessions_in(batch) for batch in staged] == [{B}]
+    assert [sessions_in(batch) for batch in joined] == [{C}], "eighteen rows of twenty"
+
+
 @pytest.mark.parametrize(("kept", "rows"), [({}, 16), ({"prefill": 3}, 14), ({"hosted": 1}, 15)])
 def test_a_batch_leaves_room_for_what_else_its_verifier_goes_on_with(
     kept: dict[str, int], rows: int

@@ -1,5 +1,6 @@
 """The scheduler's decisions: what one edge may ask for, and what a flood of it costs."""
 
+from specedge.ids import VerifierId
 from specedge.protocol.messages import Rejected
 from specedge.protocol.opening import Opened, Reason, Refused
 from specedge_scheduler.policy.types import (
@@ -7,6 +8,7 @@ from specedge_scheduler.policy.types import (
     BadMessageArrived,
     ContextArrived,
     DraftArrived,
+    EndingArrived,
 )
 from tests.unit.scheduler_facts import LIMITS, draft, key
 from tests.unit.scheduler_world import World, context, sent
@@ -67,6 +69,30 @@ def test_junk_is_answered_within_bounds_only() -> None:
     effects = world.tell(*(BadMessageArrived(key(), answer) for _ in range(50)))
 
     assert effects == [answer] * 10
+
+
+def test_who_overdrew_is_told_how_long_it_takes_to_earn_that() -> None:
+    world = World(nodes_per_s=10.0, burst_s=1.0)
+    world.stat()
+    world.tell(DraftArrived(key(), draft(0, nodes=32)))  # and its root, of ten
+
+    (answer,) = world.tell(DraftArrived(key(), draft(1)))
+
+    assert isinstance(answer, AnswerSession)
+    assert isinstance(answer.message, Rejected)
+    assert answer.message.retry_ms == 2300
+
+
+def test_ends_of_sessions_that_never_were_cost_their_edge_what_they_cost_the_pool() -> None:
+    """Each is passed on to every verifier."""
+    world = World(messages_per_s=10.0, burst_s=2.0)
+    for number in range(5):
+        world.stat(VerifierId(f"v{number}"))
+
+    invented = (EndingArrived(key("A", number), "cancel", b"") for number in range(50))
+    effects = world.tell(*invented)
+
+    assert len(effects) == 20
 
 
 def test_a_flood_of_chunks_and_openings_is_answered_with_when_to_come_back() -> None:

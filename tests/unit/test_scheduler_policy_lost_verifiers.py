@@ -103,8 +103,19 @@ def test_after_a_stall_of_its_own_it_declares_nobody_dead() -> None:
     world.stat()
     world.clock.advance(3.0)
 
-    assert world.tell(LoopStalled()) == []
+    assert world.tell(LoopStalled(3.0)) == []
     assert world.wait(0.5) == [VerifierLost(V1, "silent", 0)]
+
+
+def test_stalls_of_its_own_again_and_again_hide_no_death() -> None:
+    world, lost = World(), []
+    world.stat()
+
+    for _ in range(10):
+        world.clock.advance(0.3)
+        lost += world.tell(LoopStalled(0.25))
+
+    assert lost == [VerifierLost(V1, "silent", 0)]
 
 
 def test_a_verifier_under_an_earlier_term_holds_none_of_this_ones_batches() -> None:

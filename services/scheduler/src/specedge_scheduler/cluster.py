@@ -23,6 +23,7 @@ class Cluster:
         self.sessions: dict[SessionKey, Session] = {}
         self.waiting: dict[SessionKey, Session] = {}  # those with a pending round, oldest first
         self.homeless: dict[SessionKey, Session] = {}  # of these, whose session has no verifier
+        self._may_place = False  # these may find a place now that found none before
         self.sessions_of: dict[EdgeId, set[SessionKey]] = {}
         self.changed: set[VerifierId] = set()  # of whom something new is known; others clear it
         self._num_sessions = 0
@@ -60,6 +61,8 @@ class Cluster:
             return
         else:
             verifier.gaps.add(now_s - verifier.seen_s, now_s)
+        if stat.draining != verifier.stat.draining:
+            self.seek_places()
         verifier.stat, verifier.seen_s = stat, now_s
         verifier.deaf_until_s = -math.inf
         self.changed.add(name)
@@ -71,6 +74,7 @@ class Cluster:
 
     def _find(self, name: VerifierId, stat: Stat, now_s: float) -> Verifier:
         self._gone.discard(name)
+        self.seek_places()
         if not self.verifiers:
             self.settled_s = now_s + MIN_SILENCE_S
         verifier = Verifier(name, stat, now_s, GapWindow(now_s), ModelKey.of(stat.identity))
@@ -142,12 +146,14 @@ class Cluster:
                 self.homeless[session.key] = session
         verifier.sessions.clear()
         verifier.waiting.clear()
+        self.seek_places()
         return count
 
-    def forgive_silence(self, now_s: float) -> None:
-        """Begin to wait for everybody's next report anew."""
+    def forgive_silence(self, lag_s: float, now_s: float) -> None:
+        """Nobody was listened to for ``lag_s``, which are no silence. The time before them stays
+        one: a process that stalls again and again would else never miss anybody."""
         for verifier in self.verifiers.values():
-            verifier.seen_s = now_s
+            verifier.seen_s = min(now_s, verifier.seen_s + lag_s)
 
     def note_sent(
         self,
@@ -197,6 +203,18 @@ class Cluster:
         return is_away and now_s < self.settled_s
 
     # ------------------------------------------------------------ sessions
+
+    def seek_places(self) -> None:
+        """Something changed by which homeless sessions may find a place that found none before."""
+        self._may_place = True
+
+    def take_seekers(self) -> list[Session]:
+        """Homeless sessions, if places are worth looking for; once, until something changes: where
+        nobody serves their model, hundreds may wait through thousands of turns."""
+        if not self._may_place:
+            return []
+        self._may_place = False
+        return list(self.homeless.values())
 
     def session(self, key: SessionKey, now_s: float) -> Session:
         """The session, made if it was unknown; it was heard of now."""
@@ -285,4 +303,5 @@ class Cluster:
             session = self.sessions.get(key)
             if session is not None and self.set_pending(session, pending):
                 count += 1
+        self.seek_places()
         return count

@@ -95,9 +95,9 @@ class Driver:
         while self._heard:
             await self._heard.pop().unsubscribe()
 
-    def note_stall(self, _lag_s: float) -> None:
-        """The loop did not run for a while. Goes before what piled up meanwhile is judged."""
-        self._tell(LoopStalled())
+    def note_stall(self, lag_s: float) -> None:
+        """The loop did not run for so long. Goes before what piled up meanwhile is judged."""
+        self._tell(LoopStalled(lag_s))
 
     async def run(self) -> None:
         """Take events, perform effects. Runs until cancelled; what a single event does wrong is

@@ -23,6 +23,10 @@ SETTLED_STEPS: Final = 16  # after which outliers are told from news
 SOLVE_EVERY: Final = 16  # steps, after that
 OUTLIER: Final = 6.0  # times the usual error
 LEAST_OUTLIER: Final = 0.25  # of the prediction
+# Of a step. A report of more is wrong, and what is fitted to it would be no number any more.
+LONGEST_MS: Final = 600_000.0
+MOST_ROWS: Final = 1 << 20
+MOST_CONTEXT: Final = 1 << 30
 
 # Units in which coefficients are of the same order.
 ROWS_UNIT: Final = 64.0
@@ -97,15 +101,15 @@ class StepEstimator:
         if step.seq <= self._last_seq:
             return False
         self._last_seq = step.seq
-        decoded = max(0, step.rows - step.prefill)
-        if self.num_steps and step.ms > 0:
-            error_ms = abs(step.ms - self.predict_ms(decoded, step.context, step.prefill))
-            self.error_ratio += ERROR_WEIGHT * (error_ms / step.ms - self.error_ratio)
+        prefill, context = min(step.prefill, MOST_ROWS), min(step.context, MOST_CONTEXT)
+        decoded, ms = max(0, min(step.rows, MOST_ROWS) - prefill), min(step.ms, LONGEST_MS)
+        if self.num_steps and ms > 0:
+            error_ms = abs(ms - self.predict_ms(decoded, context, prefill))
+            self.error_ratio += ERROR_WEIGHT * (error_ms / ms - self.error_ratio)
         is_settled = self.num_steps >= SETTLED_STEPS
-        xs = [features_of(decoded, step.context, step.prefill, fit.knee_rows) for fit in self._fits]
+        xs = [features_of(decoded, context, prefill, fit.knee_rows) for fit in self._fits]
         believed_ms = [
-            fit.judge(x, step.ms, is_settled=is_settled)
-            for fit, x in zip(self._fits, xs, strict=True)
+            fit.judge(x, ms, is_settled=is_settled) for fit, x in zip(self._fits, xs, strict=True)
         ]
         self._unlearned.append((xs, believed_ms))
         # Solving is most of the work; once settled, coefficients change slowly.

@@ -73,13 +73,18 @@ class PendingDraft:
 
 @dataclass(slots=True, eq=False)
 class SentBatch:
-    """A batch at a verifier, as far as is known. ``has_begun``: it is in a step."""
+    """A batch at a verifier, as far as is known. ``has_begun``: it is in a step; ``context``:
+    KV rows that it attends over."""
 
     items: tuple[tuple[SessionKey, PendingDraft], ...]
     sent_s: float
     num_rows: int
     is_hosted: bool = False
     has_begun: bool = False
+    context: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.context = sum([pending.context for _, pending in self.items])
 
 
 class Pipeline:
@@ -116,10 +121,14 @@ class Pipeline:
         return sum(batch.num_rows for batch in self.sent.values())
 
     @property
-    def staged(self) -> tuple[int, int]:
-        """(rounds, rows) of edges that wait there for the next step."""
+    def staged(self) -> tuple[int, int, int]:
+        """(rounds, rows, KV rows) of edges that wait there for the next step."""
         waiting = [one for one in self.sent.values() if not one.has_begun and not one.is_hosted]
-        return sum(len(one.items) for one in waiting), sum(one.num_rows for one in waiting)
+        return (
+            sum([len(one.items) for one in waiting]),
+            sum([one.num_rows for one in waiting]),
+            sum([one.context for one in waiting]),
+        )
 
     def note_sent(self, seq: int, batch: SentBatch, now_s: float) -> None:
         """A batch leaves. If nothing runs there, it is the next step."""
@@ -170,7 +179,7 @@ class Pipeline:
         for batch in self.sent.values():
             if batch.has_begun:
                 rows += batch.num_rows
-                context += sum([pending.context for _, pending in batch.items])
+                context += batch.context
         prefill = max(0, running_rows - rows - own_rows)
         rows += min(own_rows, max(0, running_rows - rows))
         return self.estimator.predict_ms(rows, context, prefill) / 1000

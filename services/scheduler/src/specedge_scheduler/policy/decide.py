@@ -80,7 +80,7 @@ class SchedulerPolicy:
             case ByeArrived():
                 return self._on_bye(event.verifier)
             case LoopStalled():
-                self.cluster.forgive_silence(now_s)
+                self.cluster.forgive_silence(event.lag_s, now_s)
                 return []
         assert_never(event)
 
@@ -137,8 +137,9 @@ class SchedulerPolicy:
 
     def _on_turn_ended(self, now_s: float) -> list[Effect]:
         effects: list[Effect] = []
-        if now_s >= self.cluster.settled_s:
+        if -math.inf < self.cluster.settled_s <= now_s:
             self.cluster.settled_s = -math.inf
+            self.cluster.seek_places()
         if now_s >= self._next_silence_s:
             effects += self._lose_silent(now_s)
         if now_s >= self.cluster.next_deadline_s:
@@ -204,7 +205,7 @@ class SchedulerPolicy:
         """Sessions whose rounds wait get a verifier, as far as there are any, unless the one where
         they were is likely to turn up. What a round may ask for is known only now."""
         refusals: list[Effect] = []
-        for session in list(self.cluster.homeless.values()):
+        for session in self.cluster.take_seekers():
             pending = session.pending
             assert pending is not None
             name = home(self.cluster, session, self.limits, now_s)

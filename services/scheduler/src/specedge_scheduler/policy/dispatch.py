@@ -95,9 +95,9 @@ class GreedyDispatch:
         """See ``Dispatch``."""
         waiting, full = verifier.waiting, room_of(verifier, self._limits)
         num_sent = verifier.pipeline.num_rows
-        num_staged, _ = verifier.pipeline.staged
+        num_staged, _, context = verifier.pipeline.staged
         rows = min(full.rows, self._limits.max_batches * full.rows - num_sent)
-        room = BatchRoom(rows, full.sessions - num_staged, full.context)
+        room = BatchRoom(rows, full.sessions - num_staged, full.context - context)
         if room.is_none:
             return Plan(reason="full")
         chosen = self._planner.plan(waiting, room, at_least_one=num_sent == 0)

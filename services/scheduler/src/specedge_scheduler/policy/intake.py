@@ -157,7 +157,9 @@ class Intake:
             return AnswerSession(session.key, Cold(round=draft.round, try_=draft.try_))
         if over is not None:
             return AnswerSession(session.key, over)
-        if session.rhythm.note_draft(pending):
+        # Of rounds that nobody asked for, the ones before still waiting, the others learn nothing.
+        was_asked_for = session.pending is None or session.pending is pending
+        if session.rhythm.note_draft(pending) and was_asked_for:
             at.usual.note(session.rhythm)
         return None
 
@@ -214,14 +216,14 @@ class Intake:
 
     def on_ending(self, event: EndingArrived, now_s: float) -> list[Effect]:
         """Pass it on and forget the session."""
-        is_over = self._allowances.take(event.key.edge, 0, now_s) > 0
         session = self._cluster.sessions.get(event.key)
-        if session is None and is_over:
-            return []
         home = session.verifier if session is not None else None
         has_spoken = session is not None and session.rhythm.has_begun  # else it took none
         # Of a session not known here (a restart lost it) any verifier may hold the slot.
         names = [home] if home is not None else list(self._cluster.verifiers)
+        is_over = self._allowances.take(event.key.edge, 0, now_s, max(1, len(names))) > 0
+        if session is None and is_over:
+            return []
         self._cluster.forget(event.key)
         if home is not None and has_spoken:
             self._line.note_end(now_s)

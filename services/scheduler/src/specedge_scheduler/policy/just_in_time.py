@@ -58,9 +58,12 @@ class JustInTimeDispatch:
         if verifier.stat is not self._room_by:
             self._room, self._room_by = room_of(verifier, self._limits), verifier.stat
         pipeline, room = verifier.pipeline, self._room
-        num_staged, rows_staged = pipeline.staged
+        num_staged, rows, context = pipeline.staged
         if num_staged:
-            return self._top_up(verifier, room, num_staged, rows_staged)
+            left = BatchRoom(
+                room.rows - rows, room.sessions - num_staged, room.context - context, self._cap
+            )
+            return self._top_up(verifier, room, left, num_staged)
         if pipeline.ends_s is None:
             return self._hold_or_go(verifier, room, now_s, now_s)
         self._held_since_s = None
@@ -74,14 +77,16 @@ class JustInTimeDispatch:
             return Plan(reason="early", wake_s=stage_s, deaf_below=_fewest_to_fill(verifier, room))
         return self._go(verifier, room, "full", now_s)
 
-    def _top_up(self, verifier: Verifier, room: BatchRoom, rounds: int, rows: int) -> Plan:
-        """Who comes between the staging and the step may still be in time."""
-        left = BatchRoom(room.rows - rows, room.sessions - rounds, room.context, self._cap)
+    def _top_up(
+        self, verifier: Verifier, room: BatchRoom, left: BatchRoom, num_staged: int
+    ) -> Plan:
+        """Who comes between the staging and the step may still be in time, if there is room
+        ``left``."""
         if left.is_none:
             return Plan(reason="full")
         chosen = tuple(self._planner.plan(verifier.waiting, left, at_least_one=False))
         self._worth.note(chosen, self._cap, verifier.sessions)
-        next_s = self._next_s(verifier, room, chosen, rounds)
+        next_s = self._next_s(verifier, room, chosen, num_staged)
         return Plan(chosen, "topped_up", nodes=self._cap, next_s=next_s)
 
     def _hold_or_go(

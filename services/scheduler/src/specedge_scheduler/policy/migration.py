@@ -27,11 +27,13 @@ class Migration:
         self._cluster = cluster
         self._limits = limits
         self._since_s: dict[VerifierId, float] = {}
+        self._one_more_ms: dict[VerifierId, float] = {}  # per token, with a session more; for now
 
     def rebalance(self, now_s: float) -> list[Effect]:
         """Move a few sessions, if that pays. To be asked about once a second."""
         effects: list[Effect] = []
         overloaded: dict[VerifierId, float] = {}
+        self._one_more_ms.clear()
         for verifier in list(self._cluster.verifiers.values()):
             other = self._better_than(verifier)
             if other is None:
@@ -50,15 +52,23 @@ class Migration:
         for other in self._cluster.verifiers.values():
             if other is verifier or other.stat.draining or other.model != verifier.model:
                 continue
-            if not allows(other, verifier.stat.limits):
-                continue  # it would refuse what its sessions were promised
-            num = len(other.sessions) + 1
-            there_ms = token_ms(other, room_of(other, self._limits), num)
+            there_ms = self._with_one_more_ms(other)
             if there_ms == 0.0 and len(verifier.sessions) > 1 and not other.sessions:
                 there_ms = here_ms / 2  # it is new and empty
-            if has_free_slot(other) and 0.0 < there_ms < best_ms:
+            if not 0.0 < there_ms < best_ms or not has_free_slot(other):
+                continue
+            if allows(other, verifier.stat.limits):  # else it refuses what sessions were promised
                 best, best_ms = other, there_ms
         return best
+
+    def _with_one_more_ms(self, verifier: Verifier) -> float:
+        """Found once, until sessions move: each verifier is compared with all others."""
+        found_ms = self._one_more_ms.get(verifier.name)
+        if found_ms is None:
+            num = len(verifier.sessions) + 1
+            found_ms = token_ms(verifier, room_of(verifier, self._limits), num)
+            self._one_more_ms[verifier.name] = found_ms
+        return found_ms
 
     def _move_some(self, verifier: Verifier, other: Verifier) -> list[Effect]:
         free = other.stat.slots[1] - len(other.sessions)
@@ -66,6 +76,7 @@ class Migration:
         idle = [one for one in verifier.sessions.values() if _may_move(one)]
         idle.sort(key=lambda session: session.rhythm.context)
         effects: list[Effect] = []
+        self._one_more_ms.clear()
         for session in idle[: max(0, min(MOST_MOVES, free, surplus))]:
             self._cluster.move(session, other.name)
             effects.append(Forward("close", verifier.name, session.key, encode(Ending())))

@@ -128,7 +128,9 @@ class ByeArrived:
 
 @dataclass(frozen=True, slots=True)
 class LoopStalled:
-    """This process did not run for a while: what looks late may be its own lateness."""
+    """This process did not run for ``lag_s``: what looks late by as much is its own lateness."""
+
+    lag_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,22 @@ def _check_places(options: argparse.Namespace) -> None:
             raise _PlaceUnusable(f"{options.plot}: pictures are PNG, so a name ends in .png")
         if find_spec("matplotlib") is None:
             raise _PlaceUnusable("--plot needs matplotlib: pip install matplotlib")
+    for place in filter(None, (json, options.plot)):
+        _check_writable(place)
+
+
+def _check_writable(place: Path) -> None:
+    """Leaves what is there as it is. Where there is something else than a file, such as a pipe,
+    the writing itself will tell."""
+    is_new = not place.exists()
+    if not is_new and not place.is_file():
+        return
+    try:
+        place.open("ab").close()
+    except OSError as error:
+        raise _PlaceUnusable(f"{place}: {error.strerror}") from None
+    if is_new:
+        place.unlink()
 
 
 def _run(options: argparse.Namespace) -> None:
