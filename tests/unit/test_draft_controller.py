@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
+from specedge.drafting.averages import Allowance
 from specedge.drafting.controller import DraftController
 from specedge.drafting.growth_rule import PassRecord
 from specedge.drafting.pace import EXPERIMENTS, DevicePace
@@ -16,6 +17,7 @@ MAX_GRANT = 64
 STEP_MS = 50.0
 EXPECTED = 0.8  # accepted nodes of a tree of NODES
 NODES = 6
+PAUSE_MS = 10_000.0
 
 
 @dataclass
@@ -29,13 +31,14 @@ class Surroundings:
     hosted_token_ms: float = STEP_MS
     num_under_way: int = 0  # tokens of a grant that still come when drafting begins
     cold_ms: float = 0.0  # more, for a first round: of all, or after a grant
+    paused_at: int = 0  # of all hosted tokens, before which one its reader pauses; 0: never
     spent_ms: float = 0.0
     num_tokens: int = 0
     num_trees: int = 0
 
     def __post_init__(self) -> None:
         self.controller = DraftController(self.pace, BOUNDS, grant_tokens=16)
-        self._num_to_come = 0
+        self._num_to_come = self._num_hosted = 0
         self._is_cold = True
 
     def play(self, num_decisions: int, max_grant: int = MAX_GRANT) -> list[Decision]:
@@ -59,7 +62,9 @@ class Surroundings:
 
     def _run(self, num_tokens: int) -> None:
         for number in range(num_tokens):
-            elapsed_ms = self.hosted_token_ms if number else None
+            self._num_hosted += 1
+            pause_ms = PAUSE_MS if self._num_hosted == self.paused_at else 0.0
+            elapsed_ms = self.hosted_token_ms + pause_ms if number else None
             timing = {"step_ms": STEP_MS, "step_rows": 1}
             self.controller.observe_hosted(HostedOutcome(1, elapsed_ms, **timing))
             self.spent_ms += self.hosted_token_ms
@@ -244,6 +249,55 @@ def test_however_bad_drafting_once_was_it_is_tried_again_some_day() -> None:
     assert hosted_share(world.play(1000)[-40:]) < 0.1
 
 
+@pytest.mark.parametrize("round_trip_ms", [60.0, 150.0])
+@pytest.mark.parametrize("paused_at", [2, 5])
+def test_a_pause_among_the_first_hosted_tokens_of_all_does_not_end_them_for_good(
+    round_trip_ms: float, paused_at: int
+) -> None:
+    world = Surroundings(round_trip_ms=round_trip_ms, paused_at=paused_at)
+
+    assert hosted_share(world.play(1000)[-200:]) > 0.8
+
+
+@pytest.mark.parametrize("stalled", [1, 2, 4])
+def test_a_stall_among_the_first_rounds_of_all_is_soon_forgotten(stalled: int) -> None:
+    controller = DraftController(DevicePace(), BOUNDS, grant_tokens=16)
+    for number in range(24):
+        controller.decide(32, 0)
+        usual = a_round(network_ms=14.0, step_ms=50.0, is_ahead=False)
+        stall_ms = 30_000.0 if number == stalled else 0.0
+        controller.observe_verdict(
+            replace(usual, step_ms=50.0 + stall_ms, round_trip_ms=64.0 + stall_ms)
+        )
+
+    assert controller.rate == pytest.approx(1.8 / 74.0, rel=0.4)
+
+
+def test_more_tokens_at_once_than_are_remembered_are_believed_and_no_more_than_that() -> None:
+    pace = DevicePace()
+    controller = DraftController(pace, BOUNDS, grant_tokens=16)
+    for num_tokens, each_ms in ((1, 50.0), (200, 25.0)):
+        elapsed_ms = each_ms * num_tokens
+        controller.observe_hosted(HostedOutcome(num_tokens, elapsed_ms, step_ms=50.0, step_rows=1))
+
+    assert pace.hosted_ms() == pytest.approx(25.0, rel=0.01)
+
+
+def test_small_experiments_leave_something_for_a_dear_one_that_waits() -> None:
+    allowance = Allowance(share=0.01, saved_ms=0.0, most_ms=4000.0)
+    num_small = 0
+    for _ in range(100):
+        allowance.earn(1000.0)
+        is_tried = allowance.try_spend(200.0)
+        num_small += not is_tried and allowance.try_spend_little(10.0)
+        if is_tried:
+            break
+
+    assert is_tried, "all that was earned went to small ones"
+    assert num_small >= 10, "they go on meanwhile"
+    assert allowance.put_by_ms == 0.0 and allowance.saved_ms >= 0.0
+
+
 def test_passes_beside_the_verifiers_step_do_not_make_those_a_draft_waits_for_look_dear() -> None:
     pace = DevicePace()
     accept, depth = np.full((1, 2), 0.4, dtype=np.float32), np.zeros(1, dtype=np.int32)
@@ -388,6 +442,21 @@ def test_whatever_changes_the_pace_is_found_again(
     network_ms, step_ms, ahead = after
     round_ms = (1 - ahead) * (10.0 + network_ms + step_ms) + ahead * (step_ms + 1.0)
     assert controller.rate == pytest.approx(1.8 / round_ms, rel=0.5)
+
+
+def test_a_link_that_became_short_makes_no_round_look_quicker_than_its_step() -> None:
+    """Rounds begun ahead spared a long way, which the others do not have to go any more. Taken for
+    rounds of no time at all they made every node too dear, and drafts stayed empty for long."""
+    controller = DraftController(DevicePace(), BOUNDS, grant_tokens=16)
+    step_ms, rates = 50.0, list[float]()
+    for network_ms in (150.0, 5.0):
+        for number in range(200):
+            controller.decide(32, 0)
+            outcome = a_round(network_ms, step_ms, is_ahead=number % 10 > 2)
+            controller.observe_verdict(outcome)
+            rates.append(controller.rate)
+
+    assert max(rates[200:]) < 1.1 * 2.0 / step_ms
 
 
 def a_round(network_ms: float, step_ms: float, *, is_ahead: bool) -> RoundOutcome:

@@ -15,7 +15,8 @@ class Average:
     weight: float = 0.0
 
     def add(self, value: float, share: float = 1.0) -> None:
-        """One more value, or ``share`` of one."""
+        """One more value, or ``share`` of one; of many alike, as many as are remembered."""
+        share = min(share, self.memory)
         self.weight = min(self.weight + share, self.memory)
         self.mean += (value - self.mean) * share / self.weight
 
@@ -72,21 +73,44 @@ class Allowance:
     saved_ms   what may be lost now; starts as a credit, since a new device knows nothing
     most_ms    how much can be saved up
     owed_ms    how much can be owed
+    put_by_ms  of what is saved, for a dear experiment that waits: small ones, which come often,
+               would use up all that is earned, and it would wait for ever
     """
 
     share: float
     saved_ms: float
     most_ms: float
     owed_ms: float = 0.0
+    put_by_ms: float = 0.0
+    _is_awaited: bool = False
 
     def earn(self, elapsed_ms: float) -> None:
         """Time went by."""
-        self.saved_ms = min(self.most_ms, self.saved_ms + self.share * elapsed_ms)
+        earned_ms = self.share * elapsed_ms
+        self.saved_ms = min(self.most_ms, self.saved_ms + earned_ms)
+        if self._is_awaited:
+            self.put_by_ms = min(self.put_by_ms + earned_ms / 2, max(self.saved_ms, 0.0))
 
     def try_spend(self, loss_ms: float) -> bool:
-        """Whether an experiment that is expected to lose so much is allowed; if so, it is paid."""
+        """Whether an experiment that is expected to lose so much is allowed; if so, it is paid. If
+        not, half of what is earned from now on is put by for it."""
+        if self._try_pay(loss_ms, self.saved_ms):
+            self.await_nothing()
+            return True
+        self._is_awaited = True
+        return False
+
+    def await_nothing(self) -> None:
+        """The experiment that waited is not wanted any more."""
+        self._is_awaited, self.put_by_ms = False, 0.0
+
+    def try_spend_little(self, loss_ms: float) -> bool:
+        """The same for an experiment that is made often: it leaves what is put by."""
+        return self._try_pay(loss_ms, self.saved_ms - self.put_by_ms)
+
+    def _try_pay(self, loss_ms: float, most_ms: float) -> bool:
         loss_ms = max(0.0, loss_ms)
-        if loss_ms > self.saved_ms:
+        if loss_ms > most_ms:
             return False
         self.saved_ms -= loss_ms
         return True

@@ -63,7 +63,8 @@ class DraftController:
         ms = forecast_weight * self._forecast.ms
         for weight, seen in ((self._seen.weight, self._seen), (usual_weight, usual)):
             tokens += weight * seen.tokens.mean
-            ms += weight * (seen.own_ms_beside(step_ms) + network_ms)
+            # Rounds begun ahead spared what the network took then; it may take less by now.
+            ms += weight * max(seen.own_ms_beside(step_ms) + network_ms, step_ms)
         return tokens / max(ms, 1e-6)
 
     def decide(self, max_nodes: int, max_grant: int) -> Decision:
@@ -119,8 +120,10 @@ class DraftController:
         pace.learn_step(outcome.step_rows, own_rows, outcome.step_ms, outcome.queue_ms)
         if outcome.elapsed_ms is not None and (usual_ms := pace.expected_hosted_ms()) > 0:
             ratio = outcome.elapsed_ms / outcome.num_tokens / usual_ms
-            if pace.hosted_ratio.weight >= _SETTLED:  # whoever reads may have paused
-                ratio = min(ratio, _OUTLIER * pace.hosted_ratio.mean)
+            usual = pace.hosted_ratio.mean
+            if pace.hosted_ratio.weight < _SETTLED:
+                usual = max(usual, 1.0)
+            ratio = min(ratio, _OUTLIER * usual)  # whoever reads may have paused
             pace.hosted_ratio.add(ratio, share=outcome.num_tokens)
             pace.allowance.earn(outcome.elapsed_ms)
         self._switch.note_verdict(outcome.num_tokens, was_hosted=True)
@@ -144,13 +147,16 @@ class DraftController:
     def _learn_yield(self, outcome: RoundOutcome, own_ms: float) -> None:
         """The tokens of a round, and its time beside the network's."""
         pace, seen = self._pace, self._seen
-        if seen.weight >= _SETTLED:
-            # A stall is told by the whole time: beside the network's, rounds that were begun ahead
-            # take less than nothing on a long link, and four times that would be ever less.
-            network_ms = pace.network_ms.mean
-            # And none takes less than a step, wherever both means are on their way to.
-            whole_ms = max(seen.own_ms.mean + network_ms, pace.step_ms, _LEAST_OUTLIER_MS)
-            own_ms = min(own_ms, _OUTLIER * whole_ms - network_ms)
+        known = seen if seen.weight >= _SETTLED else pace.usual
+        # A stall is told by the whole time: beside the network's, rounds that were begun ahead
+        # take less than nothing on a long link, and four times that would be ever less.
+        network_ms = pace.network_ms.mean
+        # And none takes less than a step, wherever both means are on their way to.
+        least_ms = max(pace.step_ms, _LEAST_OUTLIER_MS)
+        if known.weight == 0.0:  # nobody knows more yet
+            least_ms += outcome.draft_ms
+        whole_ms = max(known.own_ms.mean + network_ms, least_ms)
+        own_ms = min(own_ms, _OUTLIER * whole_ms - network_ms)
         expected = 1.0 + pace.trust * outcome.expected
         for each in (seen, pace.usual):
             each.add(expected, own_ms, pace.step_ms)
@@ -210,7 +216,8 @@ class DraftController:
 
     def _deeper(self, bounds: DraftPolicy, rule: GrowthRule) -> Decision:
         """One level more than lately, whatever it costs: else its worth stays unknown."""
-        if self._num_levels < bounds.depth and self._pace.allowance.try_spend(2 * rule.pass_ms):
+        allowance = self._pace.allowance
+        if self._num_levels < bounds.depth and allowance.try_spend_little(2 * rule.pass_ms):
             rule = replace(rule, pass_ms=0.0, row_ms=0.0)
             bounds = replace(bounds, depth=self._num_levels + 1)
         return Decision(bounds, rule)
@@ -223,7 +230,7 @@ class DraftController:
             return rule
         budget = min(rule.budget, 2 * known)
         feared_ms = self._pace.verify_ms(budget)
-        if not self._pace.allowance.try_spend(float(feared_ms[-1] - feared_ms[known])):
+        if not self._pace.allowance.try_spend_little(float(feared_ms[-1] - feared_ms[known])):
             return rule
         return replace(rule, verify_ms=self._pace.verify_ms(budget, unseen_slope=0.0))
 

@@ -29,6 +29,8 @@ _ALIKE_WEIGHT: Final = 0.05  # of neighbouring slopes
 _ROWS_UNIT: Final = 8.0  # conditions the squares: slopes are per so many rows
 _SWEEPS: Final = 6  # each starts from the last solution, so few are enough
 _OUTLIER: Final = 3.0  # times what was expected: something else held the machine
+_FIRST_OUTLIER: Final = 4.0  # the same, while little was seen
+_LEAST_OUTLIER_MS: Final = 1.0  # more than nothing, if that is what was expected
 _SETTLED: Final = 8.0  # observations after which outliers are told from news
 
 
@@ -48,8 +50,10 @@ class CostCurve:
 
     def observe(self, num_rows: float, ms: float) -> None:
         """A pass over so many rows (at least one) took so long."""
-        if self.weight >= _SETTLED:
-            ms = min(ms, _OUTLIER * float(self.at(np.array([num_rows]))[0]))
+        if self.weight > 0.0:
+            outlier = _OUTLIER if self.weight >= _SETTLED else _FIRST_OUTLIER
+            expected_ms = float(self.at(np.array([num_rows]))[0])
+            ms = min(ms, max(outlier * expected_ms, _LEAST_OUTLIER_MS))
         fade = 1.0 - 1.0 / MEMORY
         self.weight = self.weight * fade + 1.0
         self._mean_ms += (ms - self._mean_ms) / self.weight

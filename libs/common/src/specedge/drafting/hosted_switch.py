@@ -129,6 +129,7 @@ class HostedSwitch:
     def _change(self, num_settling: int) -> None:
         self.is_hosted = not self.is_hosted
         self._num_settling = num_settling
+        self._pace.allowance.await_nothing()
 
     def _grant(self, max_grant: int) -> int:
         """So much that its renewal, at half, arrives before it is used up."""
