@@ -117,7 +117,7 @@ async def edge_world(
         async with Edge(context, EdgeSettings(**values)) as edge:
             await edge.serve()
             await edge.load(connect_to(hub))
-            async with httpx.AsyncClient(base_url=edge.url, trust_env=False) as client:
+            async with httpx.AsyncClient(base_url=edge.url, trust_env=False, timeout=60) as client:
                 yield EdgeWorld(edge, cloud, hub, tokenizer, client)
 
 

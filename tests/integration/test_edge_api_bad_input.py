@@ -9,6 +9,7 @@ from tests.edge_world import EdgeWorld
 from tests.integration.edge_requests import CHAT, TEXTS
 
 HELLO = [{"role": "user", "content": "hi"}]
+PART = {"type": "text", "text": "x"}
 BAD = [
     (TEXTS, {"prompt": "x", "temperature": -1}, "temperature"),
     (TEXTS, {"prompt": "x", "top_p": -0.1}, "top_p"),
@@ -41,6 +42,7 @@ BAD = [
     (CHAT, {"messages": HELLO, "stop": [""]}, "stop[0]"),
     (CHAT, {"messages": HELLO, "stream": "yes"}, "stream"),
     (CHAT, {"messages": HELLO, "stop": ["x"] * 17}, "stop"),
+    (CHAT, {"messages": [{"role": "user", "content": [PART] * 4097}]}, "messages[0].content"),
     (TEXTS, {"prompt": ["x"] * 65}, "prompt"),
 ]
 

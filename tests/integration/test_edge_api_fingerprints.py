@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.edge_world import edge_world
@@ -24,12 +25,30 @@ async def test_edges_have_one_system_fingerprint_where_their_verifiers_weights_a
     assert (said[0] == said[1]) == (ours == theirs)
 
 
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_the_system_fingerprint_is_that_of_the_verifier_which_answered(
+    tmp_path: Path, is_streamed: bool
+) -> None:
+    async with edge_world(tmp_path) as world:
+        said = []
+        for weights in (ONES, TWOS):  # of two verifiers of one pool
+            world.cloud.identity = world.cloud.identity.model_copy(update={"weights": weights})
+            said.append(fingerprint_in(await world.complete(stream=is_streamed), is_streamed))
+
+    assert ONES in said[0] and TWOS not in said[0]
+    assert TWOS in said[1] and ONES not in said[1]
+
+
 async def fingerprint(folder: Path, weights: str, is_streamed: bool) -> str:
     """What an edge whose verifier has these weights says of itself."""
     async with edge_world(folder) as world:
         world.cloud.identity = world.cloud.identity.model_copy(update={"weights": weights})
-        await world.edge._slot.get().served.ask()  # as its watch does, every few seconds
         answer = await world.complete(stream=is_streamed)
-        bodies = events_of(answer.text) if is_streamed else [answer.json()]
+    return fingerprint_in(answer, is_streamed)
+
+
+def fingerprint_in(answer: httpx.Response, is_streamed: bool) -> str:
+    """What all of an answer says."""
+    bodies = events_of(answer.text) if is_streamed else [answer.json()]
     (said,) = {body["system_fingerprint"] for body in bodies}
     return str(said)

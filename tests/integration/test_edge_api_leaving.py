@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from specedge.protocol.effects import Committed
+from specedge.protocol.opening import Opened
 from specedge.protocol.subjects import Up
 from specedge_edge.generation import Generation
 from specedge_edge.openai.planning import plan_completion
@@ -102,7 +103,7 @@ class Slow:
     def __init__(self) -> None:
         self.has_stopped_reading = asyncio.Event()
 
-    async def on_admitted(self) -> None:
+    async def on_admitted(self, opened: Opened) -> None:
         """See ``Listener``."""
 
     async def on_committed(self, committed: Committed) -> bool:

@@ -1,6 +1,7 @@
 """The edge's HTTP face on a real port: keys, origins and request ids, and the small routes."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -52,6 +53,14 @@ async def test_with_keys_only_their_holders_come_below_v1(tmp_path: Path) -> Non
             assert (await world.client.post(path, json=body, headers=headers)).is_success
 
 
+async def test_a_key_is_whatever_bytes_its_file_holds(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("schlüssel", encoding="utf-8")
+    headers = {"Authorization": "Bearer schlüssel".encode()}
+    async with edge_world(tmp_path, api_key_file=keys) as world:
+        assert (await world.client.get("/v1/models", headers=headers)).is_success
+
+
 async def test_requests_have_ids_the_callers_own_if_it_is_speakable(world: EdgeWorld) -> None:
     own = await world.client.get("/version", headers={"x-request-id": "abc-1"})
     long = await world.client.get("/version", headers={"x-request-id": "a" * 500})
@@ -80,6 +89,27 @@ async def test_text_and_tokens_can_be_turned_into_one_another(world: EdgeWorld) 
     assert tokens["count"] == len(tokens["tokens"])
     assert text.json() == {"prompt": TEXT}
     assert outside.status_code == 400
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"add_generation_prompt": False},
+        {"continue_final_message": True},
+        {"chat_template_kwargs": {"add_generation_prompt": False}},
+    ],
+)
+async def test_messages_are_tokenized_as_a_chat_would_take_them(
+    world: EdgeWorld, options: dict[str, Any]
+) -> None:
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "to be"}]
+
+    chat = (await world.chat(messages=turns, return_token_ids=True, **options)).json()
+    alone = (await world.client.post("/tokenize", json={"messages": turns, **options})).json()
+
+    assert alone["tokens"] == chat["prompt_token_ids"]
+    assert alone["max_model_len"] == world.cloud.identity.max_context
 
 
 async def test_the_page_holds_all_it_needs(world: EdgeWorld) -> None:

@@ -9,7 +9,7 @@ from specedge.ids import EdgeId
 from specedge.link.memory import MemoryHub
 from specedge.protocol.effects import Committed, Drafted
 from specedge.protocol.messages import SessionParams
-from specedge.protocol.opening import Identity, Limits
+from specedge.protocol.opening import Identity, Limits, Opened
 from specedge.protocol.refusals import ANY_WEIGHTS
 from specedge.protocol.round_timer import EdgeSessionConfig
 from specedge.protocol.subjects import edge_inbox
@@ -63,7 +63,7 @@ class Reader:
     def __init__(self) -> None:
         self.tokens: list[int] = []
 
-    async def on_admitted(self) -> None:
+    async def on_admitted(self, opened: Opened) -> None:
         pass
 
     async def on_committed(self, committed: Committed) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from specedge.drafting.counts import DraftCounts
 from specedge.drafting.growth_rule import GrowthRule
 from specedge.drafting.rounds import Decision
 from specedge.engine.emulated_agreement import LevelAgreement
-from specedge.errors import Busy
+from specedge.errors import Busy, InvalidRequest
 from specedge.ids import EDGE_ID, EdgeId
 from specedge.link.memory import MemoryHub
 from specedge.params import DraftPolicy
@@ -104,6 +105,21 @@ async def test_idle_work_ends_when_it_says_so_or_is_stopped() -> None:
     await world.advance(1.0)
 
     assert [name for name, _ in world.seen] == ["idle", "idle"]
+
+
+async def test_a_call_that_is_withdrawn_before_its_turn_never_begins() -> None:
+    world = World()
+
+    world.device.start(world.work, "first", 0.01)
+    withdrawn = world.device.start(world.work, "withdrawn", 0.02)
+    last = world.device.start(world.work, "last", 0.005)
+    withdrawn.cancel()
+    await world.advance(0.01)
+    await world.advance(0.005)
+
+    assert await last == "last"
+    assert world.seen == [("first", 0.0), ("last", 0.01)]
+    assert world.device.busy_s == pytest.approx(0.015)
 
 
 async def test_what_a_call_raises_is_the_askers() -> None:
@@ -208,6 +224,17 @@ def test_a_round_is_left_as_it_is_when_nobody_says_when_it_is_wanted() -> None:
 def test_an_edge_of_a_fleet_has_a_key_like_any_other() -> None:
     assert EDGE_ID.match(edge_id("fleet/1"))
     assert edge_id("fleet/1") != edge_id("fleet/2")
+
+
+def test_arrivals_that_cannot_be_read_are_refused_at_the_start(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    trace.write_text("0.5\n1.25\n")
+    assert FleetSettings(arrivals_file=trace).known_arrivals() == [0.5, 1.25]
+
+    trace.write_text("0.5\nsoon\n")
+    for file in (trace, tmp_path / "none"):
+        with pytest.raises(InvalidRequest, match="arrivals_file"):
+            FleetSettings(arrivals_file=file).known_arrivals()
 
 
 def test_the_same_session_has_the_same_prompt_in_any_fleet() -> None:

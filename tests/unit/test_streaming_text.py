@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from specedge.engine.emulated import EmulatedText
+from specedge_edge.emulated_tokenizer import EmulatedTokenizer
 from specedge_edge.streaming_text import REPLACEMENT, AnswerText, IncrementalDecoder, StopStrings
 from specedge_edge.text import TextCodec
 from tests.edge_world import END, make_tokenizer
@@ -21,9 +23,6 @@ def codec(tmp_path_factory: pytest.TempPathFactory) -> TextCodec:
 @pytest.fixture(scope="module")
 def byte_codec() -> TextCodec:
     """A tokenizer without merges: every character outside ASCII is several tokens."""
-    from specedge.engine.emulated import EmulatedText
-    from specedge_edge.emulated_tokenizer import EmulatedTokenizer
-
     return TextCodec(EmulatedTokenizer(EmulatedText()))
 
 
@@ -152,6 +151,46 @@ def test_stop_strings_wait_for_min_tokens(codec: TextCodec) -> None:
 
     assert shown.stopped_by is None
     assert shown.text.startswith("fox fox")
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    text=st.text("abc", min_size=1, max_size=20),
+    stops=st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=3),
+    min_tokens=st.integers(0, 20),
+)
+def test_a_stop_string_counts_where_its_last_token_may_be_the_last_one(
+    byte_codec: TextCodec, text: str, stops: list[str], min_tokens: int
+) -> None:
+    answer = AnswerText(byte_codec, stops=stops, min_tokens=min_tokens)
+
+    shown = answer.push(byte_codec.encode(text))
+
+    ends = [
+        end
+        for end in range(max(1, min_tokens), len(text) + 1)  # a token a character
+        if any(text[:end].endswith(stop) for stop in stops)
+    ]
+    assert shown.num_tokens == (ends[0] if ends else len(text))
+    assert (shown.stopped_by is not None) == bool(ends)
+    if shown.stopped_by is not None:
+        assert shown.text + shown.stopped_by == text[: ends[0]]
+    else:
+        assert shown.text + answer.flush() == text
+
+
+def test_a_stop_string_before_a_character_that_is_never_finished_is_a_stop_all_the_same() -> None:
+    class Halves(EmulatedTokenizer):
+        def spell(self, token_id: int) -> bytes:
+            return b"END\xe2" if token_id == 300 else super().spell(token_id)
+
+    codec = TextCodec(Halves(EmulatedText()))
+    answer = AnswerText(codec, stops=["END"])
+
+    shown = answer.push([*codec.encode("the "), 300])
+
+    assert shown.text + answer.flush() == "the "
+    assert answer.stopped_by == "END"
 
 
 def test_tokens_that_spell_nothing_neither_break_a_character_nor_pile_up(

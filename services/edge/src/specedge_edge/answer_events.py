@@ -12,9 +12,11 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A choice has its place: from here on an answer may begin."""
+    """A choice has its place: from here on an answer may begin. All of the choice is computed with
+    the ``weights`` of that name."""
 
     index: int
+    weights: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import structlog
 from specedge.errors import Busy, InvalidRequest, RetryableError, SpecEdgeError
 from specedge.protocol.effects import Committed, Ended
 from specedge.protocol.messages import TokenLogprobs
+from specedge.protocol.opening import Opened
 from specedge.service.runtime import Tasks
 from specedge_edge.account import MS_PER_S, Account
 from specedge_edge.answer_events import Admitted, AnswerEvent, Broke, Events, Finished, Piece
@@ -49,18 +50,16 @@ class ChoiceWriter:
         self._tokens: list[int] = []
         self._logprobs: list[TokenLogprobs] = []
         self._last_token: int | None = None
-        self._stopped_by: str | None = None
         self.num_tokens = 0
 
-    async def on_admitted(self) -> None:
+    async def on_admitted(self, opened: Opened) -> None:
         """See ``Listener``."""
-        await self._queue.put(Admitted(self._plan.index))
+        await self._queue.put(Admitted(self._plan.index, opened.identity.weights))
 
     async def on_committed(self, committed: Committed) -> bool:
         """See ``Listener``. Tokens after the one that completed a stop string never were."""
         shown = self._text.push(committed.tokens)
         tokens = committed.tokens[: shown.num_tokens]
-        self._stopped_by = shown.stopped_by
         self._last_token = tokens[-1]
         self.num_tokens += len(tokens)
         self._tokens.extend(tokens)
@@ -78,8 +77,9 @@ class ChoiceWriter:
             return Broke(self._plan.index, RetryableError(CLOSING), account)
         rest = self._take_piece(self._text.flush())
         own = self._last_token if self._last_token in self._plan.own_stop_ids else None
-        stopped_by = self._stopped_by if self._stopped_by is not None else own
-        is_length = ended.reason == "length" and self._stopped_by is None
+        string = self._text.stopped_by
+        stopped_by = own if string is None else string
+        is_length = ended.reason == "length" and string is None
         return Finished(
             self._plan.index, "length" if is_length else "stop", stopped_by, rest, account
         )

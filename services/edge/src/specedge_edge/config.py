@@ -120,8 +120,8 @@ class EdgeSettings(ServiceSettings):
         given = self.api_key.get_secret_value().split(",") if self.api_key is not None else []
         if self.api_key_file is not None:
             try:
-                lines = self.api_key_file.read_text().splitlines()
-            except OSError as error:
+                lines = self.api_key_file.read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
                 raise InvalidRequest(f"api_key_file: {error}", field="api_key_file") from error
             given += lines
         keys = frozenset(key.strip() for key in given if key.strip())

@@ -32,6 +32,7 @@ from specedge.protocol.effects import (
     Started,
 )
 from specedge.protocol.messages import SessionParams
+from specedge.protocol.opening import Opened
 from specedge.protocol.round_timer import EdgeSessionConfig
 from specedge.protocol.subjects import Up
 from specedge.service.spans import NO_SPANS, SpanRing
@@ -62,7 +63,7 @@ class Listener(Protocol):
     """Whoever wants the tokens. Called by the generation's task; waiting in it holds the session
     back, which is how a slow reader slows its own session and no other."""
 
-    async def on_admitted(self) -> None:
+    async def on_admitted(self, opened: Opened) -> None:
         """The session has a place at a verifier. Once, before any token."""
         ...
 
@@ -204,7 +205,7 @@ class Generation:
         if not self._is_admitted and self._session.opened is not None:
             self._is_admitted = True
             self._up.served.learn(self._session.opened)
-            await self._listener.on_admitted()
+            await self._listener.on_admitted(self._session.opened)
 
     async def _send(self, effect: SendUp) -> None:
         await self._uplink.send(effect, self._session.group)

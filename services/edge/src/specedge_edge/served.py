@@ -14,6 +14,7 @@ import structlog
 from specedge.errors import (
     FingerprintMismatch,
     InvalidRequest,
+    LinkTimeout,
     NoResponders,
     RetryableError,
     SpecEdgeError,
@@ -89,7 +90,8 @@ class ServedModel:
             opened = decode_open_reply(answer)
             if isinstance(opened, Refused):
                 raise error_of(opened, self._request.tokenizer)
-        except NoResponders as error:
+        except (NoResponders, LinkTimeout) as error:
+            # In these words alone, always the same: the link's name the trial, each another.
             self.problem = RetryableError("no scheduler answers")
             raise self.problem from error
         except (RetryableError, FingerprintMismatch) as error:

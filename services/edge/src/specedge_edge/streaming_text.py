@@ -84,12 +84,12 @@ class StopStrings:
         self._held = ""
         self.found: str | None = None
 
-    def push(self, text: str) -> str:
-        """Text that may be shown after ``text`` came. When it contains a stop string, ``found`` is
-        set, and what is returned ends before it (or with it)."""
+    def push(self, text: str, *, may_stop: bool = True) -> str:
+        """Text that may be shown after ``text`` came. When a stop string ends in it, and one
+        ``may_stop`` there, ``found`` is set, and what is returned ends before it (or with it)."""
+        num_before = len(self._held)
         self._held += text
-        hits = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
-        if hits:
+        if may_stop and (hits := self._hits(num_before)):
             start, self.found = min(hits, key=lambda hit: (hit[0], -len(hit[1])))
             end = start + len(self.found) if self._include else start
             return self._give(end, drop_rest=True)
@@ -98,6 +98,16 @@ class StopStrings:
     def flush(self) -> str:
         """What was held back, when nothing more will come."""
         return self._give(len(self._held))
+
+    def _hits(self, num_before: int) -> list[tuple[int, str]]:
+        """Where stop strings begin in the held text that end after its first ``num_before``
+        characters: those that ended there might not stop anything."""
+        hits: list[tuple[int, str]] = []
+        for stop in self._stops:
+            at = self._held.find(stop, max(0, num_before + 1 - len(stop)))
+            if at >= 0:
+                hits.append((at, stop))
+        return hits
 
     def _num_suspect(self) -> int:
         """Length of the longest end of the held text that begins a stop string."""
@@ -132,7 +142,7 @@ class AnswerText:
     """One choice's text: decoding and stop strings together.
 
     ``stop_token_ids`` are final tokens whose text is not shown (end-of-text and the request's own).
-    Stop strings count only once ``min_tokens`` tokens were generated.
+    A stop string counts if no fewer than ``min_tokens`` tokens were generated when it was complete.
     """
 
     def __init__(
@@ -161,16 +171,22 @@ class AnswerText:
             if token in self._stop_token_ids and not self._include_stop:
                 continue
             new = self._decoder.push(token)
-            pieces.append(self._stops.push(new) if self._is_stoppable else new)
-            if self._stops.found is not None:
-                return Shown("".join(pieces), count, self._stops.found)
+            pieces.append(self._stops.push(new, may_stop=self._is_stoppable))
+            if self.stopped_by is not None:
+                return Shown("".join(pieces), count, self.stopped_by)
         return Shown("".join(pieces), len(tokens))
 
     def flush(self) -> str:
         """The rest, when the answer ended by itself."""
-        if self._stops.found is not None:
+        if self.stopped_by is not None:
             return ""
-        return self._stops.push(self._decoder.flush()) + self._stops.flush()
+        rest = self._stops.push(self._decoder.flush(), may_stop=self._is_stoppable)
+        return rest + self._stops.flush()
+
+    @property
+    def stopped_by(self) -> str | None:
+        """The stop string found; also in what only ``flush`` brought."""
+        return self._stops.found
 
     @property
     def _is_stoppable(self) -> bool:

@@ -17,6 +17,7 @@ def main() -> int:
             FleetSettings, sys.argv[1:], prog="python -m specedge_edge.fleet"
         )
         settings.known_pair()
+        settings.known_arrivals()
     except InvalidRequest as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -148,8 +148,8 @@ class Fleet:
 
     def _moments(self) -> Iterator[float] | None:
         settings = self._common.settings
-        if settings.arrivals_file is not None:
-            return replayed([float(line) for line in settings.arrivals_file.read_text().split()])
+        if (recorded := settings.known_arrivals()) is not None:
+            return replayed(recorded)
         rate = settings.arrivals_per_s
         if rate > 0 and settings.arrivals == "bursty":
             length_s = settings.warm_up_s + settings.measure_s

@@ -105,6 +105,16 @@ class FleetSettings(ServiceSettings):
             return profile
         return DeviceProfile("settings", "this fleet's settings", draft_pass_ms=self.pass_ms)
 
+    def known_arrivals(self) -> list[float] | None:
+        """The moments in ``arrivals_file``; None: there is no such file. Raises InvalidRequest for
+        one that cannot be read."""
+        if self.arrivals_file is None:
+            return None
+        try:
+            return [float(line) for line in self.arrivals_file.read_text().split()]
+        except (OSError, ValueError) as error:
+            raise InvalidRequest(f"arrivals_file: {error}", field="arrivals_file") from error
+
     def known_agreement(self) -> Agreement:
         """Raises InvalidRequest for what is none."""
         if self.agreement:

@@ -107,6 +107,9 @@ class EmulatedCompute:
         self._working_s = max(asked_s, self._free_s)
 
     def _perform(self, call: Callable[[], T], outcome: asyncio.Future[T]) -> None:
+        if outcome.cancelled():  # withdrawn: it takes no time
+            self._working_s = None
+            return
         try:
             result = call()
         except Exception as error:  # noqa: BLE001, RUF100 - handed to the asker, whatever it is

@@ -13,6 +13,7 @@ from specedge.ids import EdgeId
 from specedge.link.base import Link
 from specedge.protocol.effects import Committed
 from specedge.protocol.messages import SessionParams
+from specedge.protocol.opening import Opened
 from specedge.protocol.round_timer import EdgeSessionConfig
 from specedge.sampling.noise import mix
 from specedge.service.runtime import LoopClock
@@ -170,7 +171,7 @@ class _Watch:
         self._common = common
         self.span = SessionSpan()
 
-    async def on_admitted(self) -> None:
+    async def on_admitted(self, opened: Opened) -> None:
         """See ``Listener``."""
 
     async def on_committed(self, committed: Committed) -> bool:

@@ -5,7 +5,7 @@ on purpose becomes a plain internal error, and the log has the rest.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from fastapi.exceptions import RequestValidationError
@@ -17,6 +17,9 @@ from specedge.errors import (
     ContextTooLong,
     FingerprintMismatch,
     InvalidRequest,
+    LinkDown,
+    LinkTimeout,
+    NoResponders,
     RetryableError,
     SpecEdgeError,
 )
@@ -104,7 +107,7 @@ def from_exception(error: BaseException) -> ApiError:
         case RetryableError():
             return ApiError(
                 503,
-                str(error),
+                _who_is_away(error) or str(error),
                 "server_error",
                 code="service_unavailable",
                 retry_ms=error.retry_ms or DEFAULT_RETRY_MS,
@@ -119,11 +122,11 @@ def from_exception(error: BaseException) -> ApiError:
 def from_session(error: BaseException) -> ApiError:
     """How the failure of a session is told: a refusal that names a field of a message names none
     of the client's."""
-    is_ours = isinstance(error, InvalidRequest) and not isinstance(
-        error, ContextTooLong | FingerprintMismatch
-    )
-    if is_ours:
-        return ApiError(500, f"the verifier refused this request: {error}", "server_error")
+    match error:
+        case ContextTooLong():
+            return replace(from_exception(error), param=None)
+        case InvalidRequest() if not isinstance(error, FingerprintMismatch):
+            return ApiError(500, f"the verifier refused this request: {error}", "server_error")
     return from_exception(error)
 
 
@@ -142,6 +145,16 @@ def from_validation(error: RequestValidationError) -> ApiError:
     said = str(first["msg"])[:200]
     message = f"{param}: {said}" if param else said
     return ApiError(400, message, "invalid_request_error", param)
+
+
+def _who_is_away(error: RetryableError) -> str | None:
+    """Links say what fails in words of subjects and addresses; None: it was no link."""
+    match error:
+        case LinkDown():
+            return "this edge has no connection to its broker"
+        case LinkTimeout() | NoResponders():
+            return "no scheduler answers"
+    return None
 
 
 def _sayable(text: str) -> str:

@@ -41,13 +41,8 @@ def check_model(wanted: str | None, served_name: str) -> None:
 def encode_chat(body: ChatBody, codec: TextCodec, most_tokens: int) -> list[int]:
     """Token ids of a conversation. May take long: belongs on a compute thread. Raises
     ContextTooLong for a text that cannot be as few as ``most_tokens``."""
-    options = dict(body.chat_template_kwargs or {})
-    if body.add_generation_prompt is not None:
-        options["add_generation_prompt"] = body.add_generation_prompt
-    if body.continue_final_message:
-        options |= {"continue_final_message": True, "add_generation_prompt": False}
     messages = [message.for_template() for message in body.messages]
-    return codec.encode_chat(messages, options, most_tokens=most_tokens)
+    return codec.encode_chat(messages, body.template_options, most_tokens=most_tokens)
 
 
 def encode_prompts(body: CompletionBody, codec: TextCodec, most_tokens: int) -> list[list[int]]:

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from specedge import __version__
 from specedge_edge.account import Account
-from specedge_edge.answer_events import Finished, Piece
+from specedge_edge.answer_events import Admitted, Finished, Piece
 from specedge_edge.openai import figures
 from specedge_edge.openai.logprobs import TextOffsets, chat_logprobs, completion_logprobs
 from specedge_edge.plan import ChoicePlan
@@ -26,7 +27,7 @@ class Heading:
     id: str
     created: int
     model: str
-    system_fingerprint: str
+    drafter: str
 
 
 class Rendering(ABC):
@@ -48,8 +49,14 @@ class Rendering(ABC):
         self._plans = plans
         self._codec = codec
         self._with_token_ids = with_token_ids
+        self._weights: set[str] = set()
         per_prompt = len(plans) // num_prompts
         self.prompt_tokens = sum(len(plan.prompt) for plan in plans[::per_prompt])
+
+    def note_admitted(self, admitted: Admitted) -> None:
+        """A choice has its place: which weights compute it is known from here on. Before anything
+        of that choice is rendered."""
+        self._weights.add(admitted.weights)
 
     @abstractmethod
     def opening(self, plan: ChoicePlan) -> Json | None:
@@ -112,13 +119,13 @@ class Rendering(ABC):
         return figures.usage(self.prompt_tokens, completion_tokens)
 
     def _head(self, kind: str) -> Json:
-        heading = self._heading
+        heading, weights = self._heading, "+".join(sorted(self._weights))
         return {
             "id": heading.id,
             "object": kind,
             "created": heading.created,
             "model": heading.model,
-            "system_fingerprint": heading.system_fingerprint,
+            "system_fingerprint": f"specedge-{__version__}-{weights}-{heading.drafter}",
         }
 
     def _chunk(self, choice: Json) -> Json:

@@ -42,7 +42,7 @@ from specedge_edge.openai.tokenizing import (
     tokenize_body,
 )
 from specedge_edge.plan import ChoicePlan
-from specedge_edge.served import Served, ServedModel, spell_out
+from specedge_edge.served import ServedModel, spell_out
 from specedge_edge.text import TextCodec
 
 P = ParamSpec("P")
@@ -106,7 +106,7 @@ def openai_routes(slot: BackendSlot, wall_s: Callable[[], float]) -> APIRouter:
         limit = served.max_context_tokens
         prompt = await backend.on_texts(encode_chat, body, backend.codec, limit)
         plans = plan_chat(body, prompt, served)
-        heading = _heading("chatcmpl", backend, served, wall_s)
+        heading = _heading("chatcmpl", backend, wall_s)
         return _answer(
             backend, body, plans, _render(ChatRendering, heading, backend, body, plans, 1)
         )
@@ -119,7 +119,7 @@ def openai_routes(slot: BackendSlot, wall_s: Callable[[], float]) -> APIRouter:
         limit = served.max_context_tokens
         prompts = await backend.on_texts(encode_prompts, body, backend.codec, limit)
         plans = plan_completion(body, prompts, served, backend.codec)
-        heading = _heading("cmpl", backend, served, wall_s)
+        heading = _heading("cmpl", backend, wall_s)
         rendering = _render(CompletionRendering, heading, backend, body, plans, len(prompts))
         return _answer(backend, body, plans, rendering)
 
@@ -152,7 +152,7 @@ def openai_routes(slot: BackendSlot, wall_s: Callable[[], float]) -> APIRouter:
         known = backend.served.last_known  # nobody in the cloud is needed for this
         limit = None if known is None else known.max_context_tokens
         tokens = await backend.on_texts(tokenize_body, body, backend.codec, limit)
-        return {"count": len(tokens), "tokens": tokens}
+        return {"count": len(tokens), "max_model_len": limit, "tokens": tokens}
 
     @router.post("/detokenize")
     async def detokenize(body: Annotated[DetokenizeBody, Body()]) -> dict[str, str]:
@@ -194,12 +194,12 @@ def _render(
     )
 
 
-def _heading(prefix: str, backend: Backend, served: Served, wall_s: Callable[[], float]) -> Heading:
+def _heading(prefix: str, backend: Backend, wall_s: Callable[[], float]) -> Heading:
     return Heading(
         id=f"{prefix}-{secrets.token_hex(ID_BYTES)}",
         created=int(wall_s()),
         model=backend.served.name,
-        system_fingerprint=f"specedge-{__version__}-{served.identity.weights}-{backend.drafter}",
+        drafter=backend.drafter,
     )
 
 

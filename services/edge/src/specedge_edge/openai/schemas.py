@@ -5,34 +5,30 @@ Only shapes and ranges: what depends on the model (ids, lengths, names) is check
 that is not supported is refused by name, since ignoring it would change the answer silently.
 """
 
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from specedge.errors import InvalidRequest
 from specedge.protocol.body import Bias
-from specedge_edge.openai.values import OnlyText, StopString, TokenIds, TokenLimit, Whole
+from specedge_edge.openai.conversation import Messages, TemplateOptions
+from specedge_edge.openai.values import BodyPart, StopString, TokenIds, TokenLimit, Whole
 
 MAX_CHOICES: Final = 16
 MAX_STOPS: Final = 16
 MAX_LOGPROBS: Final = 20
 MAX_PROMPTS: Final = 64
-MAX_MESSAGES: Final = 4096
 MAX_BIASED: Final = 1024
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
-
-
-class StreamOptions(_Body):
+class StreamOptions(BodyPart):
     """What a stream reports besides text."""
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
 
 
-class GenerationBody(_Body):
+class GenerationBody(BodyPart):
     """What both kinds of completion share. ``None`` always means: not given."""
 
     model: Annotated[str, Field(max_length=500)] | None = None
@@ -113,53 +109,13 @@ class GenerationBody(_Body):
         return bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
 
-class ContentPart(_Body):
-    """A piece of a message. Only text is served."""
-
-    type: OnlyText
-    text: str
-
-
-class ChatMessage(BaseModel):
-    """One turn. Further fields are passed on to the chat template."""
-
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | Annotated[list[ContentPart], Field(fail_fast=True)] | None = None
-    name: str | None = None
-
-    @model_validator(mode="after")
-    def _says_something(self) -> Self:
-        if self.content is None and self.role != "assistant":  # who may have called a tool
-            raise InvalidRequest(f"a message of role {self.role} needs content", field="messages")
-        return self
-
-    def for_template(self) -> dict[str, Any]:
-        """As chat templates expect it: content as one string."""
-        content = self.content
-        if isinstance(content, list):
-            content = "".join(part.text for part in content)
-        role = "system" if self.role == "developer" else self.role
-        named = {} if self.name is None else {"name": self.name}
-        return {**(self.model_extra or {}), **named, "role": role, "content": content or ""}
-
-
-Messages = Annotated[
-    list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
-]
-
-
-class ChatBody(GenerationBody):
+class ChatBody(GenerationBody, TemplateOptions):
     """``POST /v1/chat/completions``."""
 
     messages: Messages
     max_completion_tokens: TokenLimit | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[Whole, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
 
     UNSUPPORTED: ClassVar[dict[str, tuple[Any, ...]]] = {
         **GenerationBody.UNSUPPORTED,

@@ -71,8 +71,11 @@ class AnswerResponse(Response, ABC):
         """Say that nothing more comes, and why."""
 
     def _note(self, event: AnswerEvent) -> None:
-        if isinstance(event, Finished):
-            self._accounts[event.index] = event.account
+        match event:
+            case Admitted():
+                self._order.rendering.note_admitted(event)
+            case Finished():
+                self._accounts[event.index] = event.account
 
     @property
     def _account(self) -> Account:

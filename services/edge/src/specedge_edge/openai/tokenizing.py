@@ -2,18 +2,16 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from specedge.errors import InvalidRequest
-from specedge_edge.openai.schemas import Messages
-from specedge_edge.openai.values import TokenIds
+from specedge_edge.openai.conversation import Messages, TemplateOptions
+from specedge_edge.openai.values import BodyPart, TokenIds
 from specedge_edge.text import TextCodec
 
 
-class TokenizeBody(BaseModel):
-    """``POST /tokenize``: a text, or messages."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
+class TokenizeBody(TemplateOptions):
+    """``POST /tokenize``: a text, or messages as a chat completion would take them."""
 
     model: str | None = None
     prompt: str | None = None
@@ -21,10 +19,8 @@ class TokenizeBody(BaseModel):
     add_special_tokens: bool = True
 
 
-class DetokenizeBody(BaseModel):
+class DetokenizeBody(BodyPart):
     """``POST /detokenize``."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
 
     model: str | None = None
     tokens: Annotated[TokenIds, Field(max_length=1_000_000)]
@@ -34,7 +30,7 @@ def tokenize_body(body: TokenizeBody, codec: TextCodec, most_tokens: int | None)
     """What ``/tokenize`` answers with. May take long: belongs on a compute thread."""
     if body.messages is not None:
         messages = [message.for_template() for message in body.messages]
-        return codec.encode_chat(messages, {}, most_tokens=most_tokens)
+        return codec.encode_chat(messages, body.template_options, most_tokens=most_tokens)
     if body.prompt is None:
         raise InvalidRequest("either prompt or messages is needed", field="prompt")
     return codec.encode(

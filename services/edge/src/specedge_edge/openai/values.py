@@ -2,10 +2,16 @@
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
 AS_MANY_AS_FIT: Final = -1  # of tokens to generate, as clients of other servers say it
+
+
+class BodyPart(BaseModel):
+    """A body, or a piece of one. Unknown fields are ignored."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
 
 def _whole(value: Any) -> Any:
