@@ -17,11 +17,12 @@ help: ## List the targets
 
 setup: $(STAMP) $(KUBECTL) ## Make the virtual environment in .venv and install all packages into it
 
-# Keyed on what decides the installation, so that a change of any of them installs again.
+# Keyed on what decides the installation, so that a change of any of them installs again. An
+# environment that was interrupted while it was made has a python already, and no pip yet.
 $(STAMP): requirements-dev.txt $(PACKAGES:%=%/pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "SpecEdge needs Python 3.11 or later: make PYTHON=python3.12 ..."; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  -e 'libs/common[engine,text,broker]' -e services/edge -e services/scheduler -e services/verifier \
 	  -r requirements-dev.txt

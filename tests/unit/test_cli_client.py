@@ -6,14 +6,19 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from specedge.cli import demo
 from specedge.cli.chat import Conversation, Repl, summary
+from specedge.cli.child import Child
 from specedge.cli.edge_client import Answer, EdgeClient
 from specedge.cli.failure import EXIT_USAGE, CommandFailed
 from specedge.cli.figures import Figures, table
+from specedge.cli.running import RunningStack
+from specedge.cli.stack import ProcessPlan
 
 METRICS = {
     "generation_time_ms": 500.0,
@@ -235,6 +240,55 @@ def test_chat_through_a_pipe_keeps_the_conversation_and_obeys_commands(
     assert edge.asked[1]["messages"][1] == {"role": "assistant", "content": "Paris"}
 
 
+def press_ctrl_c(monkeypatch: pytest.MonkeyPatch, *typed: str) -> None:
+    """Be a person at a terminal who types lines; "^C" is Ctrl-C instead of one."""
+    lines = iter(typed)
+
+    def read(_: str) -> str:
+        line = next(lines)
+        if line == "^C":
+            raise KeyboardInterrupt
+        return line
+
+    type_in(monkeypatch, "")
+    monkeypatch.setattr("builtins.input", read)
+
+
+def test_a_ctrl_c_that_comes_too_late_for_an_answer_costs_no_conversation(
+    client: EdgeClient,
+    edge: CannedEdge,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    press_ctrl_c(monkeypatch, "hello", "^C", "again", "^C", "/quit")
+
+    Repl(client, Conversation()).run()
+
+    assert [len(asked["messages"]) for asked in edge.asked] == [1, 3]
+    assert "Ctrl-C again leaves" in capsys.readouterr().err
+
+
+def test_ctrl_c_twice_in_a_row_leaves(client: EdgeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    press_ctrl_c(monkeypatch, "^C", "hello", "^C", "^C", "never asked")
+
+    with pytest.raises(KeyboardInterrupt):
+        Repl(client, Conversation()).run()
+
+
+def test_lines_of_a_file_from_windows_are_obeyed_too(
+    client: EdgeClient,
+    edge: CannedEdge,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("hello\r\n/quit\r\nnever asked\r\n"))
+
+    Repl(client, Conversation()).run()
+
+    assert [asked["messages"][0]["content"] for asked in edge.asked] == ["hello"]
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("words", ["no such file: [/tmp]", "there is no [name] here"])
 def test_a_person_is_told_what_went_wrong_in_the_servers_very_words(
     client: EdgeClient,
@@ -325,6 +379,26 @@ def test_a_temperature_out_of_range_changes_nothing(
 
     assert conversation.temperature == 0.7
     assert "from 0.0 to 2.0" in capsys.readouterr().err
+
+
+def test_a_demo_that_a_person_leaves_says_and_asks_nothing_more(
+    edge: CannedEdge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = Child(ProcessPlan("edge", "specedge_edge", ()), run_dir=tmp_path)
+    child.http_url = edge.url
+    left = threading.Event()
+    said: list[str] = []
+
+    def write(piece: str) -> None:
+        said.append(piece)
+        left.set()
+
+    monkeypatch.setattr(demo, "_write", write)
+
+    with pytest.raises(CommandFailed, match="interrupted"):
+        demo._ask_all(RunningStack([child], [child], "", tmp_path, []), left, quietly=False)
+
+    assert (said, len(edge.asked)) == (["Par"], 1)
 
 
 def test_figures_of_several_answers_add_up() -> None:

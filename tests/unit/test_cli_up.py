@@ -7,7 +7,7 @@ import pytest
 from specedge.cli.child import Child
 from specedge.cli.running import RunningStack
 from specedge.cli.stack import ProcessPlan, StackOptions
-from specedge.cli.up import _first_key, _introduce, run_up
+from specedge.cli.up import _first_key, _introduce, _own_name, run_up
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,16 @@ def test_a_person_is_told_a_url_that_works_here_and_how_others_come_in(
     said = capsys.readouterr().out
     assert "http://127.0.0.1:8123/v1" in said
     assert "any address of this machine" in said
+
+
+@pytest.mark.parametrize("is_on_path", [True, False])
+def test_a_person_is_told_a_command_that_their_shell_finds(
+    is_on_path: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    (folder / "specedge").touch(mode=0o755)
+    monkeypatch.setattr("sys.executable", str(folder / "python"))
+    monkeypatch.setenv("PATH", str(folder) if is_on_path else "")
+
+    assert _own_name() == ("specedge" if is_on_path else f"'{folder}/specedge'")

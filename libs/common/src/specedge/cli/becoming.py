@@ -14,6 +14,7 @@ import typer
 from specedge.cli.failure import EXIT_USAGE, CommandFailed
 from specedge.cli.stack import EDGE_MODULE, SCHEDULER_MODULE, VERIFIER_MODULE
 
+LAUNCH: Final = "specedge.cli.launch"
 CALLED_AS_VARIABLE: Final = "SPECEDGE_CALLED_AS"  # ``settings_from_command_line`` reads it
 PROGRAMS: Final = {
     "distill": (
@@ -63,4 +64,4 @@ def become(module: str, arguments: list[str], *, called_as: str) -> None:
             exit_code=EXIT_USAGE,
         )
     os.putenv(CALLED_AS_VARIABLE, called_as)  # which the next line hands on
-    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
+    os.execv(sys.executable, [sys.executable, "-m", LAUNCH, module, *arguments])

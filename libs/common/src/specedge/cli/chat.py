@@ -18,7 +18,8 @@ HELP: Final = """\
 /max-tokens N       longest answer
 /history            show the conversation
 /help               this list
-/quit               leave (so does Ctrl-D)"""
+/quit               leave (so does Ctrl-D)
+Ctrl-C breaks an answer off, or drops the line; twice in a row it leaves"""
 
 FORGET: Final = "/reset forgets the conversation."
 
@@ -72,16 +73,30 @@ class Repl:
             try:
                 for line in sys.stdin:
                     line.encode()  # in some locales other bytes come in as lone surrogates
-                    yield line.rstrip("\n")
+                    yield line.rstrip("\r\n")
             except UnicodeError:
                 raise CommandFailed("what is piped in is no UTF-8 text") from None
             return
+        yield from self._typed_lines()
+
+    def _typed_lines(self) -> Iterator[str]:
+        """A Ctrl-C that was meant for an answer, and came as it ended, costs no conversation."""
+        is_leaving = False
         while True:
             try:
-                yield input("> ")
+                line = input("> ")
             except EOFError:
                 self._notes.print()
                 return
+            except KeyboardInterrupt:
+                self._notes.print()
+                if is_leaving:
+                    raise
+                is_leaving = True
+                self._notes.print("(Ctrl-C again leaves, so do Ctrl-D and /quit)", style="dim")
+                continue
+            is_leaving = False
+            yield line
 
     def _answer(self, line: str) -> None:
         turns = self._conversation.turns

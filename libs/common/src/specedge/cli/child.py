@@ -10,8 +10,9 @@ import os
 import signal
 import sys
 from collections import deque
+from io import RawIOBase
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 import orjson
 
@@ -53,7 +54,7 @@ class Child:
     async def run_once(self) -> int:
         """Start the process and return its exit code (negative: the signal that killed it).
 
-        Cancelling it kills the process and waits for its end.
+        Cancelling it kills the process, and whatever it has started, and waits for its end.
         """
         self.http_url = None
         self.ready.clear()
@@ -69,12 +70,12 @@ class Child:
         )
         self._process = process
         try:
-            with self.log_path.open("ab") as log:
+            with self.log_path.open("ab", buffering=0) as log:
                 await self._keep_log(process, log)
             return await process.wait()
         finally:
             if process.returncode is None:
-                _signal(process, signal.SIGKILL)
+                _kill(process)
                 await asyncio.shield(process.wait())
 
     async def stop(self, grace_s: float) -> None:
@@ -82,18 +83,19 @@ class Child:
         process = self._process
         if process is None or process.returncode is not None:
             return
-        _signal(process, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(grace_s):
                 await process.wait()
         except TimeoutError:
-            _signal(process, signal.SIGKILL)
+            _kill(process)
             await process.wait()
 
     def kill(self) -> None:
         """SIGKILL, at once, without waiting."""
         if self._process is not None and self._process.returncode is None:
-            _signal(self._process, signal.SIGKILL)
+            _kill(self._process)
 
     def _command(self) -> list[str]:
         tethered = [sys.executable, "-I", "-S", tether.__file__, str(os.getpid())]
@@ -102,7 +104,7 @@ class Child:
             program += ["--http-port", self._last_port]  # the last one given counts
         return [*tethered, *program]
 
-    async def _keep_log(self, process: asyncio.subprocess.Process, log: BinaryIO) -> None:
+    async def _keep_log(self, process: asyncio.subprocess.Process, log: RawIOBase) -> None:
         assert process.stdout is not None
         while True:
             try:
@@ -111,8 +113,8 @@ class Child:
                 continue
             if not line:
                 return
-            log.write(line)
-            log.flush()
+            with contextlib.suppress(OSError):  # a full disk costs the line, and nothing else
+                log.write(line)
             self._on_line(line)
 
     def _on_line(self, line: bytes) -> None:
@@ -123,9 +125,11 @@ class Child:
                 self._last_port = self.http_url.rpartition(":")[2]
 
 
-def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """With what it has started itself, such as the one that fetches a model: it has a session, and
+    so a group, of its own."""
     with contextlib.suppress(ProcessLookupError):
-        process.send_signal(number)
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _listening_url(line: bytes) -> str | None:

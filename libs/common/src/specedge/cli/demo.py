@@ -2,6 +2,8 @@
 
 import asyncio
 import sys
+import threading
+from collections.abc import Callable
 from typing import Final
 
 import orjson
@@ -25,8 +27,11 @@ def run_demo(options: StackOptions, *, as_json: bool) -> None:
     """Exit code 0 means that every question was answered."""
 
     async def ask(stack: RunningStack) -> list[Answer]:
-        # A thread, since the client blocks; when the system ends under it, its connection breaks.
-        return await asyncio.to_thread(_ask_all, stack, as_json)
+        left = threading.Event()
+        try:  # a thread, since the client blocks
+            return await asyncio.to_thread(_ask_all, stack, left, as_json)
+        finally:
+            left.set()
 
     try:
         answers = run_with_stack(options, ask)
@@ -44,26 +49,35 @@ def run_demo(options: StackOptions, *, as_json: bool) -> None:
             console.print(MOSTLY_HOSTED, markup=False)
 
 
-def _ask_all(stack: RunningStack, quietly: bool) -> list[Answer]:
+def _ask_all(stack: RunningStack, left: threading.Event, quietly: bool) -> list[Answer]:
+    """Nothing is said, and no answer waited for, once the person has ``left``."""
+
+    def show(piece: str) -> None:
+        if left.is_set():
+            raise CommandFailed("interrupted", exit_code=EXIT_INTERRUPTED)
+        if not quietly:
+            _write(piece)
+
+    answers: list[Answer] = []
     with EdgeClient(stack.base_url) as client:
         model = client.model()
         err().print(f"{model} at {client.base_url}\n", markup=False)
-        return [_ask(client, model, question, quietly) for question in QUESTIONS]
+        for question in QUESTIONS:
+            if not quietly and not left.is_set():
+                out().print(f"> {question.text}", style="bold", markup=False)
+            answers.append(_ask(client, model, question, show))
+            show("\n\n")
+    return answers
 
 
-def _ask(client: EdgeClient, model: str, question: Question, quietly: bool) -> Answer:
+def _ask(client: EdgeClient, model: str, question: Question, show: Callable[[str], None]) -> Answer:
     request = {
         "model": model,
         "messages": [{"role": "user", "content": question.text}],
         "max_tokens": question.max_tokens,
         "temperature": 0,
     }
-    if quietly:
-        answer = client.chat(request, on_text=lambda _: None)
-    else:
-        out().print(f"[bold]> {question.text}[/]")
-        answer = client.chat(request, on_text=_write)
-        _write("\n\n")
+    answer = client.chat(request, on_text=show)
     if not answer.text.strip():
         raise CommandFailed(f"the model said nothing to {question.title!r}")
     return answer

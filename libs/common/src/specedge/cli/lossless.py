@@ -14,6 +14,8 @@ from pathlib import Path
 
 import orjson
 
+from specedge.cli.becoming import LAUNCH
+from specedge.cli.cache import cache_dir
 from specedge.cli.console import err, out
 from specedge.cli.failure import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, CommandFailed
 from specedge.cli.running import Interrupted, RunningStack, run_with_stack
@@ -144,9 +146,10 @@ def _command(
         "--parallel": options.parallel,
         "--threads": options.threads,
         "--model": options.model,
+        "--cache-dir": cache_dir(),
         **(more or {}),
     }
-    command = [sys.executable, "-m", MEASUREMENT]
+    command = [sys.executable, "-m", LAUNCH, MEASUREMENT]
     for flag, value in flags.items():
         if value is not None:
             command += [flag, str(value)]

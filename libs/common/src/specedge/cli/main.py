@@ -3,9 +3,13 @@
 What takes time to import is imported where a Ctrl-C is caught already.
 """
 
+import errno
 import sys
+from typing import Final
 
 from specedge.cli.failure import EXIT_INTERRUPTED, CommandFailed
+
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main() -> None:
@@ -30,9 +34,9 @@ def _obey() -> None:
         report(CommandFailed(str(error)))
         sys.exit(1)
     except OSError as error:  # a folder or file of the person's: what is ours says more itself
-        if error.filename is None:
+        if error.filename is None and error.errno not in FULL:
             raise
-        report(CommandFailed(f"{error.filename}: {error.strerror}"))
+        report(CommandFailed(f"{error.filename or 'the output'}: {error.strerror}"))
         sys.exit(1)
 
 

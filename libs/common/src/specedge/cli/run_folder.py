@@ -10,17 +10,30 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-RUNS: Final = Path.home() / ".cache" / "specedge" / "runs"
+from specedge.cli.cache import CACHE_VARIABLE, cache_dir
+from specedge.cli.failure import CommandFailed
+
 KEPT_FOR: Final = timedelta(days=7)
 
 
 @contextlib.contextmanager
-def run_folder(runs: Path = RUNS) -> Iterator[Path]:
+def run_folder(runs: Path | None = None) -> Iterator[Path]:
     """A new, private folder named after the moment and this process, for as long as the block
-    lasts; it stays afterwards. Those of runs that have ended and long said nothing are removed."""
+    lasts; it stays afterwards. Those of runs that have ended and long said nothing are removed.
+
+    ``runs`` holds them all; None: the person's cache does. Raises CommandFailed where none can be
+    made."""
+    runs = runs or cache_dir() / "runs"
     now = datetime.now(UTC)
-    folder = runs / f"{now:%Y%m%d-%H%M%S}-{os.getpid()}"
-    folder.mkdir(mode=0o700, parents=True)
+    name = f"{now:%Y%m%d-%H%M%S}-{os.getpid()}"
+    try:
+        runs = runs.expanduser()
+        (folder := runs / name).mkdir(mode=0o700, parents=True)
+    except (OSError, RuntimeError) as error:  # the latter: nobody's home is known
+        raise CommandFailed(
+            f"logs cannot be kept in {runs}: {error}",
+            hint=f"{CACHE_VARIABLE} names another folder for models and logs.",
+        ) from error
     with contextlib.ExitStack() as run:
         # Let go by the kernel however the run ends. Where the file system knows no locks, what the
         # run writes keeps its folder young.

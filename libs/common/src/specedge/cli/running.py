@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from specedge.service.runtime import Tasks
 T = TypeVar("T")
 
 BROKER_CHECK_S: Final = 0.25
+STOPPING: Final = "stopping; Ctrl-C again kills what is left"
 READY_WITHIN_S: Final = 3600.0  # the first start fetches a model, on whatever line there is
 
 
@@ -62,7 +64,7 @@ def run_with_stack(options: StackOptions, body: Callable[[RunningStack], Awaitab
 
     SIGINT or SIGTERM cancels ``body`` and ends the system in order, then raises Interrupted; a
     second one kills what is left. Raises CommandFailed or SpecEdgeError when the system cannot be
-    started or kept alive.
+    started or kept alive, OSError where nothing can be written, as to a pipe that was closed.
     """
     check_address(options.host, options.port)
     check_folders(options)
@@ -72,7 +74,7 @@ def run_with_stack(options: StackOptions, body: Callable[[RunningStack], Awaitab
     except asyncio.CancelledError:
         raise Interrupted from None
     except BaseExceptionGroup as group:
-        failures, _ = group.split((CommandFailed, SpecEdgeError))
+        failures, _ = group.split((CommandFailed, SpecEdgeError, OSError))
         if failures is None:
             raise
         raise _first(failures) from None
@@ -93,7 +95,7 @@ async def _run_on(
     plans = plan_processes(options, nats_url=broker.url, run_dir=run_dir)
     display = ProgressDisplay([plan.name for plan in plans])
     supervisor = Supervisor(plans, run_dir=run_dir, notice=display.notice)
-    with _signals(supervisor):
+    with _signals(supervisor, display):
         async with _supervised(supervisor, broker, display):
             with display:
                 await _until_ready(supervisor)
@@ -133,8 +135,9 @@ async def _keep_broker(broker: Broker, display: ProgressDisplay) -> None:
 
 
 @contextlib.contextmanager
-def _signals(supervisor: Supervisor) -> Iterator[None]:
-    """The first signal cancels the running task, which ends all in order; the second kills."""
+def _signals(supervisor: Supervisor, display: ProgressDisplay) -> Iterator[None]:
+    """The first signal cancels the running task, which ends all in order; the second kills. The
+    order takes a while where a process is in the middle of loading."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     asked: list[int] = []
@@ -142,6 +145,7 @@ def _signals(supervisor: Supervisor) -> Iterator[None]:
     def on_signal(number: int) -> None:
         asked.append(number)
         if len(asked) == 1:
+            display.notice(f"\n{STOPPING}" if sys.stderr.isatty() else STOPPING)  # after "^C"
             task.cancel()
         else:
             supervisor.kill()

@@ -1,8 +1,12 @@
 """`specedge up`: a whole system on this machine until somebody says stop."""
 
 import asyncio
+import shlex
+import shutil
+import sys
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import orjson
 import typer
@@ -14,12 +18,15 @@ from specedge.cli.running import Interrupted, RunningStack, run_with_stack
 from specedge.cli.stack import API_KEY_VARIABLE, StackOptions
 from specedge.service.settings import variable
 
+NAME: Final = "specedge"
+
 
 def run_up(options: StackOptions, *, as_json: bool) -> None:
     """Returns after an orderly stop. With ``as_json`` one line on stdout says that all is ready."""
     if options.api_key is None and not is_loopback(options.host):
+        where = options.host or "this machine"
         err().print(
-            f"warning: whoever reaches {options.host} may use the API, since no key is asked for; "
+            f"warning: whoever reaches {where} may use the API, since no key is asked for; "
             "--api-key or --api-key-file names one",
             markup=False,
         )
@@ -80,8 +87,15 @@ def _introduce(stack: RunningStack, model: str, options: StackOptions) -> None:
         markup=False,
         soft_wrap=True,
     )
-    console.print(f"  specedge chat --url {stack.base_url}", soft_wrap=True)
+    console.print(f"  {_own_name()} chat --url {stack.base_url}", markup=False, soft_wrap=True)
     console.print("\nCtrl-C stops everything.", style="dim")
+
+
+def _own_name() -> str:
+    """What a person types to get this command: its path, where a shell knows none by its name."""
+    own = Path(sys.executable).with_name(NAME)
+    is_known = shutil.which(NAME) is not None or not own.exists()
+    return NAME if is_known else shlex.quote(str(own))
 
 
 def _first_key(api_key: str) -> str:

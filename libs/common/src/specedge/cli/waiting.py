@@ -53,7 +53,7 @@ async def watch_readiness(child: Child, on_change: Callable[[str, Progression], 
     async with httpx.AsyncClient(timeout=PROBE_TIMEOUT_S, trust_env=False) as client:
         while True:
             if not child.ready.is_set():
-                now = await _probe(client, child)
+                now = await _probe(client, child, last or STARTING)
                 if now != last:
                     on_change(child.name, now)
                     last = now
@@ -82,12 +82,14 @@ async def _notes_of(client: httpx.AsyncClient, child: Child) -> list[Note]:
         return []  # it died meanwhile, which is told elsewhere
 
 
-async def _probe(client: httpx.AsyncClient, child: Child) -> Progression:
+async def _probe(client: httpx.AsyncClient, child: Child, last: Progression) -> Progression:
     url = child.http_url
     if url is None:
         return STARTING
     try:
         response = await client.get(f"{url}/ready")
+    except httpx.TimeoutException:  # an import, or a machine with much to do: it is where it was
+        return last
     except httpx.HTTPError:
         return STARTING
     if url != child.http_url:  # it died and came back while we asked

@@ -10,6 +10,14 @@ from specedge.engine.drafter_folder import StoredAs
 from specedge.engine.loading import DEFAULT_MODEL
 
 
+class _KnownDefaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Of a flag that has no default, or says in words what it is, nothing more is told."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        has_none = action.default in (None, False)
+        return action.help if has_none else super()._get_help_string(action)
+
+
 def read_flags() -> argparse.Namespace:
     """The command line's; exits with a usage error for what is none."""
     parser = argparse.ArgumentParser(
@@ -17,7 +25,7 @@ def read_flags() -> argparse.Namespace:
         description="Make a drafter for a model from that model alone: it samples its own "
         "conversations, and a few of its layers learn from its own probabilities. Every stage goes "
         "on where it stopped when the same command is run again.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_KnownDefaults,
     )
     add = parser.add_argument
     add("--model", default=DEFAULT_MODEL, help="the target: name or folder")
@@ -63,7 +71,7 @@ def read_flags() -> argparse.Namespace:
         "folder; int8 is half the size")  # fmt: skip
     add("--device", default="auto", help="where to compute: cpu, cuda or cuda:N; auto is a GPU if "
         "there is one")  # fmt: skip
-    add("--threads", type=_at_least(1), help="compute threads on the CPU")
+    add("--threads", type=_at_least(1), help="compute threads on the CPU; none: what torch takes")
     add("--cache-dir", type=Path, default=Path("~/.cache/specedge"), help="cache of models")
     add("--json", action="store_true", help="results as JSON on stdout")
     flags = parser.parse_args()

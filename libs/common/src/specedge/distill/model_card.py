@@ -55,7 +55,7 @@ were quoted in another conversation, as the text that a task is about (to summar
 rewrite it, to answer a question from it); after a fifth the user spoke again. No data set was used.
 The target's {top_k} likeliest next tokens at every position were kept once; training lowers the
 cross-entropy to them. {tokens} tokens were trained on in {steps} steps of about {batch_tokens}
-(AdamW, peak rate {rate:g}, warm-up, constant, linear decay), in {minutes:.0f} minutes.
+(AdamW, peak rate {rate:g}, warm-up, constant, linear decay), in {took}.
 
 ## How good it is
 
@@ -129,10 +129,15 @@ def model_card(
         steps=f"{progress.steps:,}",
         batch_tokens=f"{plan.batch_tokens:,}",
         rate=plan.peak_rate,
-        minutes=progress.seconds / 60,
+        took=_took(progress.seconds),
         held_out=plan.held_out,
         history=history,
     )
+
+
+def _took(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes} minutes" if minutes > 1 else f"{seconds:.0f} seconds"
 
 
 def _beginning(earlier: Earlier | None, num_layers: int) -> str:

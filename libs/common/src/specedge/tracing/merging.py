@@ -101,7 +101,10 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
 
 def _read(path: Path) -> Iterator[Span]:
     try:
-        header, *lines = path.read_bytes().splitlines()
+        written = path.read_bytes().splitlines()
+        if not written:
+            raise ValueError("it is empty")
+        header, *lines = written
         said = orjson.loads(header)
         offset_s = float(said["wall_s"]) - float(said["at_s"])
         for line in lines:
