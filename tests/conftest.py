@@ -8,9 +8,20 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from specedge.link.broker import Broker
 from specedge.service.runtime import Tasks
+from tests.reserved_ports import ReservedPorts
+
+# A property says nothing of how quick a machine is that others use too.
+settings.register_profile(
+    "any-machine",
+    settings.get_profile(settings.get_current_profile_name()),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("any-machine")
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +36,7 @@ async def _no_task_left() -> AsyncIterator[None]:
     yield
     left = asyncio.all_tasks() - {asyncio.current_task()}
     if left:  # cancelled ones need a turn or two to end
-        _, left = await asyncio.wait(left, timeout=1.0)
+        _, left = await asyncio.wait(left, timeout=10.0)
     assert not left, f"tasks left running: {[task.get_name() for task in left]}"
 
 
@@ -34,6 +45,14 @@ async def tasks() -> AsyncIterator[Tasks]:
     """Background tasks. What still runs at the test's end is cancelled; what failed fails it."""
     async with Tasks() as group:
         yield group
+
+
+@pytest.fixture
+def nobodys_port() -> Iterator[int]:
+    """A port on which nobody listens during the test, not even by chance, but whom the test has
+    listen there."""
+    with ReservedPorts() as free:
+        yield free.another()
 
 
 @pytest.fixture(scope="session")

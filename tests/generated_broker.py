@@ -25,7 +25,7 @@ from specedge.link.broker_probe import BrokerProbe
 from specedge.link.nats import NatsOptions
 from specedge.protocol.subjects import edge_inbox, service_inbox
 
-PATIENCE_S = 15.0
+PATIENCE_S = 60.0
 HOST = "127.0.0.1"
 
 _LISTENING = re.compile(r"Listening for client connections on .*:(\d+)$")

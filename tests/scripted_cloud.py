@@ -92,7 +92,7 @@ class ScriptedCloud:
 
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Wait until what was received makes ``is_so`` true."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not is_so():
                 self.changed.clear()
                 await self.changed.wait()

@@ -73,11 +73,11 @@ async def network(request: pytest.FixtureRequest, tasks: Tasks) -> AsyncIterator
 
 @pytest.fixture(params=["memory", "nats"])
 async def frail_network(
-    request: pytest.FixtureRequest, tasks: Tasks, tmp_path: Path
+    request: pytest.FixtureRequest, tasks: Tasks, tmp_path: Path, nobodys_port: int
 ) -> AsyncIterator[Network]:
-    """A network that a test may take down and bring back."""
+    """A network that a test may take down and bring back: nobody takes its port meanwhile."""
     made: Network = MemoryNetwork()
     if request.param == "nats":
-        made = await NatsNetwork.with_own_broker(tmp_path / "broker", tasks)
+        made = await NatsNetwork.with_own_broker(tmp_path / "broker", tasks, nobodys_port)
     yield made
     await made.close()

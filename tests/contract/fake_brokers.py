@@ -9,7 +9,8 @@ from specedge.link._connection import RecoveryPolicy
 from specedge.link.nats import NatsOptions
 from specedge.service.runtime import Tasks
 
-QUICK = RecoveryPolicy(open_timeout_s=1.0, first_wait_s=0.02, longest_wait_s=0.05)
+QUICK = RecoveryPolicy(open_timeout_s=30.0, first_wait_s=0.02, longest_wait_s=0.05)
+BRIEF = replace(QUICK, open_timeout_s=2.0)  # with those who never let anybody in
 Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 

@@ -11,7 +11,10 @@ from specedge.link.memory import MemoryHub
 from specedge.link.nats import NatsLink, NatsOptions
 from specedge.service.runtime import LoopClock, Tasks
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0  # with what comes at once, but for a busy machine
+# What is bounded by a few seconds ends within this. An attempt to connect is cut off after 16 s;
+# TLS left to itself waits for half a minute, or for a whole one.
+IN_TIME_S = 12.0
 
 
 class Received:
@@ -136,8 +139,8 @@ class NatsNetwork:
         self._links: list[Link] = []
 
     @classmethod
-    async def with_own_broker(cls, store_dir: Path, tasks: Tasks) -> "NatsNetwork":
-        broker = Broker(store_dir=store_dir)
+    async def with_own_broker(cls, store_dir: Path, tasks: Tasks, port: int) -> "NatsNetwork":
+        broker = Broker(store_dir=store_dir, port=port)
         await broker.start()
         return cls(broker.url, tasks, broker)
 

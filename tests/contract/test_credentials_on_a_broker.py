@@ -12,11 +12,11 @@ from specedge.cli.failure import CommandFailed
 from specedge.credentials.attempts import OTHER, SESSION, STRANGER, Attempt, Verb, attempts_of
 from specedge.credentials.roles import Role
 from specedge.errors import AuthenticationFailed, LinkDown
-from specedge.link._connection import RecoveryPolicy
 from specedge.link.base import LinkState
 from specedge.link.broker_probe import BrokerProbe, turns_strangers_away
 from specedge.link.nats import NatsLink
 from specedge.service.runtime import Tasks
+from tests.contract.fake_brokers import QUICK
 from tests.contract.link_networks import Received, States
 from tests.generated_broker import (
     GeneratedBroker,
@@ -26,7 +26,6 @@ from tests.generated_broker import (
     open_folder,
 )
 
-QUICK = RecoveryPolicy(open_timeout_s=5.0, first_wait_s=0.02, longest_wait_s=0.05)
 MEMBERS = ("alice", "verifier-1", "scheduler-1", "onlooker")
 
 

@@ -79,15 +79,14 @@ async def test_an_unknown_key_is_refused_after_the_counted_tries(
 
 
 async def test_a_key_that_is_no_longer_known_closes_the_link_for_good(
-    tasks: Tasks, tmp_path: Path
+    tasks: Tasks, tmp_path: Path, nobodys_port: int
 ) -> None:
     key, other = UserKey.create(), UserKey.create()
-    async with Broker(store_dir=tmp_path, users=(user(key),)) as broker:
+    async with Broker(store_dir=tmp_path, users=(user(key),), port=nobodys_port) as broker:
         link = await NatsLink.connect(options(broker.url, seed=key.seed), tasks=tasks)
         states = States(link)
-        port = broker.port
 
-    async with Broker(store_dir=tmp_path, users=(user(other),), port=port):
+    async with Broker(store_dir=tmp_path, users=(user(other),), port=nobodys_port):
         await states.until(LinkState.CLOSED)
         with pytest.raises(AuthenticationFailed):
             await link.publish("se.up.x", b"")

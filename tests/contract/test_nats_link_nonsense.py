@@ -12,6 +12,7 @@ from specedge.link.base import LinkState
 from specedge.link.nats import NatsLink
 from specedge.service.runtime import Tasks
 from tests.contract.fake_brokers import (
+    BRIEF,
     INFO,
     FirstGuest,
     answer_pings,
@@ -110,7 +111,7 @@ async def test_whoever_never_speaks_as_a_broker_is_told_as_that(tasks: Tasks) ->
 
     async with fake_broker(speak) as url:
         with pytest.raises(LinkDown, match=r"127\.0\.0\.1:\d+: .*not understood"):
-            await NatsLink.connect(options(url), tasks=tasks)
+            await NatsLink.connect(options(url, recovery=BRIEF), tasks=tasks)
 
 
 @pytest.mark.parametrize("beginning", [b"MSG ", b"+OK\r\nINFO ", b"MSG a 1 100000000000\r\n"])

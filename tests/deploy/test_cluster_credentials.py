@@ -58,7 +58,7 @@ def test_the_broker_accepts_its_configuration(made: Path, secrets: Secrets, tmp_
     (tmp_path / "nats-server.conf").write_text(config)
 
     command = [find_broker_binary(), "-t", "-c", str(tmp_path / "nats-server.conf")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
 
     assert done.returncode == 0, done.stderr
 
@@ -81,7 +81,7 @@ def test_each_pod_may_say_what_its_service_says_and_is_known_by_its_key(secrets:
 def test_the_folder_never_gets_into_the_repository() -> None:
     asked = ["git", "check-ignore", "-q", f"{FOLDER}/authority/ca.key"]
 
-    assert subprocess.run(asked, cwd=REPOSITORY, check=False, timeout=20).returncode == 0
+    assert subprocess.run(asked, cwd=REPOSITORY, check=False, timeout=100).returncode == 0
 
 
 def _references(variant: str) -> set[tuple[str, str]]:

@@ -16,6 +16,8 @@ from tests.deploy.manifests import render
 from tests.deploy.pod_processes import Machine, Pod, running
 from tests.reserved_ports import ReservedPorts
 
+pytestmark = pytest.mark.timeout(600)  # dozens of processes start, one after the other
+
 # Quick, and without a model; everything else is as the manifests say.
 EMULATED: Final[Mapping[str, Mapping[str, str]]] = {
     "nats": {},
@@ -43,7 +45,7 @@ class Cluster:
 
     async def ready(self) -> None:
         """Until all of them are."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(200):
             for pod in self.pods.values():
                 await pod.until("readinessProbe")
 
@@ -58,12 +60,12 @@ class Cluster:
             "temperature": 0,
         }
         headers = {"Authorization": f"Bearer {key}"}
-        async with httpx.AsyncClient(base_url=self.pods["edge"].url(), timeout=60) as client:
+        async with httpx.AsyncClient(base_url=self.pods["edge"].url(), timeout=300) as client:
             return await client.post("/v1/chat/completions", json=asked, headers=headers)
 
     async def metric(self, pod: str, name: str) -> float:
         """The value of a metric without labels."""
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=60) as client:
             lines = (await client.get(self.pods[pod].url() + "/metrics")).text.splitlines()
         (line,) = (line for line in lines if line.startswith(f"{name} "))
         return float(line.split()[1])
@@ -132,7 +134,7 @@ async def test_a_rollout_of_everything_under_an_answer_changes_no_token(cluster:
 
 async def _assert_waiting(pod: Pod) -> None:
     """It has started, or soon has, takes no work, and lives."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(100):
         await pod.until("startupProbe")
         while await pod.probe("readinessProbe"):
             await asyncio.sleep(0.05)
@@ -144,6 +146,6 @@ async def _until_tokens(cluster: Cluster, more: int) -> None:
     """Until the verifier has generated that many more than now."""
     name = "specedge_generation_tokens_total"
     before = await cluster.metric("verifier", name)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(100):
         while await cluster.metric("verifier", name) < before + more:
             await asyncio.sleep(0.02)

@@ -15,7 +15,7 @@ import openai
 import pytest
 
 SPECEDGE = [sys.executable, "-m", "specedge.cli.main"]
-STOP_WITHIN_S = 30
+STOP_WITHIN_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Up:
         return str(self.said["model"])
 
     def client(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=self.base_url, api_key="unused", max_retries=0, timeout=60)
+        return openai.OpenAI(base_url=self.base_url, api_key="unused", max_retries=0, timeout=300)
 
     def family(self) -> list[int]:
         """Pids of the command and of everything below it."""

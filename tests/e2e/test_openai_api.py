@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.conftest import SPECEDGE, Up
 
-pytestmark = [pytest.mark.real_model, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real_model, pytest.mark.timeout(600)]
 
 README = Path(__file__).parents[2] / "README.md"
 QUESTION = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
@@ -130,7 +130,7 @@ def test_the_readmes_curl_request_is_answered(up: Up) -> None:
         f"{up.base_url.removesuffix('/v1')}{path}",
         content=body,
         headers={"Content-Type": "application/json"},
-        timeout=60,
+        timeout=300,
     )
 
     assert answer.status_code == 200
@@ -146,7 +146,7 @@ def test_chat_through_a_pipe_prints_the_answer_alone(up: Up) -> None:
         input=QUESTION[0]["content"] + "\n",
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=True,
     )
 

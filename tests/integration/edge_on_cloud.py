@@ -47,7 +47,7 @@ async def edge_on(
     async with service_context() as context, Edge(context, chosen, loader) as edge:
         await edge.serve()
         await edge.load(connect)
-        async with httpx.AsyncClient(base_url=edge.url, trust_env=False, timeout=30) as client:
+        async with httpx.AsyncClient(base_url=edge.url, trust_env=False, timeout=60) as client:
             yield client
 
 
@@ -60,3 +60,10 @@ def expected(max_tokens: int, params: SamplingParams | None = None) -> list[int]
 def request(max_tokens: int, **fields: Any) -> dict[str, Any]:
     base = {"prompt": PROMPT, "max_tokens": max_tokens, "temperature": 0}
     return {**base, "return_token_ids": True, **fields}
+
+
+async def persist(client: httpx.AsyncClient, max_tokens: int) -> httpx.Response:
+    """Ask until there was a place: on a bad network opening a session may fail."""
+    while (answer := await client.post(COMPLETIONS, json=request(max_tokens))).status_code == 503:
+        pass
+    return answer

@@ -14,7 +14,7 @@ TEXTS = "/v1/completions"
 
 async def until_idle(world: EdgeWorld) -> None:
     """Wait until the edge runs nothing."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while (await world.client.get("/v1/cluster")).json()["running"]:
             pass
 

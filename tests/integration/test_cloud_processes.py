@@ -16,6 +16,8 @@ import pytest
 from specedge.link.broker import Broker
 from tests.reserved_ports import ReservedPorts
 
+pytestmark = pytest.mark.timeout(600)  # processes start slowly where others compute too
+
 
 @dataclass
 class Running:
@@ -26,7 +28,7 @@ class Running:
 
     async def ready(self) -> dict[str, object]:
         """What /ready says, once it says yes."""
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=60) as client:
             while True:
                 answer = await client.get(f"{self.url}/ready")
                 if answer.status_code == 200:
@@ -34,7 +36,7 @@ class Running:
                 await asyncio.sleep(0.05)
 
     async def text(self, path: str) -> str:
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=60) as client:
             return (await client.get(f"{self.url}{path}")).text
 
 
@@ -174,7 +176,7 @@ async def _waits_and_goes(module: str, flags: tuple[str, ...], cwd: Path) -> Non
         assert "broker" in await service.text("/ready")
         assert "specedge_nats_connected 0.0" in await service.text("/metrics")
         service.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await service.process.wait() == 0
 
 

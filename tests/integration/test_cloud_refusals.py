@@ -84,7 +84,7 @@ async def test_a_malformed_open_request_is_refused_by_field(
         await world.start_verifier("v1")
         edge = await ScriptedEdge(world, "A").start()
 
-        reply = await edge.link.request(subjects.up_open(edge.key()), payload, timeout_s=2.0)
+        reply = await edge.link.request(subjects.up_open(edge.key()), payload, timeout_s=30.0)
 
         refused = decode(Refused, reply)
         assert (refused.refused, refused.field) == (reason, field)

@@ -18,6 +18,8 @@ from tests.generated_broker import (
 )
 from tests.integration.test_cloud_processes import Running, running
 
+pytestmark = pytest.mark.timeout(600)  # processes start slowly where others compute too
+
 CHAT = {
     "model": "emulated",
     "messages": [{"role": "user", "content": "Hello!"}],

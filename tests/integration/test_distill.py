@@ -24,6 +24,8 @@ from specedge.params import SamplingParams
 from specedge.tree.token_tree import TokenTree
 from tests.edge_world import make_tokenizer
 
+pytestmark = pytest.mark.timeout(600)  # minutes, where others compute too
+
 SIZES = ["--layers", "0,3", "--vocabulary", "256", "--corpus-tokens", "6000", "--piece", "32"]
 SIZES += ["--lanes", "16", "--max-prompt", "12", "--max-answer", "24", "--held-out", "24"]
 SIZES += ["--train-tokens", "80000", "--batch-tokens", "512", "--rate", "3e-3", "--threads", "1"]

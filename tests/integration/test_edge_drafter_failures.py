@@ -13,6 +13,7 @@ from specedge.engine.emulated import EmulatedDrafter, EmulatedText
 from specedge.engine.failing_drafter import NAN, FailingDrafter, Fault
 from specedge.engine.loading import Progress
 from specedge.errors import Busy
+from specedge_edge import standing
 from specedge_edge.config import EdgeSettings
 from specedge_edge.loading import Loaded, load
 from tests.edge_world import make_tokenizer
@@ -45,8 +46,10 @@ async def figure(client: httpx.AsyncClient, name: str) -> float:
 @pytest.mark.parametrize("is_granted", [True, False])
 @pytest.mark.parametrize("kind", FAULTS)
 async def test_a_drafter_that_breaks_for_good_in_the_middle_of_a_stream_costs_no_token(
-    tmp_path: Path, kind: str, is_granted: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, is_granted: bool
 ) -> None:
+    # It is not tried again before the answers' end, however late that comes.
+    monkeypatch.setattr(standing, "REST_S", 3600.0)
     drafter, loader = with_fault(lambda number: FAULTS[kind] if number >= 7 else None)
     limits = LIMITS if is_granted else LIMITS.model_copy(update={"grant": 0})
     with capture_logs() as logs:

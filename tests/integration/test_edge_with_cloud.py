@@ -25,6 +25,7 @@ from tests.integration.edge_on_cloud import (
     PROMPT_IDS,
     edge_on,
     expected,
+    persist,
     request,
 )
 
@@ -70,7 +71,7 @@ async def test_a_bad_network_changes_no_token(tmp_path: Path) -> None:
         await world.start_scheduler()
         await world.start_verifier("verifier-1")
         async with edge_on(world, tmp_path, wire=wire, drafter="emulated") as client:
-            answer = await client.post(COMPLETIONS, json=request(60))
+            answer = await persist(client, 60)
 
     assert answer.json()["choices"][0]["token_ids"] == expected(60)
 
@@ -126,7 +127,7 @@ class Watch:
             self._heard.set()
 
     async def until(self, count: int) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while self._count != count:
                 self._heard.clear()
                 await self._heard.wait()

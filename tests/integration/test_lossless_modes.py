@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from specedge.cli.edge_client import answer_from_completion
+from specedge.cli.edge_client import Answer, answer_from_completion
 from specedge.engine.emulated import EmulatedText
 from specedge.engine.loading import Progress
 from specedge.engine.ports import Drafter, NodeChoices, StepItem
@@ -23,7 +23,7 @@ from specedge.engine.torch_model import LoadedModel
 from specedge.engine.torch_target import TorchTarget
 from specedge.link.memory import WireProfile
 from specedge.lossless.measuring import work_of
-from specedge.lossless.modes import Mode, settings_of, what_was_missing
+from specedge.lossless.modes import Mode, Work, settings_of, what_was_missing
 from specedge.params import DraftPolicy, SamplingParams
 from specedge.sampling.noise import choice_seed
 from specedge_edge.config import EdgeSettings
@@ -43,6 +43,7 @@ ASKED: Final[list[dict[str, Any]]] = [
     {"temperature": 1.1, "seed": 8, "top_p": 0.7, "presence_penalty": 0.5},
 ]
 TOKENS: Final = 16
+TRIES: Final = 10
 POLICY: Final = DraftPolicy(depth=3, budget=12, beams=4, branch=4)
 AWAY: Final = WireProfile(latency_s=0.03)  # long enough to draft ahead
 NEAR: Final = WireProfile(latency_s=0.001)
@@ -107,15 +108,21 @@ def expected(prompt: list[int], fields: dict[str, Any]) -> list[int]:
     return decoded.tokens.tolist()
 
 
+async def ask(client: httpx.AsyncClient, fields: dict[str, Any]) -> Answer:
+    """One answer; nobody else may ask meanwhile, or a drafter that is busy drafts nothing ahead."""
+    body = {"prompt": PROMPT, "max_tokens": TOKENS, "return_token_ids": True, **fields}
+    return answer_from_completion((await client.post(COMPLETIONS, json=body)).json())
+
+
 @pytest.mark.parametrize("mode", list(Mode))
 async def test_the_tokens_are_the_plain_decoders(mode: Mode, tmp_path: Path) -> None:
-    answers = []
+    works: list[Work] = []
     async with system(mode, tmp_path) as client:
-        for fields in ASKED:  # one by one: a drafter that is busy with others does not draft ahead
-            body = {"prompt": PROMPT, "max_tokens": TOKENS, "return_token_ids": True, **fields}
-            answered = await client.post(COMPLETIONS, json=body)
-            answers.append(answer_from_completion(answered.json()))
+        # A machine that others use too may be late with all that was sent ahead, hardly every time.
+        while len(works) < TRIES and (not works or what_was_missing(mode, works)):
+            answers = [await ask(client, fields) for fields in ASKED]
+            works.append(work_of(answers))
 
-    for answer, fields in zip(answers, ASKED, strict=True):
-        assert list(answer.token_ids) == expected(list(answer.prompt_token_ids), fields)
-    assert what_was_missing(mode, [work_of(answers)]) is None
+            for answer, fields in zip(answers, ASKED, strict=True):
+                assert list(answer.token_ids) == expected(list(answer.prompt_token_ids), fields)
+    assert what_was_missing(mode, works) is None

@@ -1,7 +1,6 @@
 """What a verifier says of itself before its model is there."""
 
 import asyncio
-import socket
 from threading import Event
 from typing import Any
 
@@ -12,10 +11,11 @@ from specedge.service.runtime import service_context
 from specedge_verifier import app
 from specedge_verifier.config import VerifierSettings
 from specedge_verifier.engines import load_engine
+from tests.reserved_ports import ReservedPorts
 
 
 async def test_nobody_is_alerted_of_a_connection_that_a_loading_verifier_does_not_want_yet(
-    monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A model takes minutes to load, an hour to fetch; and a broker that is away is told of."""
     may_end = Event()
@@ -25,15 +25,17 @@ async def test_nobody_is_alerted_of_a_connection_that_a_loading_verifier_does_no
         return load_engine(*arguments)
 
     monkeypatch.setattr(app, "load_engine", slowly)
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # and does not listen
+    with ReservedPorts() as free:
+        nobodys_url = f"nats://127.0.0.1:{free.another()}"
         settings = VerifierSettings(
-            engine="emulated",
-            nats_url=f"nats://127.0.0.1:{nobody.getsockname()[1]}",
-            http_port=unused_tcp_port,
+            engine="emulated", nats_url=nobodys_url, http_port=free.another()
         )
-        base_url = f"http://127.0.0.1:{settings.http_port}"
-        async with service_context() as context, httpx.AsyncClient(base_url=base_url) as client:
+        client = httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{settings.http_port}",
+            timeout=60,
+            limits=httpx.Limits(max_keepalive_connections=0),  # an idle one is hung up on
+        )
+        async with service_context() as context, client:
             context.tasks.start(app.run(settings, "one", context), name="verifier")
             try:
                 await until_said(client, "/started", '"starting"')
@@ -48,7 +50,7 @@ async def test_nobody_is_alerted_of_a_connection_that_a_loading_verifier_does_no
 
 
 async def until_said(client: httpx.AsyncClient, path: str, wanted: str) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             try:
                 said = (await client.get(path)).text

@@ -8,6 +8,8 @@ from benchmarks.traces import Trace
 from specedge.drafting.rounds import Decision
 from specedge.params import DraftPolicy
 
+pytestmark = pytest.mark.timeout(600)  # it computes for long, and others may compute beside
+
 # From nothing known: what is lost to learning is in the figures.
 SIZE = Size(sessions=3, tokens=256)
 PLAIN = Decision(None, run=64)

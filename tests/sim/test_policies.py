@@ -9,6 +9,8 @@ import pytest
 
 from tests.sim.sim_worlds import FREE, edges, run
 
+pytestmark = pytest.mark.timeout(600)  # it computes for long, and others may compute beside
+
 
 @pytest.mark.parametrize(
     ("batch", "round_trip_ms", "gain"), [(1, 14.07, 1.03), (4, 14.07, 1.05), (8, 50.0, 1.05)]

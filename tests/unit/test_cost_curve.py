@@ -57,6 +57,23 @@ def test_a_device_that_became_slower_is_believed() -> None:
     assert curve.at(np.array([8.0]))[0] == pytest.approx(100.0, rel=0.15)
 
 
+@pytest.mark.parametrize("stalled", [1, 3, 6])
+def test_a_stall_among_the_first_passes_is_soon_forgotten(stalled: int) -> None:
+    curve = CostCurve()
+    for number in range(40):
+        curve.observe(8, 30_000.0 if number == stalled else 50.0)
+
+    assert curve.at(np.array([8.0]))[0] == pytest.approx(50.0, rel=0.2)
+
+
+def test_passes_that_once_took_no_time_are_believed_when_they_take_some() -> None:
+    curve = CostCurve()
+    for number in range(200):
+        curve.observe(1, 0.0 if number < 20 else 10.0)
+
+    assert curve.at(np.array([1.0]))[0] == pytest.approx(10.0, rel=0.3)
+
+
 def test_one_stall_hardly_matters() -> None:
     curve = CostCurve()
     for num_rows in [4, 8] * 20:

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 
 from benchmarks.delay_proxy import HOST, DelayProxy
 
-ROUND_TRIP_S = 0.06
+ROUND_TRIP_S = 0.2
 # What a busy machine may add. A proxy that delays one way only, or twice, is further off.
-SLACK_S = 0.025
+SLACK_S = 0.08
 
 
 @contextlib.asynccontextmanager
@@ -91,13 +91,10 @@ async def test_the_end_of_a_stream_comes_after_its_last_byte_and_leaves_the_answ
     assert heard.is_set()
 
 
-async def test_a_client_is_let_go_when_nobody_listens_behind_the_proxy() -> None:
-    async with await asyncio.start_server(lambda *_: None, HOST, 0) as server:
-        free_port = server.sockets[0].getsockname()[1]
-
-    async with DelayProxy(HOST, free_port).listening() as near:
+async def test_a_client_is_let_go_when_nobody_listens_behind_the_proxy(nobodys_port: int) -> None:
+    async with DelayProxy(HOST, nobodys_port).listening() as near:
         reader, writer = await asyncio.open_connection(HOST, near)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert await reader.read(-1) == b""
         writer.close()
 
@@ -114,4 +111,4 @@ def test_the_process_says_its_port_repeats_each_round_trip_and_ends_with_its_inp
         process.stdin.flush()
         assert process.stdout.readline() == "14\n"
         process.stdin.close()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0

@@ -9,7 +9,7 @@ from specedge.link._reconnecting import ReconnectingLink
 from specedge.link.base import LinkState, Message
 from specedge.service.runtime import Tasks
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 QUICK = RecoveryPolicy(first_wait_s=0.001, longest_wait_s=0.001)
 
 

@@ -53,7 +53,7 @@ def signal_until(process: "subprocess.Popen[str]", number: signal.Signals, said:
 
 
 def finish(process: "subprocess.Popen[str]") -> tuple[int, list[str], str]:
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=100)
     return process.returncode, out.splitlines(), err
 
 

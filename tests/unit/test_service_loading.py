@@ -88,10 +88,10 @@ async def test_the_probe_fails_until_the_service_is_ready(
 
 
 def test_the_probe_says_that_nobody_answers(
-    unused_tcp_port: int, capsys: pytest.CaptureFixture[str]
+    nobodys_port: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert probe.main([str(unused_tcp_port)]) == 1
-    assert f"no answer on port {unused_tcp_port}" in capsys.readouterr().out
+    assert probe.main([str(nobodys_port)]) == 1
+    assert f"no answer on port {nobodys_port}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [[], ["ready"], ["1", "2", "3"]])
