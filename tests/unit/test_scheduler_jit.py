@@ -280,6 +280,19 @@ def test_where_a_step_is_one_round_a_verdict_leaves_its_edge_the_whole_step_betw
     assert told_ms == [pytest.approx(100.0, abs=0.05)]
 
 
+def test_where_several_steps_of_one_round_lie_between_a_batchs_lead_is_left() -> None:
+    desk = Desk(sessions=1)
+    for one in (B, A, C) * 12:
+        (batch,) = desk.draft(one)
+        desk.now_s += STEP_S
+        desk.held.clear()
+        desk.report(STEP_S)
+
+    (told_ms,) = [item.next_ms for item in batch.batch.items]
+
+    assert 180 < told_ms < 199.9, "two steps of 100 ms, less the lead"
+
+
 def test_a_lone_session_is_told_nothing() -> None:
     desk = Desk()
 

@@ -185,7 +185,8 @@ class JustInTimeDispatch:
         # What a round takes on its way, to the verifier and back, its edge knows and leaves. A step
         # of one round waits for it, so late costs no more than the wait. A larger one goes without
         # whoever is late, who then waits for a whole step: there a batch's lead is left as well.
-        lead_s = 0.0 if places == 1 else verifier.pipeline.lead_s
+        # So it is where several steps go by: a pass is a smaller part of what is drafted meanwhile.
+        lead_s = 0.0 if places == 1 and others == 1 else verifier.pipeline.lead_s
         # Room for everybody, but not everybody is here: two groups alternate.
         least = 1 if 3 * others >= len(drafting) and len(shares) > 1 else 0
         return {
