@@ -17,6 +17,7 @@ from specedge.clock import Cancellable, Timers
 from specedge.errors import InvalidRequest, RetryableError
 from specedge.ids import EdgeId, SchedulerId
 from specedge.link.base import Link, Message, Subscription
+from specedge.log_pace import is_worth_a_line
 from specedge.protocol import subjects
 from specedge.protocol.codec import encode
 from specedge.protocol.reports import SchedulerStat
@@ -174,7 +175,7 @@ class Driver:
             except Exception:  # the task's root: one event must not stop the service
                 self._metrics.dropped.labels("failed").inc()
                 self._num_failed += 1
-                if self._num_failed.bit_count() == 1:  # the 1st, 2nd, 4th, ... are worth a line
+                if is_worth_a_line(self._num_failed):
                     _log.exception(
                         "event_failed", kind=type(event).__name__, so_far=self._num_failed
                     )

@@ -15,6 +15,7 @@ import structlog
 
 from specedge.clock import Cancellable, Timers
 from specedge.ids import SessionKey
+from specedge.log_pace import is_worth_a_line
 from specedge.protocol.batch_ledger import BatchLedger
 from specedge.protocol.effects import SetTimer, TimerDue
 from specedge.protocol.messages import DownMessage, Progress, Verdict
@@ -176,7 +177,7 @@ class SessionTable:
     def _note_machine_failure(self, entry: Entry, failed: MachineFailed) -> None:
         self._counted[FAILED] += 1
         so_far = self._counted[FAILED]
-        if so_far & (so_far - 1) == 0:  # the 1st, 2nd, 4th, ... are worth a line
+        if is_worth_a_line(so_far):
             session = entry.key.session
             _log.error("session_failed", session=session, so_far=so_far, exc_info=failed.__cause__)
         entry.is_broken = True

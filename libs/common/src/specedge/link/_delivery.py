@@ -5,13 +5,9 @@ import asyncio
 import structlog
 
 from specedge.link.base import Handler, LinkCounters, LinkState, Message, StateListener
+from specedge.log_pace import is_worth_a_line
 
 _log = structlog.get_logger("specedge.link")
-
-
-def is_worth_a_line(count: int) -> bool:
-    """Whether the ``count``-th occurrence is logged: the 1st, 2nd, 4th, 8th and so on."""
-    return count & (count - 1) == 0
 
 
 def deliver(handler: Handler, message: Message, counters: LinkCounters) -> None:

@@ -29,7 +29,7 @@ from specedge.link._connection import (
     RecoveryPolicy,
     TaskStarter,
 )
-from specedge.link._delivery import is_worth_a_line, note_drop, tell
+from specedge.link._delivery import note_drop, tell
 from specedge.link._interest import Interest
 from specedge.link._payload import check_payload
 from specedge.link._subject_rules import check_pattern, check_subject
@@ -41,6 +41,7 @@ from specedge.link.base import (
     StateListener,
     Subscription,
 )
+from specedge.log_pace import is_worth_a_line
 
 PUBLISHES_PER_TURN: Final = 64  # a publish need not yield; a tight loop of them must not starve
 
